@@ -1,0 +1,1 @@
+"""Scores, consistency checks, baselines and backtests."""

@@ -1,0 +1,2 @@
+"""How to reason about it: filters, smoothers, guides and learners."""
+

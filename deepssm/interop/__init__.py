@@ -1,0 +1,1 @@
+"""Bridges to ArviZ, filterpy and data frames."""

@@ -1,0 +1,1 @@
+"""The linear core: structures, discretization and the step, scan, chunk and convolution views."""

@@ -1,0 +1,2 @@
+"""What the world is: state space models, classical and neural."""
+
