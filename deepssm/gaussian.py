@@ -1,0 +1,181 @@
+"""Gaussian algebra that every filter shares: factors instead of covariances.
+
+A *factor* of a covariance `P` is any matrix `L` with `L L' = P`. Factors are moved by orthogonal
+transformations only, which keeps `P` positive semi-definite and needs no jitter.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+def tria(matrix: Tensor) -> Tensor:
+    """Triangularise: return the lower-triangular `L` with `L L' = M M'`, diagonal not negative.
+
+    The gradient is that of the Gramian `M M'`. It needs no inverse of a zero pivot, so it is
+    right for a rank-deficient `M` whenever what follows depends on `L` through `L L'` alone.
+
+    Args:
+        matrix: `M`, `(*batch, rows, columns)`, any rank.
+
+    Returns:
+        `(*batch, rows, rows)`.
+
+    Source: Corenflos (2026), arXiv 2603.13559 (gradient); Golub & Van Loan (2013), section 5.2.
+    """
+    return _Tria.apply(matrix)[0]  # type: ignore[index]
+
+
+def psd_factor(cov: Tensor, name: str = "cov") -> Tensor:
+    """Return the lower-triangular `L` with `L L' = P` for a positive semi-definite `P`.
+
+    Nothing is added to `P`: a singular matrix gets a factor with zero columns. The gradient of
+    a singular `P` covers the changes that keep its null space.
+
+    Args:
+        cov: `P`, `(*batch, n, n)`, symmetric, possibly singular.
+        name: What to call `P` in an error.
+
+    Returns:
+        `(*batch, n, n)`.
+
+    Raises:
+        ValueError: `P` is not square, not finite, not symmetric, or has a negative eigenvalue.
+    """
+    _require_symmetric(cov, name)
+    scale = cov.detach().diagonal(dim1=-2, dim2=-1).clamp_min(0).sqrt()
+    safe = torch.where(scale > 0, scale, torch.ones_like(scale))
+    # Scaling to unit diagonal makes every test relative; `safe` cancels, so it needs no gradient.
+    correlation = cov / (safe[..., :, None] * safe[..., None, :])
+    factor, info = torch.linalg.cholesky_ex(correlation)
+    if bool((info != 0).any()):
+        factor = _SingularFactor.apply(correlation, name)
+    return safe[..., :, None] * factor  # type: ignore[operator]
+
+
+def mvn(mean: Tensor, factor: Tensor) -> dist.MultivariateNormal:
+    """Return `N(mean, L L')` for a lower-triangular `L` that may be singular.
+
+    Args:
+        mean: `(*batch, n)`.
+        factor: `L`, `(*batch, n, n)`; its zero pivots are directions without noise, in which
+            the density is not defined while sampling and moments are.
+    """
+    return dist.MultivariateNormal(mean, scale_tril=factor, validate_args=False)
+
+
+def outer(factor: Tensor) -> Tensor:
+    """Return the covariance `L L'` of a factor, `(*batch, n, k)` to `(*batch, n, n)`."""
+    return factor @ factor.mT
+
+
+def standard_normal_log_prob(whitened: Tensor, count: Tensor | int) -> Tensor:
+    """Return `-(e'e + count log 2 pi) / 2` over the last axis.
+
+    Args:
+        whitened: Standardised errors `e`, `(*batch, n)`; entries that do not count are zero.
+        count: How many entries count, `(*batch,)`.
+    """
+    return -0.5 * ((whitened * whitened).sum(-1) + count * math.log(2 * math.pi))
+
+
+class _Tria(torch.autograd.Function):
+    @staticmethod
+    def forward(matrix: Tensor) -> tuple[Tensor, Tensor]:
+        rows, columns = matrix.shape[-2:]
+        padded = matrix
+        if columns < rows:
+            zeros = matrix.new_zeros(*matrix.shape[:-1], rows - columns)
+            padded = torch.cat((matrix, zeros), -1)
+        q, r = torch.linalg.qr(padded.mT)
+        diagonal = r.diagonal(dim1=-2, dim2=-1)
+        sign = torch.where(diagonal < 0, -torch.ones_like(diagonal), torch.ones_like(diagonal))
+        return (sign[..., :, None] * r).mT, sign[..., :, None] * q.mT[..., :columns]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:  # noqa: ANN401
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(*output)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, factor_bar: Tensor, _: Tensor) -> Tensor:  # noqa: ANN401
+        factor, rotation = ctx.saved_tensors
+        return _gramian_cotangent(factor, factor_bar)[0] @ rotation
+
+
+class _SingularFactor(torch.autograd.Function):
+    @staticmethod
+    def forward(cov: Tensor, name: str) -> Tensor:
+        values, vectors = torch.linalg.eigh(cov)
+        largest = values[..., -1:].clamp_min(0)
+        if bool((values < -1e4 * torch.finfo(cov.dtype).eps * cov.shape[-1] * largest).any()):
+            raise ValueError(
+                f"`{name}` must be positive semi-definite, but its correlation matrix has the "
+                f"eigenvalue {values.min().item():.3g}. Pass a covariance, not a factor or a "
+                "precision, and check its signs."
+            )
+        return _Tria.forward(vectors * values.clamp_min(0).sqrt()[..., None, :])[0]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, str], output: Tensor) -> None:  # noqa: ANN401
+        ctx.save_for_backward(output)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, factor_bar: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
+        (factor,) = ctx.saved_tensors
+        cotangent, _ = _gramian_cotangent(factor, factor_bar)
+        inverse = torch.linalg.pinv(factor, rtol=1e3 * torch.finfo(factor.dtype).eps)
+        # `half` is `G P` for the cotangent G of P and the projector P on its range.
+        half, projector = 0.5 * cotangent @ inverse, factor @ inverse
+        both = projector @ half
+        return half + half.mT - 0.5 * (both + both.mT), None
+
+
+def _gramian_cotangent(factor: Tensor, factor_bar: Tensor) -> tuple[Tensor, Tensor]:
+    """Return `X = 2 G L`, `G` being the cotangent of `L L'`, and which pivots are not zero.
+
+    `X` agrees with `factor_bar` in the lower triangle, and `L' X` is symmetric: that fixes the
+    upper triangle by back substitution, except in rows whose pivot is zero, which only what
+    reads all of `L` as a matrix can know.
+    """
+    size = factor.norm(dim=-1)
+    pivots = factor.diagonal(dim1=-2, dim2=-1)
+    good = pivots > 10 * factor.shape[-1] * torch.finfo(factor.dtype).eps * size
+    eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
+    lower = factor_bar.tril()
+    solvable = torch.where(good[..., None, :], factor, eye)
+    symmetric = (factor.mT @ lower).tril(-1).mT
+    upper = torch.where(good[..., :, None], symmetric, factor_bar.triu(1))
+    right = (solvable.mT @ lower).tril() + upper
+    return torch.linalg.solve_triangular(solvable.mT, right, upper=True), good
+
+
+def _require_symmetric(cov: Tensor, name: str) -> None:
+    if cov.ndim < 2 or cov.shape[-1] != cov.shape[-2]:
+        raise ValueError(
+            f"`{name}` must be a square matrix or a stack of them, got {tuple(cov.shape)}."
+        )
+    with torch.no_grad():
+        size = cov.abs().amax((-2, -1)) if cov.shape[-1] else cov.new_zeros(())
+        gap = (cov - cov.mT).abs().amax((-2, -1)) if cov.shape[-1] else size
+        diagonal = cov.diagonal(dim1=-2, dim2=-1)
+        if not bool(torch.isfinite(size).all()):
+            raise ValueError(f"`{name}` must be finite, got NaN or infinity.")
+        if bool((gap > 1e4 * torch.finfo(cov.dtype).eps * size).any()):
+            raise ValueError(
+                f"`{name}` must be symmetric, but differs from its transpose by "
+                f"{gap.max().item():.3g}. Use `({name} + {name}.mT) / 2` if that is round-off."
+            )
+        if bool((diagonal < 0).any()):
+            raise ValueError(
+                f"`{name}` must be positive semi-definite, but has the variance "
+                f"{diagonal.min().item():.3g} on its diagonal."
+            )
