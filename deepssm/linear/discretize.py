@@ -1,6 +1,6 @@
 """From `dz/dt = A z + B u` to `z_t = Ad z_{t-1} + Bd u_t`, and the process noise of a step.
 
-Every rule here writes `Bd = G B`, so a rule is known once it gives `(Ad, G)` for a matrix and for a
+Every rule here writes `Bd = G B`, so a rule is known once it gives `(Ad, G)` of a matrix and of a
 vector of eigenvalues. `z_t` is the state *after* the input `u_t` has acted for one step, and the
 output reads that state: scipy's `dlsim` gives the same outputs one sample later.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -20,6 +20,9 @@ _DEGREE, _RADIUS = 18, 0.5
 
 class Discretization(Protocol):
     """A rule that turns a continuous-time system into a recurrence."""
+
+    exponential: ClassVar[bool]
+    """Whether `Ad = exp(A dt)`."""
 
     def dense(self, A: Tensor, dt: Tensor) -> tuple[Tensor, Tensor]:
         """Return `(Ad, G)`, `(*batch, n, n)`, for `A` `(*batch, n, n)` and `dt` `(*batch)`."""
@@ -38,6 +41,8 @@ class ZeroOrderHold:
 
     Source: Franklin, Powell & Workman (1998), Digital Control of Dynamic Systems, section 4.3.
     """
+
+    exponential: ClassVar[bool] = True
 
     def dense(self, A: Tensor, dt: Tensor) -> tuple[Tensor, Tensor]:
         """Return `exp(A dt)` and its integral from 0 to `dt`."""
@@ -65,6 +70,7 @@ class Bilinear:
     """
 
     alpha: float = 0.5
+    exponential: ClassVar[bool] = False
 
     def dense(self, A: Tensor, dt: Tensor) -> tuple[Tensor, Tensor]:
         """Return `(Ad, G)` by one linear solve."""
@@ -89,6 +95,8 @@ class Dirac:
 
     Source: Schoene et al. (2024), Scalable Event-by-Event Processing with Deep SSMs, section 3.
     """
+
+    exponential: ClassVar[bool] = True
 
     def dense(self, A: Tensor, dt: Tensor) -> tuple[Tensor, Tensor]:
         """Return `exp(A dt)` and the identity."""

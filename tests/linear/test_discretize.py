@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import scipy.linalg
@@ -39,7 +41,7 @@ def legs(n: int) -> torch.Tensor:
 def test_dense_rules_equal_scipy(rule: Discretization, name: str, alpha: float | None) -> None:
     A, B = legs(8), torch.randn(8, 2, dtype=F64)
     continuous = (A.numpy(), B.numpy(), np.eye(8), np.zeros((8, 2)))
-    expected = tuple(scipy.signal.cont2discrete(continuous, 0.01, name, alpha=alpha))
+    expected: Any = scipy.signal.cont2discrete(continuous, 0.01, name, alpha=alpha)
     transition, gain = rule.dense(A, torch.tensor(0.01, dtype=F64))
     np.testing.assert_allclose(transition, expected[0], atol=1e-12, rtol=0)
     np.testing.assert_allclose(gain @ B, expected[1], atol=1e-12, rtol=0)
