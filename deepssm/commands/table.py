@@ -1,0 +1,284 @@
+"""A CSV table as observations, inputs and time steps, or one line on what is wrong with it."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from .outcome import DataError, did_you_mean
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MISSING = ("", "NA", "N/A", "na", "n/a", "NaN", "nan", "NULL", "null", "None", "-", "?")
+
+
+class Table(NamedTuple):
+    """What a model learns from.
+
+    Attributes:
+        y: Observations, one column each, NaN where missing; rows in order of time.
+        u: Inputs on the same rows, or `None`.
+        dt: Time since the row before, `(time,)`, for uneven rows, else `None`.
+        step: The time step in words, such as `7 days`.
+        notes: Sentences on what was done to the rows.
+    """
+
+    y: pd.DataFrame
+    u: pd.DataFrame | None
+    dt: np.ndarray | None
+    step: str
+    notes: list[str]
+
+
+def read_table(
+    path: Path,
+    *,
+    time: str | None,
+    y: list[str] | None,
+    u: list[str],
+    resample: str | None = None,
+    uneven: bool = False,
+    min_rows: int = 10,
+) -> Table:
+    """Read, check and order a CSV table.
+
+    Args:
+        path: A text file with a header line.
+        time: Name of the time column; `None` counts rows.
+        y: Names of the observed columns; `None` takes all others.
+        u: Names of the input columns.
+        resample: A step such as `7D` on which to lay the rows, or `None`.
+        uneven: Whether the model takes uneven time steps.
+        min_rows: Fewest readings that a model can be learnt from.
+
+    Raises:
+        DataError: the table cannot be used; the text says what to do.
+    """
+    text = _read_text(path)
+    wanted = _wanted(text, path, time, y, u)
+    frame = _numbers(text, wanted + u, path)
+    frame.index, notes = _time_index(text, time, path)
+    if resample is not None:
+        frame = _resample(frame, resample)
+    if not frame.index.is_monotonic_increasing:
+        frame = frame.sort_index(kind="stable")
+        notes = [*notes, "The rows were put in order of time."]
+    _check_values(frame, wanted, u, path, min_rows)
+    dt, step = _steps(frame.index, path, uneven=uneven)
+    return Table(frame[wanted], frame[u] if u else None, dt, step, notes)
+
+
+def _read_text(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    if not path.is_file():
+        near = [p.name for p in path.parent.glob("*.csv")] if path.parent.is_dir() else []
+        raise DataError(f"there is no file '{path}'.{did_you_mean(path.name, near)}")
+    try:
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
+    except pd.errors.EmptyDataError:
+        raise DataError(f"{path} is empty: give a table with a header line.") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{path} is not text in UTF-8: save it as CSV (UTF-8).") from None
+    except pd.errors.ParserError as error:
+        reason = str(error).splitlines()[-1]
+        raise DataError(f"{path} is not a CSV table with commas: {reason}") from None
+    if frame.empty:
+        raise DataError(f"{path} has a header line but no rows.")
+    if frame.shape[1] == 1 and ";" in str(frame.columns[0]):
+        raise DataError(f"{path} separates columns with ';': save it with commas.")
+    return frame
+
+
+def _wanted(
+    text: pd.DataFrame, path: Path, time: str | None, y: list[str] | None, u: list[str]
+) -> list[str]:
+    columns = [str(name) for name in text.columns]
+    asked = [name for name in (time,) if name] + (y or []) + u
+    for name in asked:
+        if name not in columns:
+            raise DataError(
+                f"{path} has no column '{name}'.{did_you_mean(name, columns)} "
+                f"Its columns: {', '.join(columns)}"
+            )
+    if len(set(asked)) < len(asked):
+        raise DataError("a column can serve once only: as --time, in --y or in --u.")
+    wanted = y or [name for name in columns if name != time and name not in u]
+    if not wanted:
+        raise DataError(f"{path} has no column left to observe: name one with --y.")
+    return wanted
+
+
+def _numbers(text: pd.DataFrame, names: list[str], path: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    columns = {}
+    for name in names:
+        raw = text[name].str.strip()
+        missing = raw.isin(MISSING)
+        values = pd.to_numeric(raw.mask(missing), errors="coerce").astype(float)
+        bad = (values.isna() & ~missing) | np.isinf(values)
+        if bad.any():
+            row = int(np.flatnonzero(bad)[0])
+            raise DataError(
+                f"{path}, line {row + 2}: column '{name}' holds '{raw.iloc[row]}', which is not "
+                f"a number ({int(bad.sum())} such cells). Leave a cell empty where a reading is "
+                "missing, or choose number columns with --y; a time column goes to --time."
+            )
+        columns[name] = values.to_numpy()
+    return pd.DataFrame(columns)
+
+
+def _time_index(text: pd.DataFrame, time: str | None, path: Path) -> tuple[pd.Index, list[str]]:
+    import pandas as pd
+
+    if time is None:
+        return pd.RangeIndex(len(text), name="row"), []
+    raw = text[time].str.strip()
+    index = _dates_or_numbers(raw)
+    if index.isna().any():
+        row = int(index.isna().argmax())
+        raise DataError(
+            f"{path}, line {row + 2}: time column '{time}' holds '{raw.iloc[row]}', which is "
+            "neither a date nor a number. Write dates as 2024-01-31 or 2024-01-31T06:00."
+        )
+    return index.rename(time), []
+
+
+def _dates_or_numbers(raw: pd.Series) -> pd.Index:
+    import pandas as pd
+
+    numbers = pd.to_numeric(raw, errors="coerce")
+    if numbers.notna().all():
+        compact = raw.str.fullmatch(r"(18|19|20)\d{6}").all()
+        if not compact:
+            return pd.Index(numbers)
+        dates = pd.to_datetime(raw, format="%Y%m%d", errors="coerce")
+        return pd.Index(numbers) if dates.isna().any() else pd.DatetimeIndex(dates)
+    dates = pd.to_datetime(raw, format="ISO8601", errors="coerce", utc=_has_zone(raw))
+    if dates.isna().all():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            dates = pd.to_datetime(raw, errors="coerce")
+    return pd.DatetimeIndex(dates).tz_localize(None)
+
+
+def _has_zone(raw: pd.Series) -> bool:
+    return bool(raw.str.contains(r"(?:Z|[+-]\d\d:?\d\d)$", regex=True).any())
+
+
+def _check_values(
+    frame: pd.DataFrame, y: list[str], u: list[str], path: Path, min_rows: int
+) -> None:
+    for name in u:
+        gaps = int(frame[name].isna().sum())
+        if gaps:
+            raise DataError(
+                f"{path}: input column '{name}' has {gaps} missing values; inputs must be known "
+                "on every row. Fill them, or observe the column with --y instead."
+            )
+    for name in y:
+        readings = frame[name].dropna()
+        if readings.empty:
+            raise DataError(f"{path}: column '{name}' has no reading at all: leave it out of --y.")
+        if len(readings) < min_rows:
+            raise DataError(
+                f"{path}: column '{name}' has {len(readings)} readings, too few for this model, "
+                f"which needs {min_rows}. Give more rows or choose a simpler --model."
+            )
+        if min_rows > 1 and readings.nunique() == 1:
+            raise DataError(
+                f"{path}: column '{name}' is constant ({readings.iloc[0]:g}): leave it out of --y."
+            )
+
+
+def _steps(index: pd.Index, path: Path, *, uneven: bool) -> tuple[np.ndarray | None, str]:
+    """Return `dt` for uneven rows and the step in words."""
+    import pandas as pd
+
+    if len(index) < 2:
+        return None, "one row"
+    if index.has_duplicates:
+        twice = index[index.duplicated()][0]
+        raise DataError(
+            f"{path}: time {_show(twice)} occurs more than once. Keep one row each, or pass "
+            f"--resample {_rule(index)} to average them."
+        )
+    dated = isinstance(index, pd.DatetimeIndex)
+    gaps = np.diff(index.to_numpy()).astype("timedelta64[ns]" if dated else float)
+    usual = np.median(gaps.astype(float))
+    words = str(pd.Timedelta(int(usual))).removesuffix(" 00:00:00") if dated else f"{usual:g}"
+    if uneven:
+        dt = np.concatenate([[0.0], gaps.astype(float) / (usual if dated else 1.0)])
+        return dt, words
+    even = np.abs(gaps.astype(float) - usual) <= 1e-6 * usual
+    if even.all() or (dated and _calendar(index)):
+        return None, words
+    row = int(np.flatnonzero(~even)[0])
+    raise DataError(
+        f"{path}: the time column is irregular: the usual step is {words}, but "
+        f"{_show(index[row])} is followed by {_show(index[row + 1])}. Pass "
+        f"--resample {_rule(index)} (lays rows on a grid, puts missing rows in) or "
+        "--model constant-velocity (takes uneven steps)."
+    )
+
+
+def _calendar(index: pd.DatetimeIndex) -> bool:
+    """Whether the rows are months, quarters or years, whose lengths differ in days."""
+    steps = np.diff(12 * index.year + index.month)
+    same_day = len(set(index.day)) == 1 or bool(index.is_month_end.all())
+    return same_day and steps[0] > 0 and bool((steps == steps[0]).all())
+
+
+def _rule(index: pd.Index) -> str:
+    """Return the `--resample` rule that fits the usual step."""
+    import pandas as pd
+
+    moments = np.sort(index.unique().to_numpy())
+    if not isinstance(index, pd.DatetimeIndex):
+        return f"{np.median(np.diff(moments.astype(float))):g}"
+    gaps = np.diff(moments).astype("timedelta64[ns]").astype(float)
+    usual = pd.Timedelta(int(np.median(gaps)), unit="ns")
+    for rule, days in (("MS", (28, 31)), ("QS", (90, 92)), ("YS", (365, 366))):
+        if days[0] <= usual / pd.Timedelta(days=1) <= days[1]:
+            return rule
+    for rule, seconds in (("D", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+        count = usual.total_seconds() / seconds
+        if count >= 1 and count == int(count):
+            return f"{int(count)}{rule}"
+    return f"{usual.total_seconds() * 1e3:g}ms"
+
+
+def _resample(frame: pd.DataFrame, rule: str) -> pd.DataFrame:
+    import pandas as pd
+
+    name = frame.index.name
+    if isinstance(frame.index, pd.DatetimeIndex):
+        try:
+            fixed = isinstance(
+                pd.tseries.frequencies.to_offset(rule), pd.offsets.Tick | pd.offsets.Day
+            )
+            grid = frame.resample(rule, origin="start" if fixed else "start_day").mean()
+        except ValueError:
+            raise DataError(
+                f"--resample '{rule}' is not a step; use 7D, 1h, 15min, MS (months) ..."
+            ) from None
+        return grid.set_index(grid.index.rename(name))
+    try:
+        step = float(rule)
+    except ValueError:
+        step = 0.0
+    if step <= 0:
+        raise DataError(f"--resample '{rule}': the time column holds numbers; give a number.")
+    start = frame.index.min()
+    bins = np.round((frame.index.to_numpy(float) - start) / step).astype(int)
+    grid = frame.groupby(bins).mean().reindex(range(int(bins.max()) + 1))
+    return grid.set_index(pd.Index(start + step * np.arange(len(grid)), name=name))
+
+
+def _show(moment: object) -> str:
+    return str(moment).removesuffix(" 00:00:00")
