@@ -12,6 +12,11 @@ from .recurrence import Recurrence as Recurrence
 from .recurrence import View as View
 from .recurrence import loop as loop
 from .recurrence import scan as scan
+from .riccati import SteadyState as SteadyState
+from .riccati import backward_innovations as backward_innovations
+from .riccati import innovations as innovations
+from .riccati import lyapunov as lyapunov
+from .riccati import steady_state as steady_state
 from .scan import diagonal_scan as diagonal_scan
 from .scan import matrix_scan as matrix_scan
 from .structure import Dense as Dense
