@@ -75,6 +75,15 @@ def outer(factor: Tensor) -> Tensor:
     return factor @ factor.mT
 
 
+def beside(*matrices: Tensor) -> Tensor:
+    """Put matrices side by side, `(*batch, rows, k_i)` to `(*batch, rows, sum k_i)`.
+
+    Batch axes broadcast. If each is a factor, so is the result: of the sum of their covariances.
+    """
+    batch = torch.broadcast_shapes(*(matrix.shape[:-2] for matrix in matrices))
+    return torch.cat([matrix.expand(*batch, *matrix.shape[-2:]) for matrix in matrices], -1)
+
+
 def standard_normal_log_prob(whitened: Tensor, count: Tensor | int) -> Tensor:
     """Return `-(e'e + count log 2 pi) / 2` over the last axis.
 
@@ -82,7 +91,9 @@ def standard_normal_log_prob(whitened: Tensor, count: Tensor | int) -> Tensor:
         whitened: Standardised errors `e`, `(*batch, n)`; entries that do not count are zero.
         count: How many entries count, `(*batch,)`.
     """
-    return -0.5 * ((whitened * whitened).sum(-1) + count * math.log(2 * math.pi))
+    # An integer tensor times a float would be float32, whatever `whitened` is.
+    entries = torch.as_tensor(count, dtype=whitened.dtype, device=whitened.device)
+    return -0.5 * ((whitened * whitened).sum(-1) + entries * math.log(2 * math.pi))
 
 
 class _Tria(torch.autograd.Function):

@@ -1,0 +1,199 @@
+"""The Gaussian filter and smoother behind every rule for moments."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from ..base import Series, StateSpaceModel
+from ..gaussian import outer
+from ..results import Filtered, Forecast, Smoothed
+from ..sequences import seeded
+from . import gaussian_steps as steps
+from .conditionals import Conditionals, bind, gaussian_start
+from .gaussian_steps import Conditioned, Passed, Predicted
+from .moments import Conditional, Linearized, Moments
+
+
+class GaussianFilter(ABC):
+    """Filters and smooths any model through the means and covariances of its distributions.
+
+    The filter is in square-root form and batched over series; the smoother is the one of Rauch,
+    Tung and Striebel, moved by orthogonal transformations. On a linear-Gaussian model every
+    such filter is the Kalman filter. Emissions need not be Gaussian: the first two conditional
+    moments enter.
+
+    Source: Särkkä & Svensson (2023), Bayesian Filtering and Smoothing, chapters 7 to 10.
+    """
+
+    iterations: int
+
+    @abstractmethod
+    def moments(self, state_dim: int) -> Moments:
+        """Return the rule that pushes a Gaussian of this size through a distribution."""
+
+    def filter(self, model: StateSpaceModel, series: Series) -> Filtered:
+        """Return `p(z_t | y_{1:t})` and `p(z_t | y_{1:t-1})`, Gaussian approximations."""
+        forward = self._pass(model, series, joint=False)
+        return Filtered(
+            torch.stack(forward.mean, -2),
+            outer(torch.stack(forward.factor, -3)),
+            torch.stack([p.mean for p in forward.predicted], -2),
+            outer(torch.stack([p.factor for p in forward.predicted], -3)),
+            _log_likelihood(forward),
+            _ill_conditioned(forward),
+        )
+
+    def smooth(self, model: StateSpaceModel, series: Series) -> Smoothed:
+        """Return `p(z_t | y_{1:T})`, Gaussian approximations, with lag-one covariances."""
+        forward = self._pass(model, series, joint=True)
+        moments = steps.smooth(forward)
+        return Smoothed(*moments, _log_likelihood(forward), _ill_conditioned(forward))
+
+    def log_likelihood(self, model: StateSpaceModel, series: Series) -> Tensor:
+        """Return the Gaussian `log p(y_t | y_{1:t-1})` in nats, `(*batch, time)`.
+
+        It is differentiable in every parameter of the model.
+        """
+        return _log_likelihood(self._pass(model, series, joint=False))
+
+    def sample_posterior(
+        self,
+        model: StateSpaceModel,
+        series: Series,
+        num_samples: int,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Draw paths backwards, `(num_samples, *batch, time, state)`."""
+        forward = self._pass(model, series, joint=True)
+        return steps.sample(forward, num_samples, generator)
+
+    def forecast(
+        self,
+        model: StateSpaceModel,
+        series: Series,
+        horizon: int,
+        num_samples: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Forecast:
+        """Forecast the last `horizon` steps, whose `y` is NaN.
+
+        Moments come from this filter's rule. Samples, if asked for, are drawn from the model
+        itself, starting at the Gaussian filtered state, and need no rule.
+        """
+        conditionals = bind(model, series)
+        forward = self._pass(model, series, joint=False)
+        rule, first = self.moments(model.state_dim), series.time - horizon
+        means, covs = [], []
+        for t in range(first, series.time):
+            law = _emission(conditionals, t)
+            step = rule(law, forward.mean[t], forward.factor[t], conditionals.wrap_obs)
+            means.append(step.mean)
+            covs.append(outer(step.slope) + outer(step.spread))
+        samples = state_samples = None
+        if num_samples is not None:
+            with seeded(generator):
+                state_samples, samples = _simulate(conditionals, forward, first, num_samples)
+        return Forecast(
+            torch.stack(means, -2),
+            torch.stack(covs, -3),
+            samples,
+            torch.stack(forward.mean[first:], -2),
+            outer(torch.stack(forward.factor[first:], -3)),
+            state_samples,
+        )
+
+    def _pass(self, model: StateSpaceModel, series: Series, *, joint: bool) -> Passed:
+        conditionals, rule = bind(model, series), self.moments(model.state_dim)
+        observed = ~torch.isnan(series.y)
+        y = torch.where(observed, series.y, series.y.new_zeros(()))
+        some = observed.flatten(0, -3).any(-1).any(0) if observed.ndim > 2 else observed.any(-1)
+        informative = some.tolist()
+        forward = Passed([], [], [], [])
+        mean, factor = gaussian_start(conditionals, series)
+        prior = Predicted(mean, factor, factor[..., :0], factor[..., :0])
+        for t in range(series.time):
+            if t > 0:
+                law = _transition(conditionals, t)
+                step = rule(law, mean, factor, conditionals.wrap_state)
+                prior = steps.predict(step, joint=joint)
+            if informative[t]:
+                posterior = self._update(
+                    rule, conditionals, t, prior, y[..., t, :], observed[..., t, :]
+                )
+                mean = prior.mean + (prior.factor @ posterior.shift[..., None])[..., 0]
+                factor = prior.factor @ posterior.gain
+            else:
+                posterior = steps.nothing_observed(prior)
+                mean, factor = prior.mean, prior.factor
+            forward.predicted.append(prior)
+            forward.conditioned.append(posterior)
+            forward.mean.append(mean)
+            forward.factor.append(factor)
+        return forward
+
+    def _update(
+        self,
+        rule: Moments,
+        conditionals: Conditionals,
+        t: int,
+        prior: Predicted,
+        y: Tensor,
+        observed: Tensor,
+    ) -> Conditioned:
+        law, wrap = _emission(conditionals, t), conditionals.wrap_obs
+        step = rule(law, prior.mean, prior.factor, wrap)
+        posterior = steps.condition(step, wrap(y - step.mean), observed)
+        for _ in range(self.iterations - 1):
+            step = _relinearize(rule, conditionals, t, prior, posterior)
+            posterior = steps.condition(step, wrap(y - step.mean), observed)
+        return posterior
+
+
+def _transition(conditionals: Conditionals, t: int) -> Conditional:
+    return lambda z: conditionals.transition(z, t)
+
+
+def _emission(conditionals: Conditionals, t: int) -> Conditional:
+    return lambda z: conditionals.emission(z, t)
+
+
+def _relinearize(
+    rule: Moments, conditionals: Conditionals, t: int, prior: Predicted, posterior: Conditioned
+) -> Linearized:
+    """Linearise the emission about the posterior, in the coordinates of the fixed prior."""
+    mean = prior.mean + (prior.factor @ posterior.shift[..., None])[..., 0]
+    factor = prior.factor @ posterior.gain
+    step = rule(_emission(conditionals, t), mean, factor, conditionals.wrap_obs)
+    slope = torch.linalg.solve_triangular(posterior.gain, step.slope, upper=False, left=False)
+    back = step.mean - (slope @ posterior.shift[..., None])[..., 0]
+    return Linearized(back, slope, step.spread)
+
+
+def _simulate(
+    conditionals: Conditionals, forward: Passed, first: int, num_samples: int
+) -> tuple[Tensor, Tensor]:
+    """Draw `(z, y)` of the steps from `first` on, starting at the state before them."""
+    start = max(first - 1, 0)
+    mean, factor = forward.mean[start], forward.factor[start]
+    noise = torch.randn((num_samples, *mean.shape), dtype=mean.dtype, device=mean.device)
+    z = mean + (factor @ noise[..., None])[..., 0]
+    states, readings = [], []
+    for t in range(first, len(forward.mean)):
+        if t > 0:
+            z = conditionals.transition(z, t).sample()
+        states.append(z)
+        readings.append(conditionals.emission(z, t).sample())
+    return torch.stack(states, -2), torch.stack(readings, -2)
+
+
+def _log_likelihood(forward: Passed) -> Tensor:
+    return torch.stack([update.log_likelihood for update in forward.conditioned], -1)
+
+
+def _ill_conditioned(forward: Passed) -> Tensor:
+    exact = torch.stack([update.ill_conditioned for update in forward.conditioned]).any(0)
+    factors = torch.stack(forward.factor, -3)
+    return exact | ~torch.isfinite(factors).all((-3, -2, -1))

@@ -1,0 +1,257 @@
+"""Rules that push a Gaussian through a conditional distribution, in square-root form.
+
+A rule maps `z = m + L e`, `e ~ N(0, I)`, and `p(x | z)` to the best linear description it has,
+`x = mean + slope e + spread n` with `n ~ N(0, I)` independent of `e`. Nothing is ever subtracted
+from a covariance: what linearity leaves unexplained is a factor of its own inside `spread`.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import warnings
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.distributions import Distribution, Independent, MultivariateNormal
+
+from ..gaussian import beside, outer, psd_factor
+
+Conditional = Callable[[Tensor], Distribution]
+Wrap = Callable[[Tensor], Tensor]
+
+
+class Linearized(NamedTuple):
+    """`x = mean + slope e + spread n`, with `e` and `n` independent and standard normal.
+
+    Attributes:
+        mean: `E[x]`, `(*batch, out)`.
+        slope: `Cov(x, e)`, `(*batch, out, state)`: the Jacobian times the factor of `z`.
+        spread: Factor of what `e` does not explain, noise included, `(*batch, out, k)`.
+    """
+
+    mean: Tensor
+    slope: Tensor
+    spread: Tensor
+
+
+class Moments(Protocol):
+    """Pushes `N(mean, factor factor')` through a conditional distribution."""
+
+    def __call__(
+        self, conditional: Conditional, mean: Tensor, factor: Tensor, wrap: Wrap
+    ) -> Linearized:
+        """Linearise.
+
+        Args:
+            conditional: Maps `z`, `(points, *batch, state)`, to `p(x | z)`.
+            mean: `(*batch, state)`.
+            factor: `(*batch, state, state)`.
+            wrap: Brings differences of `x` to their shortest form; identity but for angles.
+        """
+        ...
+
+
+def identity(difference: Tensor) -> Tensor:
+    """Return the difference unchanged: no component is an angle."""
+    return difference
+
+
+def circular(components: tuple[int, ...], size: int) -> Wrap:
+    """Return the map that brings angular components of a difference to `[-pi, pi)`.
+
+    Args:
+        components: Which components are angles, in radians.
+        size: How many components there are.
+    """
+    if not components:
+        return identity
+    angular = torch.zeros(size, dtype=torch.bool)
+    angular[list(components)] = True
+
+    def wrap(difference: Tensor) -> Tensor:
+        turned = torch.remainder(difference + math.pi, 2 * math.pi) - math.pi
+        return torch.where(angular.to(difference.device), turned, difference)
+
+    return wrap
+
+
+def taylor(conditional: Conditional, mean: Tensor, factor: Tensor, wrap: Wrap) -> Linearized:
+    """Linearise by the Jacobian at the mean, in forward mode: one pass with `state` tangents.
+
+    Source: Särkkä & Svensson (2023), Bayesian Filtering and Smoothing, section 7.2.
+    """
+    _load_forward_mode()
+    tangents = factor.movedim(-1, 0).contiguous()
+    with forward_ad.dual_level():
+        point = forward_ad.make_dual(mean.expand_as(tangents).contiguous(), tangents)
+        law = conditional(point)
+        value, tangent = forward_ad.unpack_dual(law.mean)
+        noise = forward_ad.unpack_dual(_noise(law, None))[0]
+    if tangent is None:
+        tangent = torch.zeros_like(value)
+    return Linearized(value[0], tangent.movedim(0, -1), noise)
+
+
+def weighted(points: Tensor, weights: Tensor) -> Moments:
+    """Return the rule of `sum_i w_i f(m + L x_i)` with positive weights.
+
+    Args:
+        points: `x_i`, `(count, state)`, matching mean 0 and covariance 1.
+        weights: `(count,)`, positive, summing to 1.
+
+    Source: Särkkä & Svensson (2023), section 9.1 (statistical linear regression by points).
+    """
+
+    def rule(conditional: Conditional, mean: Tensor, factor: Tensor, wrap: Wrap) -> Linearized:
+        x, w = points.to(mean), weights.to(mean)
+        law = conditional(_spread_out(mean, factor, x))
+        reference = law.mean[0]
+        steps = wrap(law.mean - reference)
+        shift = _average(steps, w)
+        slope = torch.einsum("i,i...p,in->...pn", w, steps, x)
+        left = steps - shift - torch.einsum("...pn,in->i...p", slope, x)
+        spread = (_column(w.sqrt(), left) * left).movedim(0, -1)
+        return Linearized(reference + shift, slope, beside(spread, _noise(law, w)))
+
+    return rule
+
+
+def unscented(alpha: float, beta: float, kappa: float) -> Moments:
+    """Return the scaled unscented rule, with weights only on differences from the centre.
+
+    With `c = alpha sqrt(n + kappa)`, odd and even differences `a_i`, `s_i` of the pair
+    `m +- c L_i`, and `d = sum s_i / c^2`, the textbook moments are `mean = f(m) + d` and
+    `cov = sum a_i a_i' / c^2 + sum s_i s_i' / c^2 + (beta - alpha^2) d d'`. The first sum is
+    `slope slope'`; the rest is a factor without a downdate as long as
+    `alpha^2 kappa + beta n >= 0`. No weight of order `1 / alpha^2` meets a large number.
+
+    Source: Wan & van der Merwe (2000); the factor form is derived here.
+    """
+
+    def rule(conditional: Conditional, mean: Tensor, factor: Tensor, wrap: Wrap) -> Linearized:
+        n = mean.shape[-1]
+        square = alpha**2 * (n + kappa)
+        eye = math.sqrt(square) * torch.eye(n, dtype=mean.dtype, device=mean.device)
+        law = conditional(_spread_out(mean, factor, torch.cat((0 * eye[:1], eye, -eye))))
+        centre = law.mean[0]
+        steps = wrap(law.mean[1:] - centre)
+        odd, even = (steps[:n] - steps[n:]) / 2, (steps[:n] + steps[n:]) / 2
+        shift = even.sum(0) / square
+        weights = mean.new_full((2 * n + 1,), 0.5 / square)
+        weights[0] = 1 - n / square
+        slope, noise = odd.movedim(0, -1) / math.sqrt(square), _noise(law, weights)
+        excess = beta - alpha**2
+        if 1 + excess * n / square > -1e-9:
+            spread = beside(_even_spread(even, shift, square, excess), noise)
+        else:
+            spread = _downdated(even, shift, square, excess, slope, noise)
+        return Linearized(centre + shift, slope, spread)
+
+    return rule
+
+
+def cubature_points(state_dim: int) -> tuple[Tensor, Tensor]:
+    """Return the `2 n` points of the spherical-radial cubature rule and their weights."""
+    eye = math.sqrt(state_dim) * torch.eye(state_dim, dtype=torch.float64)
+    weight = 0.5 / state_dim
+    return torch.cat((eye, -eye)), torch.full((2 * state_dim,), weight, dtype=torch.float64)
+
+
+def simplex_points(state_dim: int) -> tuple[Tensor, Tensor]:
+    """Return the `n + 1` corners of a regular simplex and their weights.
+
+    Source: Moireau & Chapelle (2011), ESAIM: COCV 17, section 2.
+    """
+    n = state_dim
+    points = torch.zeros(n + 1, n, dtype=torch.float64)
+    for i in range(1, n + 1):
+        scale = math.sqrt((n + 1) / (i * (i + 1)))
+        points[:i, i - 1] = -scale
+        points[i, i - 1] = i * scale
+    return points, torch.full((n + 1,), 1 / (n + 1), dtype=torch.float64)
+
+
+def hermite_points(order: int, state_dim: int) -> tuple[Tensor, Tensor]:
+    """Return the `order ** n` points of the Gauss-Hermite product rule and their weights.
+
+    Raises:
+        ValueError: the grid has more than 100 000 points.
+    """
+    if order**state_dim > 100_000:
+        raise ValueError(
+            f"`order` {order} needs {order}**{state_dim} points for a state of size {state_dim}. "
+            "Use `Cubature()` or `Unscented()`, whose cost is linear in the state."
+        )
+    nodes, weights = np.polynomial.hermite_e.hermegauss(order)
+    grid = np.stack(np.meshgrid(*[nodes] * state_dim, indexing="ij"), -1).reshape(-1, state_dim)
+    mass = np.stack(np.meshgrid(*[weights] * state_dim, indexing="ij"), -1).prod(-1).reshape(-1)
+    return torch.from_numpy(grid), torch.from_numpy(mass / mass.sum())
+
+
+@functools.cache
+def _load_forward_mode() -> None:
+    """Let torch load its rules here, as it does so by scripting, which it warns about itself."""
+    with warnings.catch_warnings(), forward_ad.dual_level():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        forward_ad.make_dual(torch.zeros(1), torch.zeros(1))
+
+
+def _spread_out(mean: Tensor, factor: Tensor, points: Tensor) -> Tensor:
+    return mean + torch.einsum("...ij,kj->k...i", factor, points)
+
+
+def _even_spread(even: Tensor, shift: Tensor, square: float, excess: float) -> Tensor:
+    """Return a factor of `sum s_i s_i' / c^2 + excess d d'`."""
+    ratio = even.shape[0] / square
+    part = (1 - math.sqrt(max(1 + excess * ratio, 0.0))) / ratio
+    return (even - part * shift).movedim(0, -1) / math.sqrt(square)
+
+
+def _downdated(
+    even: Tensor, shift: Tensor, square: float, excess: float, slope: Tensor, noise: Tensor
+) -> Tensor:
+    """Return a factor of the same sum plus the noise where only a difference gives it."""
+    columns = even.movedim(0, -1)
+    cov = outer(columns) / square + excess * outer(shift[..., None])
+    total = outer(slope) + outer(noise)
+    round_off = 1e3 * torch.finfo(cov.dtype).eps * total.detach().abs().amax((-2, -1), True)
+    real = cov.detach().abs().amax((-2, -1), True) > round_off
+    return psd_factor(torch.where(real, cov, 0.0) + outer(noise), "unscented covariance")
+
+
+def _noise(law: Distribution, weights: Tensor | None) -> Tensor:
+    """Return a factor of the mean of `Cov(x | z)` over the points, or of the first point's."""
+    if isinstance(law, MultivariateNormal):
+        factor = law.scale_tril
+        if weights is None or factor.stride(0) == 0:
+            return factor[0]
+        return psd_factor(_average(factor @ factor.mT, weights), "mean covariance of the noise")
+    while isinstance(law, Independent):
+        law = law.base_dist
+    cov = getattr(law, "covariance_matrix", None)
+    if cov is not None:
+        average = cov[0] if weights is None else _average(cov, weights)
+        return psd_factor(average, "mean covariance of the noise")
+    variance = law.variance
+    if weights is None or variance.stride(0) == 0:
+        return torch.diag_embed(_safe_sqrt(variance[0]))
+    return torch.diag_embed(_safe_sqrt(_average(variance, weights)))
+
+
+def _average(values: Tensor, weights: Tensor) -> Tensor:
+    # About the first value, as weights may be huge and of both signs; they sum to one.
+    return values[0] + (_column(weights, values) * (values - values[0])).sum(0)
+
+
+def _column(weights: Tensor, values: Tensor) -> Tensor:
+    return weights.reshape(-1, *[1] * (values.ndim - 1))
+
+
+def _safe_sqrt(variance: Tensor) -> Tensor:
+    positive = variance > 0
+    return torch.where(positive, torch.where(positive, variance, 1.0).sqrt(), 0.0)
