@@ -1,0 +1,182 @@
+"""Exact inference in linear-Gaussian models: `Kalman`, a square-root filter and smoother."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import torch
+from torch import Tensor
+
+from ..base import LinearGaussianModel, LinearParameters, Series, StateSpaceModel
+from ..results import Filtered, Forecast, Smoothed
+from .kalman_arrays import Pass, Problem, forward_pass, in_threads, prepare
+from .kalman_autograd import autograd_log_likelihood
+from .kalman_diffuse import diffuse_moments, posterior_mix
+from .kalman_gradient import exact_log_likelihood
+from .simulation_smoother import draw_observations, draw_paths
+
+# Below this ratio of a pivot to its row, round-off costs more than six digits of the result.
+_LOST = 1e-10
+
+
+@dataclass(frozen=True)
+class Kalman:
+    """The exact answer for linear-Gaussian models.
+
+    The state is a mean and a factor of its covariance, moved by orthogonal transformations, in
+    float64 whatever the model's dtype. Any positive semi-definite `Q`, `R` and `P0` is allowed,
+    and so are gaps per component, time-varying parameters and exactly diffuse starts.
+
+    Attributes:
+        backend: `"sequential"` is a compiled scalar loop on the CPU whose gradient is a smoother
+            pass; `"autograd"` is a torch loop that can be differentiated any number of times, for
+            proper starts and regular innovations. `"auto"` means `"sequential"`.
+
+    Source: Kalman (1960); Bierman (1977); Durbin & Koopman (2012), ch. 4 to 7.
+    """
+
+    backend: Literal["auto", "sequential", "autograd"] = "auto"
+
+    def filter(self, model: StateSpaceModel, series: Series) -> Filtered:
+        """Return filtered and predicted moments and the log-likelihood of each step."""
+        problem, result = self._run(model, series)
+        mean, cov, predicted_mean, predicted_cov = _filter_moments(problem, result)
+        out = (mean, cov, predicted_mean, predicted_cov, torch.from_numpy(result.log_likelihood))
+        shaped = [_restore(x, problem, series.y) for x in out]
+        return Filtered(*shaped, _flag(problem, result, series.y))
+
+    def smooth(self, model: StateSpaceModel, series: Series) -> Smoothed:
+        """Return smoothed moments and lag-one covariances."""
+        problem, result = self._run(model, series)
+        mean, cov, cross = _smooth_moments(problem, result)
+        out = (mean, cov, cross, torch.from_numpy(result.log_likelihood))
+        shaped = [_restore(x, problem, series.y) for x in out]
+        return Smoothed(*shaped, _flag(problem, result, series.y))
+
+    def log_likelihood(self, model: StateSpaceModel, series: Series) -> Tensor:
+        """Return `log p(y_t | y_{1:t-1})` in nats, `(*batch, time)`, differentiable."""
+        parameters = _parameters(model, series)
+        if self.backend == "autograd":
+            return autograd_log_likelihood(parameters, series.y)
+        return exact_log_likelihood(parameters, series.y)
+
+    def sample_posterior(
+        self,
+        model: StateSpaceModel,
+        series: Series,
+        num_samples: int,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Draw paths from `p(z_{1:T} | y_{1:T})`, `(num_samples, *batch, time, state)`.
+
+        Source: Durbin & Koopman (2002), Biometrika 89, 603-615.
+        """
+        parameters = _parameters(model, series)
+        return draw_paths(parameters, series.y, num_samples, _smoothed_mean, generator)
+
+    def forecast(
+        self,
+        model: StateSpaceModel,
+        series: Series,
+        horizon: int,
+        num_samples: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Forecast:
+        """Forecast the last `horizon` steps of `series` exactly; joint draws if asked for."""
+        filtered = self.filter(model, series)
+        parameters = _parameters(model, series)
+        mean = filtered.predicted_mean[..., -horizon:, :]
+        cov = filtered.predicted_cov[..., -horizon:, :, :]
+        C, d, R = (
+            _last(x, horizon, axis) for x, axis in zip(parameters.emission, (3, 2, 3), strict=True)
+        )
+        obs_mean = (C @ mean[..., None])[..., 0] + d
+        obs_cov = C @ cov @ C.mT + R
+        if num_samples is None:
+            return Forecast(obs_mean, obs_cov, None, mean, cov, None)
+        paths = self.sample_posterior(model, series, num_samples, generator)[..., -horizon:, :]
+        samples = draw_observations(paths, C, d, R, generator)
+        return Forecast(obs_mean, obs_cov, samples, mean, cov, paths)
+
+    def _run(self, model: StateSpaceModel, series: Series) -> tuple[Problem, Pass]:
+        return _run(_parameters(model, series), series.y)
+
+
+def _parameters(model: StateSpaceModel, series: Series) -> LinearParameters:
+    if not isinstance(model, LinearGaussianModel):
+        raise ValueError(
+            f"`Kalman` needs a linear-Gaussian model (one with `linear_parameters`), got "
+            f"{type(model).__name__}. Use `Extended()`, `Unscented()` or `Particle(...)` for it."
+        )
+    return cast(LinearGaussianModel, model).linear_parameters(series.u, series.dt)
+
+
+def _run(parameters: LinearParameters, y: Tensor) -> tuple[Problem, Pass]:
+    from .kalman_kernels import forward_kernel
+
+    problem = prepare(parameters, y)
+    size = problem.sizes
+    kernel = forward_kernel(size.constants)
+    return problem, forward_pass(problem, kernel, store=True)
+
+
+def _filter_moments(problem: Problem, result: Pass) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    a, L, m, F = (torch.from_numpy(x) for x in (result.a, result.L, result.m, result.F))
+    filtered, predicted = F @ F.mT, L @ L.mT
+    if problem.sizes.k == 0:
+        return m[..., 0], filtered, a[..., 0], predicted
+    info = torch.from_numpy(result.info)
+    before = torch.cat((torch.zeros_like(info[:, :1]), info[:, :-1]), 1)
+    mean, cov = diffuse_moments(m, filtered, *posterior_mix(info))
+    return mean, cov, *diffuse_moments(a, predicted, *posterior_mix(before))
+
+
+def _backward(problem: Problem, result: Pass) -> tuple[Tensor, Tensor, Tensor]:
+    """Smoothed mean and slopes, smoothed factor and gain `J`, given the diffuse coefficients."""
+    from .kalman_backward import backward_kernel
+
+    size = problem.sizes
+    mean = result.m.copy()
+    factor, gain = result.F.copy(), result.F * 0
+    if size.series and size.time:
+        kernel = backward_kernel(size.constants)
+        stored = (result.a, result.L, result.m, result.F)
+        in_threads(kernel, size, problem.params, problem.y, stored, mean, factor, gain)
+    return torch.from_numpy(mean), torch.from_numpy(factor), torch.from_numpy(gain)
+
+
+def _smooth_moments(problem: Problem, result: Pass) -> tuple[Tensor, Tensor, Tensor]:
+    mean, factor, gain = _backward(problem, result)
+    cov = factor @ factor.mT
+    cross = torch.cat((torch.zeros_like(cov[:, :1]), gain[:, 1:] @ cov[:, :-1]), 1)
+    if problem.sizes.k == 0 or problem.sizes.time == 0:
+        return mean[..., 0], cov, cross
+    mix, undetermined = posterior_mix(torch.from_numpy(result.info[:, -1:]))
+    slopes = (mean @ mix)[..., 1:]
+    cross[:, 1:] += slopes[:, 1:] @ slopes[:, :-1].mT
+    return *diffuse_moments(mean, cov, mix, undetermined), cross
+
+
+def _smoothed_mean(parameters: LinearParameters, y: Tensor) -> Tensor:
+    problem, result = _run(parameters, y)
+    return _restore(_smooth_moments(problem, result)[0], problem, y)
+
+
+def _restore(x: Tensor, problem: Problem, y: Tensor) -> Tensor:
+    """Give back the batch axes, the dtype and the device of the data."""
+    return x.reshape(*problem.batch, *x.shape[1:]).to(y.device, y.dtype)
+
+
+def _flag(problem: Problem, result: Pass, y: Tensor) -> Tensor:
+    bad = torch.from_numpy(result.worst < _LOST)
+    bad = bad | ~torch.from_numpy(result.log_likelihood).isfinite().all(-1)
+    if problem.sizes.k and problem.sizes.time:
+        bad = bad | posterior_mix(torch.from_numpy(result.info[:, -1]))[1].any(-1)
+    return bad.reshape(problem.batch).to(y.device)
+
+
+def _last(x: Tensor, horizon: int, event: int) -> Tensor:
+    """Entries of the last `horizon` steps of a parameter, or its single entry."""
+    axis = x.ndim - event
+    return x if x.shape[axis] == 1 else x.narrow(axis, x.shape[axis] - horizon, horizon)

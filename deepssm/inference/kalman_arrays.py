@@ -1,0 +1,180 @@
+"""Between torch and the compiled kernels: flat float64 arrays, allocation, threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..base import LinearParameters
+from ..gaussian import psd_factor
+
+# Compiling for given sizes takes seconds once and then saves about half of each step.
+_SMALL, _LONG = 8, 20_000
+
+
+class Sizes(NamedTuple):
+    """Series, steps, states, observations, diffuse coefficients and noise directions."""
+
+    series: int
+    time: int
+    n: int
+    p: int
+    k: int
+    q: int
+
+    @property
+    def constants(self) -> tuple[int, int, int, int] | None:
+        """Sizes worth compiling for: small ones, where the data outweigh the compilation."""
+        small = self.n <= _SMALL and self.p <= _SMALL and self.k <= _SMALL
+        return self[2:] if small and self.series * self.time >= _LONG else None
+
+
+class Problem(NamedTuple):
+    """A linear-Gaussian model and its data as arrays with axes `(series or 1, time or 1, ...)`.
+
+    Attributes:
+        params: `A, b, LQ, C, d, R`; `LQ` keeps only the columns of the noise that act.
+        start: Mean with the diffuse directions as further columns, and factor of `P0`.
+        y: `(series, time, obs)`.
+        sizes: See `Sizes`.
+        batch: Leading axes of the data and the parameters, broadcast.
+    """
+
+    params: tuple[np.ndarray, ...]
+    start: tuple[np.ndarray, np.ndarray]
+    y: np.ndarray
+    sizes: Sizes
+    batch: torch.Size
+
+
+class Pass(NamedTuple):
+    """What the forward kernel leaves behind; the time axis is 1 where only the sums were wanted.
+
+    Attributes:
+        log_likelihood: `(series, time)`.
+        a: Predicted mean and its slopes in the diffuse coefficients, `(series, time, n, 1 + k)`.
+        L: Predicted factor, `(series, time, n, n)`.
+        m: Filtered mean and slopes. F: Filtered factor.
+        G: Whitened gain, `(series, time, n, p)`. chol: Factor of `S`, `(series, time, p, p)`.
+        E: Whitened innovations and slopes, `(series, time, p, 1 + k)`.
+        rows: Which observation each pivot belongs to. count: How many pivots.
+        info: Whitened equations of the diffuse coefficients, `(series, time, k, k + 1)`.
+        worst: Smallest pivot of `S` as a fraction of its row, `(series,)`.
+    """
+
+    log_likelihood: np.ndarray
+    a: np.ndarray
+    L: np.ndarray
+    m: np.ndarray
+    F: np.ndarray
+    G: np.ndarray
+    chol: np.ndarray
+    E: np.ndarray
+    rows: np.ndarray
+    count: np.ndarray
+    info: np.ndarray
+    worst: np.ndarray
+
+
+def batch_shape(parameters: LinearParameters, y: Tensor) -> torch.Size:
+    """Broadcast the leading axes of the data and of every parameter."""
+    start, *conditionals = parameters
+    shapes = [y.shape[:-2], start.mean.shape[:-1], start.cov.shape[:-2]]
+    for part in conditionals:
+        shapes += [part.matrix.shape[:-3], part.offset.shape[:-2], part.cov.shape[:-3]]
+    return torch.broadcast_shapes(*shapes)
+
+
+def prepare(parameters: LinearParameters, y: Tensor) -> Problem:
+    """Factor the covariances and lay everything out for the kernels."""
+    batch = batch_shape(parameters, y)
+    start, transition, emission = parameters
+    noise = psd_factor(_f64(transition.cov), "Q")
+    acting = (noise != 0).flatten(0, -2).any(0)
+    noise = noise[..., acting]
+    params = (
+        _flat(transition.matrix, batch, 3),
+        _flat(transition.offset, batch, 2),
+        _flat(noise, batch, 3),
+        _flat(emission.matrix, batch, 3),
+        _flat(emission.offset, batch, 2),
+        _flat(_checked(_f64(emission.cov)), batch, 3),
+    )
+    data = _flat(y.expand(*batch, *y.shape[-2:]), batch, 2)
+    n, p = emission.matrix.shape[-1], emission.matrix.shape[-2]
+    k = 0 if start.diffuse is None else start.diffuse.shape[-1]
+    sizes = Sizes(batch.numel(), y.shape[-2], n, p, k, noise.shape[-1])
+    return Problem(params, _start(parameters, batch), data, sizes, batch)
+
+
+def forward_pass(problem: Problem, kernel: Callable[..., None], *, store: bool) -> Pass:
+    """Run the filter; keep every step only if `store`."""
+    size = problem.sizes
+    lead, (n, p, k) = (size.series, size.time if store else 1), (size.n, size.p, size.k)
+    out = Pass(
+        log_likelihood=np.zeros((size.series, size.time)),
+        a=np.zeros((*lead, n, 1 + k)),
+        L=np.zeros((*lead, n, n)),
+        m=np.zeros((*lead, n, 1 + k)),
+        F=np.zeros((*lead, n, n)),
+        G=np.zeros((*lead, n, p)),
+        chol=np.zeros((*lead, p, p)),
+        E=np.zeros((*lead, p, 1 + k)),
+        rows=np.zeros((*lead, p), np.int64),
+        count=np.zeros(lead, np.int64),
+        info=np.zeros((*lead, k, k + 1)),
+        worst=np.ones(size.series),
+    )
+    if size.series and size.time:
+        in_threads(kernel, size, problem.params, problem.start, problem.y, tuple(out), store)
+    return out
+
+
+def in_threads(kernel: Callable[..., None], size: Sizes, *arguments: Any) -> None:  # noqa: ANN401
+    """Call a kernel on ranges of series, one thread each."""
+    work = size.series * size.time * (size.n + size.p) ** 2
+    parts = min(torch.get_num_threads(), size.series) if work > 200_000 else 1
+    edges = np.linspace(0, size.series, parts + 1).astype(int).tolist()
+
+    def call(first: int, last: int) -> None:
+        kernel(first, last, *arguments)
+
+    if parts == 1:
+        return call(0, size.series)
+    call(0, 0)  # compiles once, before the threads start
+    with ThreadPoolExecutor(parts) as pool:
+        list(pool.map(call, edges[:-1], edges[1:]))
+
+
+def _start(parameters: LinearParameters, batch: torch.Size) -> tuple[np.ndarray, np.ndarray]:
+    start = parameters.initial
+    mean = _f64(start.mean)[..., None]
+    if start.diffuse is not None:
+        slopes = _f64(start.diffuse).expand(*mean.shape[:-2], *start.diffuse.shape[-2:])
+        mean = torch.cat((mean, slopes), -1)
+    factor = psd_factor(_f64(start.cov), "P0")
+    return _flat(mean, batch, 2), _flat(factor, batch, 2)
+
+
+def _checked(R: Tensor) -> Tensor:
+    psd_factor(R, "R")
+    return R
+
+
+def _f64(x: Tensor) -> Tensor:
+    return x.detach().to("cpu", torch.float64)
+
+
+def _flat(x: Tensor, batch: torch.Size, event: int) -> np.ndarray:
+    """Merge the batch axes into one of size `series`, or 1 where nothing varies over them."""
+    lead = x.shape[: x.ndim - event]
+    if lead.numel() > 1 or batch.numel() == 0:
+        x = x.expand(*batch, *x.shape[x.ndim - event :]).reshape(-1, *x.shape[x.ndim - event :])
+    else:
+        x = x.reshape(1, *x.shape[x.ndim - event :])
+    return np.ascontiguousarray(_f64(x).numpy())
