@@ -1,8 +1,17 @@
 """How to reason about it: filters, smoothers, guides and learners."""
 
+from .amortized import Amortized as Amortized
+from .combiners import GateCombiner as GateCombiner
+from .combiners import ProductCombiner as ProductCombiner
+from .elbo import GuideProgram as GuideProgram
+from .elbo import bound as bound
+from .elbo import importance_log_likelihood as importance_log_likelihood
+from .encoders import RecurrentEncoder as RecurrentEncoder
 from .gaussian_filters import Cubature as Cubature
 from .gaussian_filters import Extended as Extended
 from .gaussian_filters import GaussHermite as GaussHermite
 from .gaussian_filters import Simplex as Simplex
 from .gaussian_filters import Unscented as Unscented
+from .guides import SmoothingGuide as SmoothingGuide
 from .kalman import Kalman as Kalman
+from .svi import SVI as SVI

@@ -1,0 +1,101 @@
+"""Minibatches for training: whole series by epoch, or windows cut anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from ..base import Series
+from ..sequences import observed_steps
+
+
+def minibatches(
+    series: Series,
+    batch_size: int,
+    window: int | None,
+    generator: torch.Generator | None = None,
+) -> Iterator[Series]:
+    """Yield batches for ever: shuffled series, or random windows where they are longer.
+
+    Args:
+        series: Data with one batch axis, `(series, time, ...)`.
+        batch_size: Series or windows in a batch.
+        window: Steps of a window; series no longer than that are used whole.
+        generator: Drives the shuffling.
+    """
+    if window is None or series.time <= window:
+        yield from _whole(series, batch_size, generator)
+        return
+    while True:
+        yield _windows(series, batch_size, window, generator)
+
+
+def flatten(series: Series) -> Series:
+    """Merge the batch axes into one and silence inputs after the last observation.
+
+    Inputs there belong to steps that do not count, and may hold anything.
+    """
+    y = series.y.reshape(-1, *series.y.shape[-2:])
+    steps = observed_steps(y)
+    u = dt = None
+    if series.u is not None:
+        u = series.u.reshape(y.shape[0], y.shape[1], -1)
+        u = torch.where(steps[..., None], u, torch.zeros_like(u))
+    if series.dt is not None:
+        dt = series.dt.expand(series.y.shape[:-1]).reshape(y.shape[:-1])
+        dt = torch.where(steps, dt, torch.ones_like(dt))
+    return Series(y, u, dt)
+
+
+def trim(series: Series) -> Series:
+    """Drop the steps at the end that no series of the batch has observed."""
+    length = max(int(observed_steps(series.y).any(0).sum()), 1)
+    return Series(*(None if part is None else part[:, :length] for part in series))  # type: ignore[arg-type]
+
+
+def evaluation_batch(series: Series, size: int, window: int | None) -> Series:
+    """Return one fixed batch that covers the data evenly: series, or windows end to end.
+
+    Args:
+        series: Data with one batch axis.
+        size: Most series or windows it may hold.
+        window: Steps of a window.
+    """
+    if window is None or series.time <= window:
+        return trim(_rows(series, torch.linspace(0, len(series.y) - 1, min(size, len(series.y)))))
+    per_series = -(-series.time // window)
+    total = per_series * len(series.y)
+    chosen = torch.linspace(0, total - 1, min(size, total)).round().long()
+    rows, index = chosen // per_series, chosen % per_series
+    start = (index * window).clamp_max(series.time - window)
+    return _cut(series, rows, start, window)
+
+
+def _whole(series: Series, batch_size: int, generator: torch.Generator | None) -> Iterator[Series]:
+    count = len(series.y)
+    while True:
+        order = torch.randperm(count, generator=generator)
+        for rows in order.split(min(batch_size, count)):
+            yield trim(_rows(series, rows))
+
+
+def _windows(
+    series: Series, batch_size: int, window: int, generator: torch.Generator | None
+) -> Series:
+    rows = torch.randint(len(series.y), (batch_size,), generator=generator)
+    start = torch.randint(series.time - window + 1, (batch_size,), generator=generator)
+    return _cut(series, rows, start, window)
+
+
+def _rows(series: Series, rows: Tensor) -> Series:
+    index = rows.round().long().to(series.y.device)
+    return Series(*(None if part is None else part[index] for part in series))  # type: ignore[arg-type]
+
+
+def _cut(series: Series, rows: Tensor, start: Tensor, window: int) -> Series:
+    device = series.y.device
+    steps = start[:, None].to(device) + torch.arange(window, device=device)
+    rows = rows[:, None].to(device)
+    return Series(*(None if part is None else part[rows, steps] for part in series))  # type: ignore[arg-type]

@@ -1,0 +1,246 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
+
+from deepssm.base import Series, StateSpaceModel
+from deepssm.inference.combiners import GateCombiner, ProductCombiner
+from deepssm.inference.elbo import bound, importance_log_likelihood, negative_elbo
+from deepssm.inference.encoders import RecurrentEncoder, reversal
+from deepssm.inference.guide_sequence import step_divergence
+from deepssm.inference.guided_particles import guided_filter
+from deepssm.inference.guides import SmoothingGuide, default_guide
+from deepssm.inference.svi import SVI
+from deepssm.models.deep_markov import DeepMarkov
+from deepssm.models.emissions import BernoulliEmission
+from deepssm.sequences import MarkovSequence, observed_steps
+
+from .. import oracles
+from ..deep_models import (
+    gappy_series,
+    linear_deep,
+    linear_parameters,
+    neural_deep,
+    scramble,
+    scrambled_guide,
+)
+
+
+def _guide(model: DeepMarkov, combiner: type[torch.nn.Module], reads: str) -> SmoothingGuide:
+    guide = SmoothingGuide(
+        2,
+        2,
+        1,
+        encoder=RecurrentEncoder(5, 8, reads=reads),  # type: ignore[arg-type]
+        combiner=combiner(2, 2, 8),  # type: ignore[arg-type]
+    ).double()
+    scramble(guide, 3)
+    return guide
+
+
+@pytest.mark.parametrize("combiner", [ProductCombiner, GateCombiner])
+@pytest.mark.parametrize("reads", ["past", "future", "both"])
+def test_density_of_a_draw_is_that_of_its_steps(combiner: type, reads: str) -> None:
+    """The loop that draws and the pass that scores any path share no code but one step."""
+    model = neural_deep()
+    series = gappy_series(model)
+    law = _guide(model, combiner, reads)(model, series).expand(torch.Size((4, 3)))
+    z = law.rsample()
+    kept = law.step_log_prob(z)
+    torch.testing.assert_close(kept, law.step_log_prob(z.clone()))
+    assert kept.shape == (4, 3, 12)
+    assert torch.equal(kept[:, 1, 8:], torch.zeros(4, 4, dtype=torch.float64))
+
+
+def test_divergence_of_a_guide_from_itself_is_zero() -> None:
+    model = neural_deep()
+    series = gappy_series(model)
+    guide = scrambled_guide(model)
+    left, right = guide(model, series), guide(model, series)
+    left.rsample()
+    assert kl_divergence(left, right).abs().max() < 1e-12
+
+
+def test_divergence_is_the_mean_log_ratio() -> None:
+    """Monte Carlo over 4000 paths: 5 standard errors, once in 10^6."""
+    model = neural_deep()
+    series = gappy_series(model)
+    law = scrambled_guide(model)(model, series).expand(torch.Size((4000, 3)))
+    z = law.rsample()
+    steps = observed_steps(series.y)
+    prior = MarkovSequence(model, 12, series.u, None, steps, law.batch_shape)
+    analytic = step_divergence(law, prior).sum(-1)
+    ratio = law.log_prob(z) - prior.log_prob(z)
+    difference = ratio - analytic
+    assert (difference.mean(0).abs() < 5 * difference.std(0) / 4000**0.5).all()
+    assert (analytic > 0).all()
+
+
+class _FullNoise(StateSpaceModel):
+    """A transition with a full covariance, to reach the other closed form."""
+
+    state_dim, obs_dim = 2, 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.chol = torch.tensor([[0.8, 0.0], [0.5, 0.4]], dtype=torch.float64)
+
+    def initial(self) -> MultivariateNormal:
+        return MultivariateNormal(torch.zeros(2, dtype=torch.float64), scale_tril=self.chol)
+
+    def transition(self, z, u=None, dt=None) -> MultivariateNormal:  # noqa: ANN001
+        return MultivariateNormal(0.9 * z, scale_tril=self.chol)
+
+    def emission(self, z, u=None) -> Independent:  # noqa: ANN001
+        return Independent(Normal(z, 1.0), 1)
+
+
+def test_divergence_from_a_full_normal_is_exact() -> None:
+    model = _FullNoise()
+    series = Series(torch.randn(3, 5, 2, dtype=torch.float64))
+    guide = SmoothingGuide(2, 2, hidden=8).double()
+    law = guide(model, series)
+    z = law.rsample()
+    path = law.path
+    assert path is not None
+    got = step_divergence(law, MarkovSequence(model, 5, batch_shape=torch.Size((3,))))
+    previous = torch.cat([torch.zeros(3, 1, 2, dtype=torch.float64), 0.9 * z[:, :-1]], dim=1)
+    q = MultivariateNormal(path.mean, torch.diag_embed(path.scale.square()))
+    expected = kl_divergence(q, MultivariateNormal(previous, scale_tril=model.chol))
+    torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("particles", [1, 3])
+def test_pyro_and_plain_bounds_agree(particles: int) -> None:
+    model = neural_deep()
+    series = gappy_series(model)
+    guide = scrambled_guide(model)
+    losses, plain = [], []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        losses.append(negative_elbo(model, guide, num_particles=particles)(*series, 0.3, 0.1))
+        torch.manual_seed(seed)
+        parts = bound(model, guide, series, particles)
+        total = parts.reconstruction.sum((-2, -1)) - 0.3 * parts.divergence.sum((-2, -1))
+        plain.append(-0.1 * total.mean())
+    torch.testing.assert_close(torch.stack(losses), torch.stack(plain))
+
+
+@pytest.mark.parametrize("payload", [torch.nan, 1e30])
+def test_what_lies_after_the_end_changes_nothing(payload: float) -> None:
+    """Bit for bit: inputs after the last observation, in the loss and in every gradient."""
+    from deepssm.inference.minibatches import flatten
+
+    model, results = neural_deep(), []
+    series = gappy_series(model)
+    guide = scrambled_guide(model)
+    assert series.u is not None
+    for value in (0.0, payload):
+        u = series.u.clone()
+        u[1, 8:] = value
+        torch.manual_seed(0)
+        loss = negative_elbo(model, guide)(*flatten(Series(series.y, u)))
+        parameters = [*model.parameters(), *guide.parameters()]
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        results.append([loss, *(g for g in gradients if g is not None)])
+    for left, right in zip(*results, strict=True):
+        assert torch.isfinite(left).all()
+        assert torch.equal(left, right)
+
+
+def test_padding_changes_neither_loss_nor_gradient() -> None:
+    """A series alone equals the same series padded to the length of its batch mate."""
+    model = neural_deep()
+    series = gappy_series(model)
+    guide = scrambled_guide(model)
+    short = Series(series.y[1:2, :8], series.u[1:2, :8])  # type: ignore[index]
+    padded = Series(series.y[1:2], series.u[1:2])  # type: ignore[index]
+    values = []
+    for data in (short, padded):
+        noise = torch.zeros(data.time, 1, 2, dtype=torch.float64)
+        with torch.random.fork_rng():
+            original = torch.randn
+            torch.randn = lambda *a, _n=noise, **k: _n  # type: ignore[assignment]
+            try:
+                parts = bound(model, guide, data)
+            finally:
+                torch.randn = original
+        total = parts.reconstruction.sum() - parts.divergence.sum()
+        gradients = torch.autograd.grad(total, [*guide.parameters()], allow_unused=True)
+        values.append([total, *(g for g in gradients if g is not None)])
+    for left, right in zip(*values, strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-12, atol=1e-12)
+
+
+def test_future_never_reaches_the_past() -> None:
+    """Appending NaN steps leaves the guide's law of the past as it is."""
+    model = neural_deep()
+    series = gappy_series(model)
+    guide = scrambled_guide(model)
+    pad = torch.full((3, 5, 2), torch.nan, dtype=torch.float64)
+    u = torch.cat([series.u, torch.randn(3, 5, 1, dtype=torch.float64)], dim=1)  # type: ignore[list-item]
+    longer = Series(torch.cat([series.y, pad], dim=1), u)
+    z = guide(model, longer).rsample()
+    short = guide(model, series).step_log_prob(z[:, :12])
+    torch.testing.assert_close(guide(model, longer).step_log_prob(z)[:, :12], short)
+
+
+def test_bounds_stay_below_the_exact_likelihood_and_importance_reaches_it() -> None:
+    """IWAE rises with K (means of 64 repeats, 4 standard errors) up to the dense answer."""
+    model = linear_deep()
+    series = gappy_series(model, time=4, batch=1)
+    assert series.u is not None
+    exact = oracles.log_likelihood(linear_parameters(model, series.u[0]), series.y[0]).sum()
+    guide = default_guide(model, series, 8)
+    SVI(guide, steps=300, report_every=100).fit(
+        model.requires_grad_(False), series, progress=False
+    )
+    with torch.no_grad():
+        levels = []
+        for count in (1, 8, 64):
+            draws = torch.stack(
+                [importance_log_likelihood(model, guide, series, count)[0] for _ in range(64)]
+            )
+            levels.append((draws.mean(), draws.std() / 8))
+        for (low, low_se), (high, high_se) in zip(levels, levels[1:], strict=False):
+            assert low < high + 4 * (low_se + high_se)
+        assert all(level < exact + 4 * se for level, se in levels)
+        many = importance_log_likelihood(model, guide, series, 20_000, chunk=10_000)[0]
+    torch.testing.assert_close(many, exact, rtol=0, atol=0.05)
+
+
+def test_guided_filter_is_the_exact_filter() -> None:
+    """50 000 particles, an untrained guide; tolerances are about 5 standard errors."""
+    model = linear_deep()
+    series = gappy_series(model, time=8, batch=2)
+    guide = default_guide(model, series, 8)
+    with torch.no_grad():
+        got = guided_filter(model, guide, series, 50_000)
+    assert series.u is not None
+    for i in range(2):
+        params, y = linear_parameters(model, series.u[i]), series.y[i]
+        exact = oracles.filtered(params, y)
+        ahead = oracles.predicted(params, y)
+        sd = exact.cov.diagonal(dim1=-2, dim2=-1).sqrt()
+        assert ((got.mean[i] - exact.mean).abs() / sd).max() < 0.06
+        torch.testing.assert_close(got.cov[i], exact.cov, rtol=0.1, atol=0.03)
+        torch.testing.assert_close(got.predicted_mean[i], ahead.mean, rtol=0.05, atol=0.05)
+        torch.testing.assert_close(got.predicted_cov[i], ahead.cov, rtol=0.1, atol=0.03)
+        log_likelihood = oracles.log_likelihood(params, y)
+        torch.testing.assert_close(got.log_likelihood[i], log_likelihood, rtol=0, atol=0.05)
+
+
+def test_reversal_is_its_own_inverse() -> None:
+    order = reversal(torch.tensor([4, 1, -1]), 5)
+    assert order.tolist() == [[4, 3, 2, 1, 0], [1, 0, 2, 3, 4], [0, 1, 2, 3, 4]]
+
+
+def test_default_guide_reads_innovations_of_real_data_only() -> None:
+    real = default_guide(DeepMarkov(3, 2), Series(torch.zeros(4, 3)))
+    notes = DeepMarkov(3, 2, emission=BernoulliEmission(2, 3))
+    binary = default_guide(notes, Series(torch.zeros(4, 3)))
+    assert real.combiner.uses_innovation
+    assert not binary.combiner.uses_innovation
+    binary.initialize_from(notes, Series(torch.tensor([[0.0, 1.0, 0.0]] * 4)))
+    assert torch.equal(binary.y_spread, torch.ones(3))
