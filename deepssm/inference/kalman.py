@@ -14,6 +14,7 @@ from .kalman_arrays import Pass, Problem, forward_pass, in_threads, prepare
 from .kalman_autograd import autograd_log_likelihood
 from .kalman_diffuse import diffuse_moments, posterior_mix
 from .kalman_gradient import exact_log_likelihood
+from .kalman_online import OnlineKalman
 from .simulation_smoother import draw_observations, draw_paths
 
 # Below this ratio of a pivot to its row, round-off costs more than six digits of the result.
@@ -42,17 +43,26 @@ class Kalman:
         """Return filtered and predicted moments and the log-likelihood of each step."""
         problem, result = self._run(model, series)
         mean, cov, predicted_mean, predicted_cov = _filter_moments(problem, result)
-        out = (mean, cov, predicted_mean, predicted_cov, torch.from_numpy(result.log_likelihood))
-        shaped = [_restore(x, problem, series.y) for x in out]
-        return Filtered(*shaped, _flag(problem, result, series.y))
+        return Filtered(
+            mean=_restore(mean, problem, series.y),
+            cov=_restore(cov, problem, series.y),
+            predicted_mean=_restore(predicted_mean, problem, series.y),
+            predicted_cov=_restore(predicted_cov, problem, series.y),
+            log_likelihood=_restore(torch.from_numpy(result.log_likelihood), problem, series.y),
+            ill_conditioned=_flag(problem, result, series.y),
+        )
 
     def smooth(self, model: StateSpaceModel, series: Series) -> Smoothed:
         """Return smoothed moments and lag-one covariances."""
         problem, result = self._run(model, series)
         mean, cov, cross = _smooth_moments(problem, result)
-        out = (mean, cov, cross, torch.from_numpy(result.log_likelihood))
-        shaped = [_restore(x, problem, series.y) for x in out]
-        return Smoothed(*shaped, _flag(problem, result, series.y))
+        return Smoothed(
+            mean=_restore(mean, problem, series.y),
+            cov=_restore(cov, problem, series.y),
+            cross_cov=_restore(cross, problem, series.y),
+            log_likelihood=_restore(torch.from_numpy(result.log_likelihood), problem, series.y),
+            ill_conditioned=_flag(problem, result, series.y),
+        )
 
     def log_likelihood(self, model: StateSpaceModel, series: Series) -> Tensor:
         """Return `log p(y_t | y_{1:t-1})` in nats, `(*batch, time)`, differentiable."""
@@ -98,6 +108,10 @@ class Kalman:
         paths = self.sample_posterior(model, series, num_samples, generator)[..., -horizon:, :]
         samples = draw_observations(paths, C, d, R, generator)
         return Forecast(obs_mean, obs_cov, samples, mean, cov, paths)
+
+    def online(self, model: StateSpaceModel) -> OnlineKalman:
+        """Return a filter that takes one observation at a time."""
+        return OnlineKalman(model)
 
     def _run(self, model: StateSpaceModel, series: Series) -> tuple[Problem, Pass]:
         return _run(_parameters(model, series), series.y)

@@ -115,8 +115,16 @@ def prepare(parameters: LinearParameters, y: Tensor) -> Problem:
 def forward_pass(problem: Problem, kernel: Callable[..., None], *, store: bool) -> Pass:
     """Run the filter; keep every step only if `store`."""
     size = problem.sizes
-    lead, (n, p, k) = (size.series, size.time if store else 1), (size.n, size.p, size.k)
-    out = Pass(
+    out = allocate(size, size.time if store else 1)
+    if size.series and size.time:
+        in_threads(kernel, size, problem.params, problem.start, problem.y, tuple(out), store)
+    return out
+
+
+def allocate(size: Sizes, slots: int) -> Pass:
+    """Make room for the forward kernel's results at `slots` steps."""
+    lead, (n, p, k) = (size.series, slots), (size.n, size.p, size.k)
+    return Pass(
         log_likelihood=np.zeros((size.series, size.time)),
         a=np.zeros((*lead, n, 1 + k)),
         L=np.zeros((*lead, n, n)),
@@ -130,9 +138,6 @@ def forward_pass(problem: Problem, kernel: Callable[..., None], *, store: bool) 
         info=np.zeros((*lead, k, k + 1)),
         worst=np.ones(size.series),
     )
-    if size.series and size.time:
-        in_threads(kernel, size, problem.params, problem.start, problem.y, tuple(out), store)
-    return out
 
 
 def in_threads(kernel: Callable[..., None], size: Sizes, *arguments: Any) -> None:  # noqa: ANN401

@@ -79,9 +79,8 @@ def _score(problem: Problem, result: Pass) -> tuple[np.ndarray, ...]:
     size = problem.sizes
     A, b, LQ, C, d, R = problem.params
     S, n = size.series, size.n
-    g = [np.zeros((S, *x.shape[1:])) for x in (A, b)]
-    g.append(np.zeros((S, LQ.shape[1], n, n)))
-    g += [np.zeros((S, *x.shape[1:])) for x in (C, d, R)]
+    shapes = (A.shape, b.shape, (1, LQ.shape[1], n, n), C.shape, d.shape, R.shape)
+    g = [np.zeros((S, *shape[1:])) for shape in shapes]
     gy, gm0, gP0 = np.zeros((S, size.time, size.p)), np.zeros((S, n)), np.zeros((S, n, n))
     if S and size.time:
         mix = posterior_mix(torch.from_numpy(result.info[:, -1]))[0].numpy()

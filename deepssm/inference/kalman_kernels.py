@@ -179,3 +179,39 @@ def forward_kernel(sizes: tuple[int, int, int, int] | None = None) -> Callable[.
                     copy_matrix(k, k + 1, U, info[s, i])
 
     return forward
+
+
+@njit(forceinline=True)
+def latest(array: np.ndarray) -> np.ndarray:
+    """The last entry of a parameter of the first series."""
+    return array[0, array.shape[1] - 1]
+
+
+@njit(cache=True, fastmath=_FAST, error_model="numpy")
+def predict_once(params, out):  # noqa: ANN001, ANN201
+    """Move the state in slot 0 one step; it becomes both predicted and filtered."""
+    A, b, LQ, _, _, _ = params
+    _, a, L, m, F, _, _, _, _, _, _, _ = out
+    n, q, k = A.shape[3], LQ.shape[3], m.shape[3] - 1
+    predict_mean(n, k, latest(A), latest(b), m[0, 0], a[0, 0])
+    predict_factor(n, q, latest(A), F[0, 0], latest(LQ), np.zeros((n, n + q)), L[0, 0])
+    copy_matrix(n, 1 + k, a[0, 0], m[0, 0])
+    copy_matrix(n, n, L[0, 0], F[0, 0])
+
+
+@njit(cache=True, fastmath=_FAST, error_model="numpy")
+def update_once(params, y, out):  # noqa: ANN001, ANN201
+    """Condition the state in slot 0 on one observation; return its log-density."""
+    _, _, _, C, d, R = params
+    _, a, L, m, F, G, chol, E, rows, count, info, _ = out
+    n, p, k = C.shape[3], C.shape[2], m.shape[3] - 1
+    W, U = np.zeros((p + n, n + p)), np.zeros((k + 1, k + 1))
+    copy_matrix(k, k + 1, info[0, 0], U)
+    count[0, 0], ll, _ = update(
+        n, p, k, latest(C), latest(d), latest(R), y, a[0, 0], L[0, 0], m[0, 0], F[0, 0], G[0, 0],
+        chol[0, 0], E[0, 0], rows[0, 0], U, W, np.zeros(p, np.int64), np.zeros(p, np.bool_),
+    )  # fmt: skip
+    copy_matrix(k, k + 1, U, info[0, 0])
+    copy_matrix(n, 1 + k, m[0, 0], a[0, 0])
+    copy_matrix(n, n, F[0, 0], L[0, 0])
+    return ll

@@ -34,7 +34,7 @@ def draw_paths(
 
     Source: Durbin & Koopman (2002), Biometrika 89; diffuse elements may start anywhere.
     """
-    z = _simulate_states(parameters, (num_samples, *y.shape[:-2]), y.shape[-2], generator)
+    z = simulate_states(parameters, (num_samples, *y.shape[:-2]), y.shape[-2], generator)
     simulated = draw_observations(z, *parameters.emission, generator)
     return z + smoothed_mean(_without_offsets(parameters), y - simulated)
 
@@ -49,12 +49,13 @@ def draw_observations(
     return ((C @ z[..., None]) + factor @ noise[..., None])[..., 0] + d
 
 
-def _simulate_states(
+def simulate_states(
     parameters: LinearParameters,
     lead: tuple[int, ...],
     time: int,
     generator: torch.Generator | None,
 ) -> Tensor:
+    """Draw `z_{1:T}` from the model, diffuse elements at zero, `(*lead, time, state)`."""
     start, (A, b, Q), _ = parameters
     n = A.shape[-1]
     noise = torch.randn((*lead, time, n, 1), generator=generator, dtype=A.dtype, device=A.device)

@@ -1,0 +1,175 @@
+"""The public door: everything a user passes becomes a checked `Series`, or an error that helps."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from .base import Series, StateSpaceModel
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Data = Tensor | ArrayLike
+"""A tensor, an array, or a pandas or polars frame."""
+
+
+class Labels(NamedTuple):
+    """Row labels and column names of the user's data, if it had any."""
+
+    index: pd.Index | None
+    names: tuple[str, ...] | None
+
+
+def as_series(
+    model: StateSpaceModel,
+    y: Data,
+    u: Data | None = None,
+    dt: Data | float | None = None,
+    lengths: Data | None = None,
+) -> Series:
+    """Check data against a model and bring them to its dtype and device.
+
+    Args:
+        model: Says how many observations and inputs a step has.
+        y: `(*batch, time, obs)`, or `(time,)` for one component, or a frame; NaN is missing.
+        u: Inputs, `(*batch, time, input)` or `(time, input)`; required iff the model has inputs.
+        dt: Time steps, a number or `(*batch, time)`; entry 0 is ignored.
+        lengths: Number of valid steps of each series, `(*batch,)`; later entries become missing.
+
+    Returns:
+        The data of one shape, dtype and device.
+
+    Raises:
+        ValueError: A rank, size, dtype or value does not fit; the message names the argument.
+    """
+    values = _observations(model, y)
+    inputs = _inputs(model, u, values)
+    if inputs is not None:
+        batch = torch.broadcast_shapes(values.shape[:-2], inputs.shape[:-2])
+        values = values.expand(*batch, *values.shape[-2:])
+        inputs = inputs.expand(*batch, *inputs.shape[-2:])
+    if lengths is not None:
+        values = _truncate(values, lengths)
+    return Series(values, inputs, _steps(model, dt, values))
+
+
+def labels_of(y: Data) -> Labels:
+    """Return the index and column names of a frame, or nothing for plain arrays."""
+    from .interop.frames import from_frame, is_frame
+
+    if not is_frame(y):
+        return Labels(None, None)
+    frame = from_frame(y, regular=False)
+    return Labels(frame.index, frame.names)
+
+
+def as_tensor(model: StateSpaceModel, name: str, value: Data, *, regular: bool = False) -> Tensor:
+    """Turn an array or a frame into a tensor of the model's dtype on its device.
+
+    Raises:
+        ValueError: It does not hold numbers.
+    """
+    from .interop.frames import from_frame, is_frame
+
+    if is_frame(value):
+        tensor = from_frame(value, regular=regular).y
+    elif isinstance(value, Tensor):
+        tensor = value
+    else:
+        try:
+            tensor = torch.from_numpy(np.array(value, dtype=float))
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"`{name}` must hold numbers (NaN where missing), got {type(value).__name__}: "
+                f"{error}."
+            ) from error
+    if tensor.is_complex():
+        raise ValueError(f"`{name}` must be real, got {tensor.dtype}. Pass its parts as columns.")
+    return tensor.to(model.device, model.dtype)
+
+
+def positive(name: str, value: int) -> int:
+    """Return `value`, a count of at least 1.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"`{name}` must be a whole number of at least 1, got {value!r}.")
+    return value
+
+
+def _observations(model: StateSpaceModel, y: Data) -> Tensor:
+    values, size = as_tensor(model, "y", y), model.obs_dim
+    if values.ndim == 1 and size == 1:
+        values = values[:, None]
+    if values.ndim < 2 or values.shape[-1] != size:
+        raise ValueError(
+            f"`y` must end in `(time, {size})`, for the model observes {size} component(s), got "
+            f"shape {tuple(values.shape)}. Time goes second to last: pass `y[..., None]` for "
+            "scalar series."
+        )
+    if bool(values.isinf().any()):
+        raise ValueError("`y` must be finite or NaN (missing), but holds infinity.")
+    return values
+
+
+def _inputs(model: StateSpaceModel, u: Data | None, y: Tensor) -> Tensor | None:
+    size = model.input_dim
+    if (u is None) != (size == 0):
+        raise ValueError(
+            f"`u` is {'missing' if u is None else 'given'}, but the model has {size} input(s). "
+            + ("Pass `u` of shape `(*batch, time, input)`." if u is None else "Leave `u` out.")
+        )
+    if u is None:
+        return None
+    values = as_tensor(model, "u", u)
+    if values.ndim < 2 or values.shape[-2:] != (y.shape[-2], size):
+        raise ValueError(
+            f"`u` must end in `(time, input) = {(y.shape[-2], size)}`, got {tuple(values.shape)}."
+        )
+    if not bool(values.isfinite().all()):
+        raise ValueError("`u` must be finite: inputs are known. Fill its NaN before the call.")
+    return values
+
+
+def _truncate(y: Tensor, lengths: Data) -> Tensor:
+    counts = torch.as_tensor(lengths, device=y.device)
+    if counts.is_floating_point() or bool(((counts < 0) | (counts > y.shape[-2])).any()):
+        raise ValueError(
+            f"`lengths` must be whole numbers between 0 and time = {y.shape[-2]}, got {lengths}."
+        )
+    try:
+        counts = counts.expand(y.shape[:-2])
+    except RuntimeError as error:
+        raise ValueError(
+            f"`lengths` must have the batch shape {tuple(y.shape[:-2])} of `y`, got "
+            f"{tuple(counts.shape)}."
+        ) from error
+    valid = torch.arange(y.shape[-2], device=y.device) < counts[..., None]
+    return torch.where(valid[..., None], y, torch.full_like(y, torch.nan))
+
+
+def _steps(model: StateSpaceModel, dt: Data | float | None, y: Tensor) -> Tensor | None:
+    if dt is None:
+        return None
+    steps = as_tensor(model, "dt", dt)
+    if steps.ndim and (steps.shape[-1] != y.shape[-2] or steps.ndim > y.ndim - 1):
+        raise ValueError(
+            f"`dt` must be a number or have shape `(*batch, time) = {tuple(y.shape[:-1])}`, got "
+            f"{tuple(steps.shape)}."
+        )
+    if steps.ndim:
+        first = torch.arange(steps.shape[-1], device=steps.device) == 0
+        steps = torch.where(first, torch.zeros_like(steps), steps)
+    if not bool(steps.isfinite().all()) or bool((steps < 0).any()):
+        raise ValueError(
+            "`dt` must be finite and not negative. Sort the readings by time and drop those "
+            "without a time stamp."
+        )
+    return steps

@@ -1,0 +1,97 @@
+"""A fitted model together with its data: the object that `fit` returns."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .base import InferenceMethod, Series, StateSpaceModel
+from .checks import Data, Labels, positive
+from .future import extend, future_labels
+from .results import Filtered, Forecast, Learned, Smoothed
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class _FitFields(NamedTuple):
+    model: StateSpaceModel
+    learned: Learned
+    series: Series
+
+
+class Fit(_FitFields):
+    """A fitted model with its data: the object to question.
+
+    Attributes:
+        model: The model, its parameters moved in place.
+        learned: Objective, history, standard errors, diagnostics and the inference method.
+        series: The checked data.
+        labels: Row labels and column names of the data.
+    """
+
+    labels: Labels = Labels(None, None)
+
+    def labelled(self, labels: Labels) -> Fit:
+        """Attach the labels of the user's frame."""
+        self.labels = labels
+        return self
+
+    @property
+    def index(self) -> pd.Index | None:
+        """Row labels of the data."""
+        return self.labels.index
+
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """Column names of the data."""
+        return self.labels.names
+
+    @property
+    def method(self) -> InferenceMethod:
+        """How states are inferred from now on."""
+        return self.learned.method
+
+    def filter(self) -> Filtered:
+        """Filter the training data; see `deepssm.filter`."""
+        result = self.method.filter(self.model, self.series)
+        return result.labelled(self.index, self.model.state_names)
+
+    def smooth(self) -> Smoothed:
+        """Smooth the training data; see `deepssm.smooth`."""
+        result = self.method.smooth(self.model, self.series)
+        return result.labelled(self.index, self.model.state_names)
+
+    def log_likelihood(self) -> Tensor:
+        """Log-likelihood of each step of the training data, `(*batch, time)`."""
+        return self.method.log_likelihood(self.model, self.series)
+
+    def sample_posterior(
+        self, num_samples: int = 100, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Draw state paths given the training data; see `deepssm.sample_posterior`."""
+        count = positive("num_samples", num_samples)
+        return self.method.sample_posterior(self.model, self.series, count, generator)
+
+    def forecast(
+        self,
+        horizon: int,
+        *,
+        u_future: Data | None = None,
+        dt_future: Data | float | None = None,
+        num_samples: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Forecast:
+        """Forecast the steps after the training data; see `deepssm.forecast`."""
+        horizon = positive("horizon", horizon)
+        whole = extend(self.model, self.series, horizon, u_future, dt_future)
+        result = self.method.forecast(self.model, whole, horizon, num_samples, generator)
+        return result.labelled(future_labels(self.labels, horizon), self.names)
+
+    def summary(self) -> str:
+        """Return a table of parameters, standard errors and diagnostics as text."""
+        from .diagnostics import summary_text
+
+        return summary_text(self.model, self.learned, self.series)

@@ -1,0 +1,126 @@
+"""The square-root Kalman filter one step at a time, by the compiled steps of the batch filter."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..base import LinearGaussianModel, StateSpaceModel
+from .kalman_arrays import Pass, Problem, allocate, prepare
+from .kalman_diffuse import diffuse_moments, posterior_mix
+
+
+class OnlineKalman:
+    """A running Kalman filter over one series; see `OnlineFilter`.
+
+    Parameters are read from the model when it is made; call `refresh` after changing them.
+
+    Args:
+        model: A linear-Gaussian model without a batch of parameters.
+    """
+
+    def __init__(self, model: StateSpaceModel) -> None:
+        from .kalman_kernels import predict_once, update_once
+
+        self._predict, self._update = predict_once, update_once
+        self._model = model
+        self.log_likelihood = 0.0
+        self.refresh()
+        self._out: Pass = allocate(self._problem.sizes, 1)
+        mean, factor = self._problem.start
+        self._out.a[0, 0], self._out.L[0, 0] = mean[0], factor[0]
+        self._out.m[0, 0], self._out.F[0, 0] = mean[0], factor[0]
+
+    def refresh(self) -> None:
+        """Read the model's parameters again."""
+        self._problem = self._read(None, None)
+
+    def predict(self, dt: float | None = None, u: Tensor | None = None) -> None:
+        """Move the state one step.
+
+        Args:
+            dt: Time since the last step, for models in continuous time.
+            u: Input of the arriving step, `(input,)`.
+        """
+        problem = self._problem if dt is None and u is None else self._read(dt, u)
+        self._predict(problem.params, tuple(self._out))
+
+    def update(self, y: Tensor, u: Tensor | None = None) -> float:
+        """Condition on one observation and return its log-density in nats.
+
+        Args:
+            y: `(obs,)`, NaN where missing.
+            u: Input of this step, `(input,)`; it reaches the emission.
+
+        Raises:
+            ValueError: `y` has the wrong size or is infinite.
+        """
+        values = np.asarray(y, dtype=float).reshape(-1)
+        if values.size != self._model.obs_dim or np.isinf(values).any():
+            raise ValueError(
+                f"`y` must hold {self._model.obs_dim} finite number(s) or NaN, got {values}."
+            )
+        problem = self._problem if u is None else self._read(None, u)
+        ll = self._update(problem.params, values, tuple(self._out))
+        self.log_likelihood += ll
+        return ll
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean of the current state, `(state,)`."""
+        return self._moments()[0]
+
+    @property
+    def cov(self) -> Tensor:
+        """Covariance of the current state, `(state, state)`."""
+        return self._moments()[1]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return mean, factor and diffuse equations, to go on later."""
+        out = self._out
+        arrays = {"mean": out.m[0, 0], "factor": out.F[0, 0], "diffuse": out.info[0, 0]}
+        state = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
+        return state | {"log_likelihood": torch.tensor(self.log_likelihood, dtype=torch.float64)}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from what `state_dict` returned.
+
+        Raises:
+            ValueError: The sizes are those of another model.
+        """
+        targets = {"mean": self._out.m, "factor": self._out.F, "diffuse": self._out.info}
+        for name, target in targets.items():
+            if tuple(state[name].shape) != target.shape[2:]:
+                raise ValueError(
+                    f"`state` belongs to another model: its `{name}` has shape "
+                    f"{tuple(state[name].shape)}, expected {target.shape[2:]}."
+                )
+            target[0, 0] = state[name].numpy()
+        self._out.a[0, 0], self._out.L[0, 0] = self._out.m[0, 0], self._out.F[0, 0]
+        self.log_likelihood = float(state["log_likelihood"])
+
+    def _read(self, dt: float | None, u: Tensor | None) -> Problem:
+        """Parameters of one step: entry 1 of a series of two, since entry 0 has no transition."""
+        model = self._model
+        if not isinstance(model, LinearGaussianModel):
+            raise ValueError(
+                f"`Kalman` needs a linear-Gaussian model, got {type(model).__name__}."
+            )
+        like, size = torch.zeros(2, model.obs_dim, dtype=model.dtype), model.input_dim
+        inputs = (
+            like.new_zeros(2, size) if u is None else torch.as_tensor(u).to(like).expand(2, size)
+        )
+        step = None if dt is None else like.new_full((2,), float(dt))
+        with torch.no_grad():
+            parameters = model.linear_parameters(inputs if size else None, step)
+            return prepare(parameters, like)
+
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        columns, factor, info = (
+            torch.from_numpy(x[0, 0].copy()) for x in (self._out.m, self._out.F, self._out.info)
+        )
+        mean, cov = columns[:, 0], factor @ factor.mT
+        if self._problem.sizes.k:
+            mean, cov = diffuse_moments(columns, cov, *posterior_mix(info))
+        return mean.to(self._model.dtype), cov.to(self._model.dtype)

@@ -1,0 +1,68 @@
+"""One observation at a time: the filter as an object that predicts and updates."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from ..base import InferenceMethod, StateSpaceModel
+
+
+class OnlineFilter(Protocol):
+    """A running filter. `update` conditions on an observation, `predict` moves one step.
+
+    It starts at `p(z_1)`: the first call is `update`, then `predict` and `update` alternate.
+    A run over a series equals the batch filter.
+    """
+
+    def predict(self, dt: float | None = None, u: Tensor | None = None) -> None:
+        """Move the state one step; `dt` and `u` are those of the arriving step."""
+        ...
+
+    def update(self, y: Tensor, u: Tensor | None = None) -> float:
+        """Condition on one observation, `(obs,)`, NaN where missing; return its log-density."""
+        ...
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean of the current state, `(state,)`."""
+        ...
+
+    @property
+    def cov(self) -> Tensor:
+        """Covariance of the current state, `(state, state)`."""
+        ...
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return everything needed to go on later, as tensors."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from what `state_dict` returned."""
+        ...
+
+
+@runtime_checkable
+class OnlineMethod(Protocol):
+    """A method that can run one step at a time."""
+
+    def online(self, model: StateSpaceModel) -> OnlineFilter:
+        """Return a filter at the model's start."""
+        ...
+
+
+def start_online(model: StateSpaceModel, method: InferenceMethod) -> OnlineFilter:
+    """Start an online filter.
+
+    Raises:
+        ValueError: The method works on whole series only.
+    """
+    if not isinstance(method, OnlineMethod):
+        raise ValueError(
+            f"`{type(method).__name__}` works on whole series and has no online form. Use "
+            "`Kalman()`, `Extended()` or `Unscented()`."
+        )
+    with torch.no_grad():
+        return method.online(model)

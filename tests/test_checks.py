@@ -1,0 +1,137 @@
+"""Every malformed input is refused at the door by the name of its argument."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import deepssm as ds
+from deepssm.checks import as_series
+
+EYE = [[1.0, 0.0], [0.0, 1.0]]
+
+
+def model(**changes: Any) -> ds.models.LinearGaussian:  # noqa: ANN401
+    given: dict[str, Any] = {"A": EYE, "Q": EYE, "C": EYE, "R": EYE, "P0": EYE}
+    return ds.models.LinearGaussian(**(given | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"Q": [[1.0, 0.0], [0.0, -1.0]]}, "`Q` must be positive semi-definite"),
+        ({"Q": [[1.0, 2.0], [2.0, 1.0]]}, "`Q` must be positive semi-definite"),
+        ({"R": [[1.0, 0.5], [0.0, 1.0]]}, "`R` must be symmetric"),
+        ({"P0": [[-1.0, 0.0], [0.0, 1.0]]}, "`P0` must be positive semi-definite"),
+        ({"A": [[np.nan, 0.0], [0.0, 1.0]]}, "`A` must be finite"),
+        ({"C": [[1.0, 0.0, 0.0]]}, r"`C` must have shape \(1, 2\)"),
+        ({"m0": [0.0, 0.0, 0.0]}, r"`m0` must have shape \(2,\)"),
+        ({"P0": None}, "`P0`, the covariance of the first state, is missing"),
+        ({"initial": "stationary"}, "spectral radius 1"),
+        ({"initial": "flat"}, '`initial` must be "known"'),
+        ({"A": torch.eye(2, dtype=torch.float32, requires_grad=True)}, "torch.float64 while `A`"),
+    ],
+)
+def test_malformed_models(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        model(**changes)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"y": torch.zeros(5, 3)}, "the model observes 2 component"),
+        ({"y": torch.zeros(5)}, "Time goes second to last"),
+        ({"y": [[1.0, np.inf]]}, "`y` must be finite or NaN"),
+        ({"y": [["a", "b"]]}, "`y` must hold numbers"),
+        ({"y": torch.zeros(5, 2).cfloat()}, "`y` must be real"),
+        ({"u": torch.zeros(5, 1)}, "`u` is given, but the model has 0"),
+        ({"dt": torch.ones(4)}, "`dt` must be a number or have shape"),
+        ({"dt": -1.0}, "`dt` must be finite and not negative"),
+        ({"dt": torch.tensor([0.0, 1.0, np.nan, 1.0, 1.0])}, "`dt` must be finite"),
+        ({"lengths": torch.tensor(7)}, "`lengths` must be whole numbers between 0 and time = 5"),
+        ({"lengths": torch.tensor([2, 3])}, "`lengths` must have the batch shape"),
+    ],
+)
+def test_malformed_data(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        as_series(model(), **({"y": torch.zeros(5, 2)} | arguments))
+
+
+def test_malformed_inputs() -> None:
+    driven = model(B=[[1.0], [0.0]])
+    y = torch.zeros(5, 2)
+    with pytest.raises(ValueError, match="`u` is missing"):
+        ds.filter(driven, y)
+    with pytest.raises(ValueError, match="`u` must end in"):
+        ds.filter(driven, y, torch.zeros(4, 1))
+    with pytest.raises(ValueError, match="`u` must be finite"):
+        ds.filter(driven, y, torch.full((5, 1), np.nan))
+    with pytest.raises(ValueError, match="`u_future` is missing"):
+        ds.forecast(driven, y, 3, u=torch.zeros(5, 1))
+    with pytest.raises(ValueError, match="`u_future` must end in"):
+        ds.forecast(driven, y, 3, u=torch.zeros(5, 1), u_future=torch.zeros(2, 1))
+    with pytest.raises(ValueError, match="`u_future` is given, but"):
+        ds.forecast(model(), y, 3, u_future=torch.zeros(3, 1))
+
+
+def test_malformed_requests() -> None:
+    y = torch.zeros(5, 2)
+    with pytest.raises(ValueError, match="`horizon` must be a whole number"):
+        ds.forecast(model(), y, 0)
+    with pytest.raises(ValueError, match="`lengths` cannot be combined with `forecast`"):
+        ds.forecast(model(), y, 2, lengths=torch.tensor(4))
+    with pytest.raises(ValueError, match="`dt` and `dt_future` must be given together"):
+        ds.forecast(model(), y, 2, dt=torch.ones(5))
+    with pytest.raises(ValueError, match="`num_samples` must be a whole number"):
+        ds.sample_posterior(model(), y, num_samples=0)
+    with pytest.raises(ValueError, match="`time` must be"):
+        ds.simulate(model(), -1)
+    with pytest.raises(ValueError, match="cannot be simulated"):
+        ds.simulate(model(initial="diffuse"), 5)
+    with pytest.raises(ValueError, match="has nothing to learn"):
+        ds.fit(model(), y)
+    with pytest.raises(ValueError, match="holds no observation"):
+        ds.fit(model(), y * np.nan)
+    with pytest.raises(ValueError, match="`level` must lie strictly"):
+        ds.forecast(model(), y, 1).interval(1.0)
+    with pytest.raises(ValueError, match="`q` must lie strictly"):
+        ds.forecast(model(), y, 1).quantile(0.0)
+
+
+def test_lengths_make_the_padding_missing() -> None:
+    y = torch.randn(2, 5, 2)
+    padded = ds.log_likelihood(model(), y, lengths=torch.tensor([3, 5]))
+    alone = ds.log_likelihood(model(), y[0, :3])
+    assert torch.equal(padded[0], torch.cat((alone, torch.zeros(2).double())))
+
+
+def test_a_scalar_series_may_drop_its_last_axis() -> None:
+    scalar = ds.models.LinearGaussian([[1.0]], [[1.0]], [[1.0]], [[1.0]], P0=[[1.0]])
+    assert ds.filter(scalar, [0.1, None, 0.3]).mean.shape == (3, 1)  # type: ignore[list-item]
+
+
+def test_frames_go_in_and_come_out_with_their_dates() -> None:
+    index = pd.date_range("2024-01-01", periods=6, freq="D")
+    frame = pd.DataFrame({"a": range(6), "b": 1.0}, index=index, dtype=float)
+    smoothed = ds.smooth(model(), frame).to_frame()
+    assert smoothed.index.equals(index) and list(smoothed)[:2] == ["z0_mean", "z0_sd"]
+    forecast = ds.forecast(model(), frame, 3).to_frame()
+    assert list(forecast.index) == list(pd.date_range("2024-01-07", periods=3, freq="D"))
+    assert list(forecast)[:4] == ["a_mean", "a_sd", "a_lower", "a_upper"]
+
+
+def test_simulations_follow_the_model() -> None:
+    """Moments of 4000 draws; fails by chance with probability < 1e-5 (5 standard errors)."""
+    stationary = model(A=[[0.9, 0.2], [0.0, 0.5]], initial="stationary", P0=None)
+    drawn = ds.simulate(
+        stationary, 4, num_samples=4000, generator=torch.Generator().manual_seed(1)
+    )
+    expected = stationary.initial().covariance_matrix + torch.eye(2)
+    for t in (0, 3):
+        error = torch.cov(drawn.y[:, t].T) - expected
+        assert float((error.abs() / (expected.diagonal().max() * 2**0.5 / 4000**0.5)).max()) < 5
