@@ -41,7 +41,7 @@ class _FilteredFields(NamedTuple):
     ill_conditioned: Tensor
 
 
-class Filtered(_FilteredFields, Labelled):
+class Filtered(Labelled, _FilteredFields):
     """Filtered `p(z_t | y_{1:t})` and predicted `p(z_t | y_{1:t-1})` marginals.
 
     Attributes:
@@ -67,7 +67,7 @@ class _SmoothedFields(NamedTuple):
     ill_conditioned: Tensor
 
 
-class Smoothed(_SmoothedFields, Labelled):
+class Smoothed(Labelled, _SmoothedFields):
     """Smoothed marginals `p(z_t | y_{1:T})` and their lag-one covariances.
 
     Attributes:
@@ -88,7 +88,7 @@ class _SimulatedFields(NamedTuple):
     y: Tensor
 
 
-class Simulated(_SimulatedFields, Labelled):
+class Simulated(Labelled, _SimulatedFields):
     """States and observations drawn from a model.
 
     Attributes:
@@ -106,7 +106,7 @@ class _ForecastFields(NamedTuple):
     state_samples: Tensor | None = None
 
 
-class Forecast(_ForecastFields, Labelled):
+class Forecast(Labelled, _ForecastFields):
     """Predictive distribution of the next `horizon` observations.
 
     Exact Gaussian moments where the model is linear, else moments of `samples`.
