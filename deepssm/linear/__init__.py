@@ -1,17 +1,30 @@
 """The linear core: structures, discretization and the step, scan, chunk and convolution views."""
 
-from .chunk import chunk as chunk
+from .chunk import chunked as chunked
+from .chunk import chunked_by as chunked_by
 from .convolution import causal_convolution as causal_convolution
-from .convolution import convolve as convolve
+from .convolution import convolved as convolved
 from .discretize import Bilinear as Bilinear
 from .discretize import Dirac as Dirac
 from .discretize import Discretization as Discretization
 from .discretize import ZeroOrderHold as ZeroOrderHold
 from .discretize import van_loan as van_loan
+from .hippo import Hippo as Hippo
+from .hippo import Modes as Modes
+from .hippo import fourier as fourier
+from .hippo import lagt as lagt
+from .hippo import legs as legs
+from .hippo import legt as legt
+from .hippo import lru_ring as lru_ring
+from .hippo import s4d_inv as s4d_inv
+from .hippo import s4d_legs as s4d_legs
+from .hippo import s4d_lin as s4d_lin
+from .hippo import s4d_real as s4d_real
+from .low_rank import LowRankPlusDiagonal as LowRankPlusDiagonal
 from .recurrence import Recurrence as Recurrence
 from .recurrence import View as View
-from .recurrence import loop as loop
-from .recurrence import scan as scan
+from .recurrence import looped as looped
+from .recurrence import scanned as scanned
 from .riccati import SteadyState as SteadyState
 from .riccati import backward_innovations as backward_innovations
 from .riccati import innovations as innovations
@@ -22,4 +35,5 @@ from .scan import matrix_scan as matrix_scan
 from .structure import Dense as Dense
 from .structure import Diagonal as Diagonal
 from .structure import Structure as Structure
+from .structure import Transition as Transition
 from .system import LinearSystem as LinearSystem

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import functools
+from typing import cast
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from .recurrence import Recurrence, View, scan
+from .recurrence import Recurrence, View, scanned
 
 _BLOCK = 64
 
 
-def chunk(
+def chunked(
     recurrence: Recurrence, u: Tensor, z0: Tensor | None, *, block: int = _BLOCK
 ) -> tuple[Tensor, Tensor]:
     """Solve block by block: a Toeplitz matrix product inside, a carried state between.
@@ -43,9 +44,9 @@ def chunk(
     return torch.cat([head, tail], -2), z0
 
 
-def chunk_of(block: int) -> View:
-    """Return the view `chunk` with a given block length."""
-    return functools.partial(chunk, block=block)
+def chunked_by(block: int) -> View:
+    """Return the view `chunked` with a given block length."""
+    return functools.partial(chunked, block=block)
 
 
 def advance(
@@ -108,6 +109,8 @@ def _scan_blocks(
     outputs, z = [], z0
     for start in range(0, u.shape[-2], size):
         time = slice(start, start + size)
-        y, z = checkpoint(scan, recurrence.at(time), u[..., time, :], z, use_reentrant=False)  # pyright: ignore[reportGeneralTypeIssues]
+        piece = recurrence.at(time)
+        result = checkpoint(scanned, piece, u[..., time, :], z, use_reentrant=False)
+        y, z = cast("tuple[Tensor, Tensor]", result)
         outputs.append(y)
     return torch.cat(outputs, -2), z

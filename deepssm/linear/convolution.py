@@ -6,7 +6,7 @@ import scipy.fft
 import torch
 from torch import Tensor
 
-from .recurrence import Recurrence, scan
+from .recurrence import Recurrence, scanned
 
 
 def causal_convolution(u: Tensor, kernel: Tensor) -> Tensor:
@@ -31,7 +31,9 @@ def causal_convolution(u: Tensor, kernel: Tensor) -> Tensor:
         return torch.fft.irfft(product, fast)[..., :size]
 
 
-def convolve(recurrence: Recurrence, u: Tensor, z0: Tensor | None) -> tuple[Tensor, Tensor | None]:
+def convolved(
+    recurrence: Recurrence, u: Tensor, z0: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
     """Convolve the inputs with the impulse response and add the free response of `z0`.
 
     A time-varying recurrence has no single impulse response: it is scanned instead.
@@ -45,7 +47,7 @@ def convolve(recurrence: Recurrence, u: Tensor, z0: Tensor | None) -> tuple[Tens
         Outputs `(*batch, time, p)`, and the last state only where it cost nothing.
     """
     if recurrence.varying:
-        return scan(recurrence, u, z0)
+        return scanned(recurrence, u, z0)
     time = u.shape[-2]
     kernel = recurrence.transition.kernel(recurrence.B, recurrence.C, time)
     y = recurrence.feed_through(_convolve_channels(u, kernel), u)

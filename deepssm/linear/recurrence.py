@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from .structure import Structure
+from .structure import Transition
 
 
 class Recurrence(NamedTuple):
@@ -22,7 +22,7 @@ class Recurrence(NamedTuple):
         gain: `G_t` of a time-varying recurrence, else `None`.
     """
 
-    transition: Structure
+    transition: Transition
     B: Tensor
     C: Tensor
     D: Tensor | None = None
@@ -66,7 +66,7 @@ View: TypeAlias = Callable[[Recurrence, Tensor, Tensor | None], tuple[Tensor, Te
 """Maps `(recurrence, u, z0)` to the outputs and the last state (`None`: it was not needed)."""
 
 
-def loop(recurrence: Recurrence, u: Tensor, z0: Tensor | None) -> tuple[Tensor, Tensor]:
+def looped(recurrence: Recurrence, u: Tensor, z0: Tensor | None) -> tuple[Tensor, Tensor]:
     """Advance one step after the other: the reference for the other views, and best when short.
 
     Args:
@@ -85,8 +85,8 @@ def loop(recurrence: Recurrence, u: Tensor, z0: Tensor | None) -> tuple[Tensor, 
     return recurrence.read(torch.stack(states, -2), u), z
 
 
-def scan(recurrence: Recurrence, u: Tensor, z0: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Solve for all states at once in `O(log time)` steps; arguments as in `loop`."""
+def scanned(recurrence: Recurrence, u: Tensor, z0: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Solve for all states at once in `O(log time)` steps; arguments as in `looped`."""
     start = recurrence.start(u, z0)
     states = recurrence.transition.scan(recurrence.drive(u), start, recurrence.varying)
     return recurrence.read(states, u), states[..., -1, :]

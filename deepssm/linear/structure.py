@@ -12,12 +12,20 @@ from .discretize import Discretization
 from .scan import diagonal_scan, matrix_scan
 
 
+class ImpulseResponse(Protocol):
+    """Knows a cheaper way than matrix powers to `C A^l B`."""
+
+    def kernel(self, B: Tensor, C: Tensor, count: int) -> Tensor:
+        """Return `C A^l B`, `l < count`, `(*batch, p, m, count)`."""
+        ...
+
+
 class Structure(Protocol):
-    """A state matrix `A` of known shape; every view of a system is written in these verbs."""
+    """A state matrix `A` of known shape."""
 
     @property
     def state_dim(self) -> int:
-        """Length of the state vector."""
+        """Length of the state vector that is carried."""
         ...
 
     @property
@@ -29,21 +37,33 @@ class Structure(Protocol):
         """Return the matrix, `(*batch, n, n)`."""
         ...
 
-    def discretize(
-        self, rule: Discretization, dt: Tensor, B: Tensor
-    ) -> tuple[Structure, Tensor, Tensor]:
-        """Return `(Ad, G, Bd = G B)`; a `dt` `(*batch, time)` adds a time axis to `Ad` and `G`."""
+    def realize(self, B: Tensor, C: Tensor) -> tuple[Transition, Tensor, Tensor]:
+        """Return `(A, B, C)` in the coordinates in which the state is carried."""
         ...
+
+    def discretize(
+        self, rule: Discretization, dt: Tensor, B: Tensor, C: Tensor
+    ) -> tuple[Transition, Tensor, Tensor, Tensor]:
+        """Return `(Ad, G, Bd, C)` in those coordinates.
+
+        `Bd` is `G B`; but with a `dt` of shape `(*batch, time)`, `Ad` and `G` have a time axis and
+        `Bd` is `B`.
+        """
+        ...
+
+
+class Transition(Structure, Protocol):
+    """A matrix that leads one state to the next; every view is written in these verbs."""
 
     def gain(self, G: Tensor, drive: Tensor) -> Tensor:
         """Return `G` applied to vectors `(*batch, time, n)`."""
         ...
 
-    def at(self, time: slice, G: Tensor) -> tuple[Structure, Tensor]:
+    def at(self, time: slice, G: Tensor) -> tuple[Transition, Tensor]:
         """Cut the time axis of a time-varying structure and of its gain."""
         ...
 
-    def steps(self) -> list[Structure]:
+    def steps(self) -> list[Transition]:
         """Split a time-varying structure into one structure for each step."""
         ...
 
@@ -51,7 +71,7 @@ class Structure(Protocol):
         """Return `A z` for `z` `(*batch, n)`."""
         ...
 
-    def power(self, exponent: int) -> Structure:
+    def power(self, exponent: int) -> Transition:
         """Return `A^exponent`."""
         ...
 
@@ -85,9 +105,11 @@ class Dense(NamedTuple):
 
     Attributes:
         matrix: `A`, `(*batch, n, n)`.
+        resolvent: A cheaper way to the impulse response, where there is one.
     """
 
     matrix: Tensor
+    resolvent: ImpulseResponse | None = None
 
     @property
     def state_dim(self) -> int:
@@ -103,10 +125,14 @@ class Dense(NamedTuple):
         """Return the matrix, `(*batch, n, n)`."""
         return self.matrix
 
+    def realize(self, B: Tensor, C: Tensor) -> tuple[Dense, Tensor, Tensor]:
+        """Return the matrices as they are."""
+        return self, B, C
+
     def discretize(
-        self, rule: Discretization, dt: Tensor, B: Tensor
-    ) -> tuple[Dense, Tensor, Tensor]:
-        """Return `(Ad, G, Bd)`; repeated steps of a time-varying `dt` are computed once."""
+        self, rule: Discretization, dt: Tensor, B: Tensor, C: Tensor
+    ) -> tuple[Dense, Tensor, Tensor, Tensor]:
+        """Return `(Ad, G, Bd, C)`; repeated steps of a time-varying `dt` are computed once."""
         if dt.ndim == 0:
             transition, gain = rule.dense(self.matrix, dt)
         elif self.matrix.ndim > 2 or dt.requires_grad:
@@ -114,7 +140,7 @@ class Dense(NamedTuple):
         else:
             steps, where = dt.unique(return_inverse=True)
             transition, gain = (x[where] for x in rule.dense(self.matrix, steps))
-        return Dense(transition), gain, gain @ B if dt.ndim == 0 else B
+        return Dense(transition), gain, gain @ B if dt.ndim == 0 else B, C
 
     def gain(self, G: Tensor, drive: Tensor) -> Tensor:
         """Return `G` applied to vectors `(*batch, time, n)`."""
@@ -124,7 +150,7 @@ class Dense(NamedTuple):
         """Cut the time axis of a time-varying structure and of its gain."""
         return Dense(self.matrix[..., time, :, :]), G[..., time, :, :]
 
-    def steps(self) -> list[Structure]:
+    def steps(self) -> list[Transition]:
         """Split a time-varying structure into one structure for each step."""
         return [Dense(matrix) for matrix in self.matrix.unbind(-3)]
 
@@ -153,6 +179,8 @@ class Dense(NamedTuple):
 
     def kernel(self, B: Tensor, C: Tensor, count: int) -> Tensor:
         """Return the impulse response `C A^l B`, `(*batch, p, m, count)`."""
+        if self.resolvent is not None:
+            return self.resolvent.kernel(B, C, count)
         return (self.observe(C, count) @ B.unsqueeze(-3)).movedim(-3, -1)
 
     def response(self, C: Tensor, z0: Tensor, count: int) -> Tensor:
@@ -197,14 +225,18 @@ class Diagonal(NamedTuple):
         """Return the matrix, `(*batch, n, n)`."""
         return torch.diag_embed(self.eigenvalues)
 
+    def realize(self, B: Tensor, C: Tensor) -> tuple[Diagonal, Tensor, Tensor]:
+        """Return the matrices as they are."""
+        return self, B, C
+
     def discretize(
-        self, rule: Discretization, dt: Tensor, B: Tensor
-    ) -> tuple[Diagonal, Tensor, Tensor]:
-        """Return `(Ad, G, Bd)`; keep `lambda dt` when `Ad = exp(lambda dt)`."""
+        self, rule: Discretization, dt: Tensor, B: Tensor, C: Tensor
+    ) -> tuple[Diagonal, Tensor, Tensor, Tensor]:
+        """Return `(Ad, G, Bd, C)`; keep `lambda dt` when `Ad = exp(lambda dt)`."""
         eigenvalues = self.eigenvalues if dt.ndim == 0 else self.eigenvalues.unsqueeze(-2)
         transition, gain = rule.diagonal(eigenvalues, dt)
         log = eigenvalues * dt[..., None] if rule.exponential else None
-        return Diagonal(transition, log), gain, gain[..., None] * B if dt.ndim == 0 else B
+        return Diagonal(transition, log), gain, gain[..., None] * B if dt.ndim == 0 else B, C
 
     def gain(self, G: Tensor, drive: Tensor) -> Tensor:
         """Return `G` applied to vectors `(*batch, time, n)`."""
@@ -214,7 +246,7 @@ class Diagonal(NamedTuple):
         """Cut the time axis of a time-varying structure and of its gain."""
         return Diagonal(self.eigenvalues[..., time, :]), G[..., time, :]
 
-    def steps(self) -> list[Structure]:
+    def steps(self) -> list[Transition]:
         """Split a time-varying structure into one structure for each step."""
         return [Diagonal(eigenvalues) for eigenvalues in self.eigenvalues.unbind(-2)]
 

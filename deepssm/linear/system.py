@@ -7,11 +7,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .chunk import advance, chunk
-from .convolution import convolve
+from .chunk import advance, chunked
+from .convolution import convolved
 from .discretize import Discretization, ZeroOrderHold
-from .recurrence import Recurrence, View, scan
-from .structure import Diagonal, Structure
+from .recurrence import Recurrence, View, scanned
+from .structure import Dense, Diagonal, Structure
 
 
 class LinearSystem(NamedTuple):
@@ -56,7 +56,7 @@ class LinearSystem(NamedTuple):
             rate: Factor on every step: 2 for data sampled half as often.
             mask: `(*batch, time)`, false where the input is missing: time passes, nothing enters.
             reverse: Run from the last step to the first; `z0` is then the state after the end.
-            view: `loop`, `scan`, `chunk` or `convolve`; the cheapest one when `None`.
+            view: `looped`, `scanned`, `chunked` or `convolved`; the cheapest one when `None`.
 
         Returns:
             Outputs, `(*batch, time, p)`.
@@ -125,7 +125,7 @@ class LinearSystem(NamedTuple):
             Output `(*batch, p)` and the new state `(*batch, n)`.
         """
         steps = dt[..., None] if isinstance(dt, Tensor) and dt.ndim else dt
-        y, z = self.run(u[..., None, :], z, dt=steps, rate=rate, view=scan)
+        y, z = self.run(u[..., None, :], z, dt=steps, rate=rate, view=scanned)
         return y[..., 0, :], z
 
     def kernel(self, time: int, *, dt: Tensor | float | None = None, rate: float = 1.0) -> Tensor:
@@ -145,7 +145,7 @@ class LinearSystem(NamedTuple):
     def discretized(self, dt: Tensor | float | None = None, rate: float = 1.0) -> LinearSystem:
         """Return the system in discrete time with step `rate * dt`, a scalar."""
         recurrence = self.recurrence(dt, rate)
-        return LinearSystem(recurrence.transition, recurrence.B, self.C, self.D, None)
+        return LinearSystem(recurrence.transition, recurrence.B, recurrence.C, self.D, None)
 
     def recurrence(self, dt: Tensor | float | None = None, rate: float = 1.0) -> Recurrence:
         """Return the discrete-time problem that the views solve.
@@ -159,11 +159,11 @@ class LinearSystem(NamedTuple):
                     "`dt` and `rate` need a system in continuous time, got `rule=None`. "
                     "Build it from continuous matrices with `rule=ZeroOrderHold()`."
                 )
-            return Recurrence(self.structure, self.B, self.C, self.D)
+            return Recurrence(*self.structure.realize(self.B, self.C), self.D)
         real = self.B.real
         step = rate * torch.as_tensor(1.0 if dt is None else dt).to(real.device, real.dtype)
-        transition, gain, B = self.structure.discretize(self.rule, step, self.B)
-        return Recurrence(transition, B, self.C, self.D, gain if step.ndim else None)
+        transition, gain, B, C = self.structure.discretize(self.rule, step, self.B, self.C)
+        return Recurrence(transition, B, C, self.D, gain if step.ndim else None)
 
     def _check(
         self, u: Tensor, z0: Tensor | None, dt: Tensor | float | None, mask: Tensor | None
@@ -195,5 +195,6 @@ def _cheapest(recurrence: Recurrence, u: Tensor, state: bool) -> View:
     """Choose by cost: convolve single channels, scan small states, else work in blocks."""
     n, m, p = recurrence.transition.state_dim, u.shape[-1], recurrence.C.shape[-2]
     if recurrence.varying or isinstance(recurrence.transition, Diagonal) and m * p > 1:
-        return scan if u[..., 0].numel() * n <= 8_000_000 else chunk
-    return chunk if state or not isinstance(recurrence.transition, Diagonal) else convolve
+        return scanned if u[..., 0].numel() * n <= 8_000_000 else chunked
+    dense = isinstance(recurrence.transition, Dense) and recurrence.transition.resolvent is None
+    return chunked if state or dense else convolved

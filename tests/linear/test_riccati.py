@@ -13,12 +13,12 @@ from torch import Tensor
 from deepssm.linear import (
     View,
     backward_innovations,
-    chunk,
-    convolve,
+    chunked,
+    convolved,
     innovations,
-    loop,
+    looped,
     lyapunov,
-    scan,
+    scanned,
     steady_state,
 )
 
@@ -122,7 +122,7 @@ def test_singular_observation_noise_is_refused() -> None:
         steady_state(A, C, Q, torch.ones(2, 2, dtype=F64))
 
 
-@pytest.mark.parametrize("view", [None, loop, scan, chunk, convolve])
+@pytest.mark.parametrize("view", [None, looped, scanned, chunked, convolved])
 def test_steady_filter_and_smoother_are_linear_systems(view: View | None) -> None:
     A, C, Q, R = model(1)
     steady = steady_state(A, C, Q, R)

@@ -18,14 +18,14 @@ from deepssm.linear import (
     LinearSystem,
     View,
     ZeroOrderHold,
-    chunk,
-    convolve,
-    loop,
-    scan,
+    chunked,
+    convolved,
+    looped,
+    scanned,
 )
 
 F64, C128 = torch.float64, torch.complex128
-VIEWS = [scan, chunk, convolve]
+VIEWS = [scanned, chunked, convolved]
 KINDS = ["dense", "real", "complex", "channels"]
 
 
@@ -71,7 +71,7 @@ def test_views_agree_with_the_loop(kind: str, view: View, time: int) -> None:
     grids: list[dict[str, Any]] = [{}, {"rate": 0.5}, {"rate": 2.0, "dt": 0.7}, {"dt": dt}]
     for options in grids:
         for reverse in (False, True):
-            expected = model.run(u, z0, mask=mask, reverse=reverse, view=loop, **options)
+            expected = model.run(u, z0, mask=mask, reverse=reverse, view=looped, **options)
             result = model.run(u, z0, mask=mask, reverse=reverse, view=view, **options)
             torch.testing.assert_close(result, expected, rtol=1e-10, atol=1e-10)
             only = model.apply(u, z0, mask=mask, reverse=reverse, view=view, **options)
@@ -90,7 +90,7 @@ def test_gradients_of_the_views_agree(kind: str, rule: Discretization, varying: 
     leaves.append(model.D.requires_grad_())
     weight = None
     gradients = []
-    for view in (loop, *VIEWS):
+    for view in (looped, *VIEWS):
         y, last = model.run(u, z0, dt=dt, view=view)
         weight = torch.randn_like(y) if weight is None else weight
         objective = (y * weight).sum() + last.abs().square().sum()
@@ -104,7 +104,7 @@ def test_gradients_of_the_views_agree(kind: str, rule: Discretization, varying: 
 def test_carried_state_joins_the_pieces(kind: str, view: View) -> None:
     model = system(kind)
     u, z0, dt, mask = inputs(model, 131)
-    whole, last = model.run(u, z0, dt=dt, mask=mask, view=loop)
+    whole, last = model.run(u, z0, dt=dt, mask=mask, view=looped)
     pieces, z = [], z0
     for time in (slice(0, 1), slice(1, 65), slice(65, 100), slice(100, 131)):
         y, z = model.run(u[..., time, :], z, dt=dt[..., time], mask=mask[..., time], view=view)
