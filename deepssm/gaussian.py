@@ -7,6 +7,7 @@ transformations only, which keeps `P` positive semi-definite and needs no jitter
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pyro.distributions as dist
@@ -68,6 +69,34 @@ def mvn(mean: Tensor, factor: Tensor) -> dist.MultivariateNormal:
             the density is not defined while sampling and moments are.
     """
     return dist.MultivariateNormal(mean, scale_tril=factor, validate_args=False)
+
+
+class Pushforward(dist.TorchDistribution):
+    """The law of `function(w)`, `w ~ N(0, L L')`: noise that enters inside a function.
+
+    It can be sampled, and filtered through by moments; it has no density.
+
+    Args:
+        function: Maps `(*batch, noise)` to `(*batch, n)`.
+        factor: `L`, `(noise, noise)`.
+        batch_shape: `batch`.
+    """
+
+    has_rsample = True
+    arg_constraints: dict[str, dist.constraints.Constraint] = {}
+
+    def __init__(
+        self, function: Callable[[Tensor], Tensor], factor: Tensor, batch_shape: torch.Size
+    ) -> None:
+        self.function, self.factor = function, factor
+        size = function(factor.new_zeros(*batch_shape, factor.shape[-1])).shape[-1:]
+        super().__init__(batch_shape, size, validate_args=False)
+
+    def rsample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
+        """Draw, differentiably, `(*sample_shape, *batch, n)`."""
+        shape = (*sample_shape, *self.batch_shape, self.factor.shape[-1])
+        noise = torch.randn(shape, dtype=self.factor.dtype, device=self.factor.device)
+        return self.function(noise @ self.factor.mT)
 
 
 def outer(factor: Tensor) -> Tensor:

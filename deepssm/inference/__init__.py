@@ -14,4 +14,8 @@ from .gaussian_filters import Simplex as Simplex
 from .gaussian_filters import Unscented as Unscented
 from .guides import SmoothingGuide as SmoothingGuide
 from .kalman import Kalman as Kalman
+from .posterior_linearization import PosteriorLinearization as PosteriorLinearization
+from .robust import Gate as Gate
+from .robust import Huber as Huber
+from .robust import StudentT as StudentT
 from .svi import SVI as SVI

@@ -25,6 +25,8 @@ class Conditionals(NamedTuple):
         emission: `(z, t)` to `p(y_t | z_t = z)`.
         wrap_state: Shortens differences of states; identity but for angles.
         wrap_obs: Shortens differences of observations.
+        noise: Factors of the noises of transition and emission if they enter inside the model's
+            functions, else `None`.
     """
 
     initial: Distribution
@@ -32,6 +34,7 @@ class Conditionals(NamedTuple):
     emission: StepConditional
     wrap_state: Wrap
     wrap_obs: Wrap
+    noise: tuple[Tensor, Tensor] | None = None
 
 
 def bind(model: StateSpaceModel, series: Series) -> Conditionals:
@@ -57,7 +60,8 @@ def bind(model: StateSpaceModel, series: Series) -> Conditionals:
     def emission(z: Tensor, t: int) -> Distribution:
         return model.emission(z, _input(u, z, t))
 
-    return Conditionals(model.initial(), transition, emission, *wraps)
+    noise = getattr(model, "inner_noise", None)
+    return Conditionals(model.initial(), transition, emission, *wraps, noise)
 
 
 def gaussian_start(conditionals: Conditionals, series: Series) -> tuple[Tensor, Tensor]:

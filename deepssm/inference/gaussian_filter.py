@@ -14,7 +14,8 @@ from ..sequences import seeded
 from . import gaussian_steps as steps
 from .conditionals import Conditionals, bind, gaussian_start
 from .gaussian_steps import Conditioned, Passed, Predicted
-from .moments import Conditional, Linearized, Moments
+from .moments import Conditional, Linearized, Moments, inside
+from .robust import Robust, gaussian_update
 
 
 class GaussianFilter(ABC):
@@ -29,6 +30,7 @@ class GaussianFilter(ABC):
     """
 
     iterations: int
+    robust: Robust | None
 
     @abstractmethod
     def moments(self, state_dim: int) -> Moments:
@@ -85,7 +87,7 @@ class GaussianFilter(ABC):
         """
         conditionals = bind(model, series)
         forward = self._pass(model, series, joint=False)
-        rule, first = self.moments(model.state_dim), series.time - horizon
+        rule, first = self.rules(model, conditionals)[1], series.time - horizon
         means, covs = [], []
         for t in range(first, series.time):
             law = _emission(conditionals, t)
@@ -105,33 +107,51 @@ class GaussianFilter(ABC):
             state_samples,
         )
 
+    def trust(self, model: StateSpaceModel, series: Series) -> Tensor:
+        """Return how far each reading was trusted, `(*batch, time, obs)`.
+
+        1 is in full, 0 is rejected by a gate, NaN is missing. Without `robust` all is trusted.
+        """
+        return torch.stack(self._pass(model, series, joint=False).trust, -2)
+
+    def rules(self, model: StateSpaceModel, conditionals: Conditionals) -> tuple[Moments, Moments]:
+        """Return the rules for transitions and emissions, noise inside functions included."""
+        if conditionals.noise is None:
+            rule = self.moments(model.state_dim)
+            return rule, rule
+        sizes = [model.state_dim + noise.shape[-1] for noise in conditionals.noise]
+        pairs = zip(sizes, conditionals.noise, strict=True)
+        first, second = (inside(self.moments(size), noise) for size, noise in pairs)
+        return first, second
+
     def _pass(self, model: StateSpaceModel, series: Series, *, joint: bool) -> Passed:
-        conditionals, rule = bind(model, series), self.moments(model.state_dim)
+        conditionals = bind(model, series)
+        move, emit = self.rules(model, conditionals)
         observed = ~torch.isnan(series.y)
         y = torch.where(observed, series.y, series.y.new_zeros(()))
         some = observed.flatten(0, -3).any(-1).any(0) if observed.ndim > 2 else observed.any(-1)
         informative = some.tolist()
-        forward = Passed([], [], [], [])
+        forward = Passed([], [], [], [], [])
         mean, factor = gaussian_start(conditionals, series)
         prior = Predicted(mean, factor, factor[..., :0], factor[..., :0])
         for t in range(series.time):
             if t > 0:
                 law = _transition(conditionals, t)
-                step = rule(law, mean, factor, conditionals.wrap_state)
+                step = move(law, mean, factor, conditionals.wrap_state)
                 prior = steps.predict(step, joint=joint)
             if informative[t]:
-                posterior = self._update(
-                    rule, conditionals, t, prior, y[..., t, :], observed[..., t, :]
-                )
+                data = y[..., t, :], observed[..., t, :]
+                posterior, trust = self._update(emit, conditionals, t, prior, *data)
                 mean = prior.mean + (prior.factor @ posterior.shift[..., None])[..., 0]
                 factor = prior.factor @ posterior.gain
             else:
                 posterior = steps.nothing_observed(prior)
-                mean, factor = prior.mean, prior.factor
+                mean, factor, trust = prior.mean, prior.factor, series.y[..., t, :]
             forward.predicted.append(prior)
             forward.conditioned.append(posterior)
             forward.mean.append(mean)
             forward.factor.append(factor)
+            forward.trust.append(trust)
         return forward
 
     def _update(
@@ -142,14 +162,14 @@ class GaussianFilter(ABC):
         prior: Predicted,
         y: Tensor,
         observed: Tensor,
-    ) -> Conditioned:
+    ) -> tuple[Conditioned, Tensor]:
         law, wrap = _emission(conditionals, t), conditionals.wrap_obs
         step = rule(law, prior.mean, prior.factor, wrap)
-        posterior = steps.condition(step, wrap(y - step.mean), observed)
+        posterior, trust = gaussian_update(self.robust, step, wrap(y - step.mean), observed)
         for _ in range(self.iterations - 1):
             step = _relinearize(rule, conditionals, t, prior, posterior)
-            posterior = steps.condition(step, wrap(y - step.mean), observed)
-        return posterior
+            posterior, trust = gaussian_update(self.robust, step, wrap(y - step.mean), observed)
+        return posterior, trust
 
 
 def _transition(conditionals: Conditionals, t: int) -> Conditional:

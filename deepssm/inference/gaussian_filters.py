@@ -15,6 +15,7 @@ from .moments import (
     unscented,
     weighted,
 )
+from .robust import Robust
 
 
 @dataclass(frozen=True)
@@ -24,11 +25,13 @@ class Extended(GaussianFilter):
     Args:
         iterations: Linearisations of each emission. From the second on, it is linearised at the
             posterior mean while the prior stays fixed: Gauss-Newton for the mode.
+        robust: What to do about outliers: `Gate()`, `StudentT()`, `Huber()` or nothing.
 
     Source: Särkkä & Svensson (2023), section 7.2; Bell & Cathey (1993) for the iterations.
     """
 
     iterations: int = 1
+    robust: Robust | None = None
 
     def moments(self, state_dim: int) -> Moments:
         """Return the first-order Taylor rule."""
@@ -44,6 +47,7 @@ class Unscented(GaussianFilter):
         beta: Weight of the centre in covariances; 2 suits a Gaussian if `alpha` is small.
         kappa: Second spread, above `-n`.
         iterations: Linearisations of each emission, the later ones about the posterior.
+        robust: What to do about outliers: `Gate()`, `StudentT()`, `Huber()` or nothing.
 
     Source: Wan & van der Merwe (2000); García-Fernández et al. (2015) for the iterations.
     """
@@ -52,6 +56,7 @@ class Unscented(GaussianFilter):
     beta: float = 0.0
     kappa: float = 0.0
     iterations: int = 1
+    robust: Robust | None = None
 
     def __post_init__(self) -> None:
         """Check `alpha`."""
@@ -82,11 +87,13 @@ class Cubature(GaussianFilter):
 
     Args:
         iterations: Linearisations of each emission, the later ones about the posterior.
+        robust: What to do about outliers: `Gate()`, `StudentT()`, `Huber()` or nothing.
 
     Source: Arasaratnam & Haykin (2009), IEEE Transactions on Automatic Control 54(6).
     """
 
     iterations: int = 1
+    robust: Robust | None = None
 
     def moments(self, state_dim: int) -> Moments:
         """Return the spherical-radial rule of degree three."""
@@ -99,11 +106,13 @@ class Simplex(GaussianFilter):
 
     Args:
         iterations: Linearisations of each emission, the later ones about the posterior.
+        robust: What to do about outliers: `Gate()`, `StudentT()`, `Huber()` or nothing.
 
     Source: Moireau & Chapelle (2011), ESAIM: COCV 17.
     """
 
     iterations: int = 1
+    robust: Robust | None = None
 
     def moments(self, state_dim: int) -> Moments:
         """Return the rule of the regular simplex, of degree two."""
@@ -117,12 +126,14 @@ class GaussHermite(GaussianFilter):
     Args:
         order: Points per axis; moments of polynomials up to degree `2 order - 1` are exact.
         iterations: Linearisations of each emission, the later ones about the posterior.
+        robust: What to do about outliers: `Gate()`, `StudentT()`, `Huber()` or nothing.
 
     Source: Ito & Xiong (2000), IEEE Transactions on Automatic Control 45(5).
     """
 
     order: int = 3
     iterations: int = 1
+    robust: Robust | None = None
 
     def __post_init__(self) -> None:
         """Check `order`."""

@@ -38,12 +38,13 @@ class Conditioned(NamedTuple):
 
 
 class Passed(NamedTuple):
-    """A forward pass, each field a list over time."""
+    """A forward pass, each field a list over time; `trust` tells what was made of readings."""
 
     predicted: list[Predicted]
     conditioned: list[Conditioned]
     mean: list[Tensor]
     factor: list[Tensor]
+    trust: list[Tensor]
 
 
 def predict(step: Linearized, *, joint: bool) -> Predicted:

@@ -17,9 +17,15 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.distributions import Distribution, Independent, MultivariateNormal
+from torch.distributions import (
+    Distribution,
+    Independent,
+    MultivariateNormal,
+    OneHotCategorical,
+)
+from torch.nn import functional
 
-from ..gaussian import beside, outer, psd_factor
+from ..gaussian import beside, mvn, outer, psd_factor
 
 Conditional = Callable[[Tensor], Distribution]
 Wrap = Callable[[Tensor], Tensor]
@@ -224,15 +230,43 @@ def _downdated(
     return psd_factor(torch.where(real, cov, 0.0) + outer(noise), "unscented covariance")
 
 
+def inside(rule: Moments, noise: Tensor) -> Moments:
+    """Return the rule for noise inside the function: `e` and the noise are pushed together.
+
+    Args:
+        rule: A rule for `state + noise` dimensions.
+        noise: Factor of the noise, `(noise, noise)`.
+    """
+
+    def augmented(
+        conditional: Conditional, mean: Tensor, factor: Tensor, wrap: Wrap
+    ) -> Linearized:
+        n, q = mean.shape[-1], noise.shape[-1]
+        joint = factor.new_zeros(*factor.shape[:-2], n + q, n + q)
+        joint[..., :n, :n], joint[..., n:, n:] = factor, noise
+
+        def pushed(z: Tensor) -> Distribution:
+            value = conditional(z[..., :n]).function(z[..., n:])  # type: ignore[attr-defined]
+            return mvn(value, value.new_zeros(value.shape[-1], value.shape[-1]))
+
+        step = rule(pushed, functional.pad(mean, (0, q)), joint, wrap)
+        spread = torch.cat((step.slope[..., n:], step.spread), -1)
+        return Linearized(step.mean, step.slope[..., :n], spread)
+
+    return augmented
+
+
 def _noise(law: Distribution, weights: Tensor | None) -> Tensor:
     """Return a factor of the mean of `Cov(x | z)` over the points, or of the first point's."""
+    while isinstance(law, Independent):
+        law = law.base_dist
     if isinstance(law, MultivariateNormal):
         factor = law.scale_tril
         if weights is None or factor.stride(0) == 0:
             return factor[0]
-        return psd_factor(_average(factor @ factor.mT, weights), "mean covariance of the noise")
-    while isinstance(law, Independent):
-        law = law.base_dist
+        return psd_factor(_average(outer(factor), weights), "mean covariance of the noise")
+    if isinstance(law, OneHotCategorical):
+        return _one_hot_noise(law.probs, weights)
     cov = getattr(law, "covariance_matrix", None)
     if cov is not None:
         average = cov[0] if weights is None else _average(cov, weights)
@@ -241,6 +275,17 @@ def _noise(law: Distribution, weights: Tensor | None) -> Tensor:
     if weights is None or variance.stride(0) == 0:
         return torch.diag_embed(_safe_sqrt(variance[0]))
     return torch.diag_embed(_safe_sqrt(_average(variance, weights)))
+
+
+def _one_hot_noise(probs: Tensor, weights: Tensor | None) -> Tensor:
+    """Factor `diag(p) - p p'` as `diag(s) - p s'` with `s = sqrt(p)`, without a difference."""
+    root = probs.sqrt()
+    factors = torch.diag_embed(root) - probs[..., :, None] * root[..., None, :]
+    if weights is None:
+        return factors[0]
+    if bool((weights < 0).any()):
+        return psd_factor(_average(outer(factors), weights), "mean covariance of the noise")
+    return (_column(weights.sqrt(), factors) * factors).movedim(0, -2).flatten(-2)
 
 
 def _average(values: Tensor, weights: Tensor) -> Tensor:

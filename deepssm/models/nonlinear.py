@@ -1,8 +1,9 @@
-"""State space models of your own functions, with Gaussian noise added."""
+"""State space models of your own functions, with Gaussian noise."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from ..base import StateSpaceModel
-from ..gaussian import mvn, psd_factor
+from ..gaussian import Pushforward, mvn, psd_factor
 
 Numbers = Tensor | Sequence[Sequence[float]] | PyroParam | PyroSample
 TransitionFunction = Callable[[Tensor, Tensor | None, Tensor | None], Tensor]
@@ -36,6 +37,9 @@ class NonlinearGaussian(StateSpaceModel):
         R: Covariance of `v_t`, `(obs, obs)`.
         m0: Mean of the state that emits the first observation, `(state,)`.
         P0: Its covariance, `(state, state)`.
+        noise: Where the noise enters: `"added"` to the results of `f` and `h`, or `"inside"`, in
+            which case the functions are `f(z, u, dt, w)` and `h(z, u, v)` and the sizes of `w`
+            and `v` are those of `Q` and `R`.
         input_dim: Size of `u`.
         circular_state: Which components of `z` are angles in radians.
         circular_obs: Which components of `y` are angles in radians; their differences are taken
@@ -61,6 +65,7 @@ class NonlinearGaussian(StateSpaceModel):
         R: Numbers,
         m0: Tensor | Sequence[float] | PyroParam | PyroSample,
         P0: Numbers,
+        noise: Literal["added", "inside"] = "added",
         input_dim: int = 0,
         circular_state: tuple[int, ...] = (),
         circular_obs: tuple[int, ...] = (),
@@ -73,7 +78,8 @@ class NonlinearGaussian(StateSpaceModel):
         self._hold("R", R)
         self._hold("P0", P0)
         self._hold("m0", m0)
-        self.state_dim, self.obs_dim, self.input_dim = len(self.m0), len(self.R), input_dim
+        self.noise, self.state_dim, self.input_dim = noise, len(self.m0), input_dim
+        self.obs_dim = self._observation_size()
         self.circular_state, self.circular_obs = circular_state, circular_obs
         self._factors: dict[str, tuple[int, int, Tensor]] = {}
         self._check_shapes()
@@ -84,8 +90,8 @@ class NonlinearGaussian(StateSpaceModel):
 
     def transition(
         self, z: Tensor, u: Tensor | None = None, dt: Tensor | None = None
-    ) -> MultivariateNormal:
-        """Return `p(z_t | z_{t-1} = z) = N(f(z, u, dt), Q)`.
+    ) -> MultivariateNormal | Pushforward:
+        """Return `p(z_t | z_{t-1} = z)`: `N(f(z, u, dt), Q)` if the noise is added.
 
         Args:
             z: `(*axes, state)`.
@@ -94,16 +100,40 @@ class NonlinearGaussian(StateSpaceModel):
         """
         noise = self.noise_function
         factor = self._factor("Q") if noise is None else psd_factor(noise(dt), "Q")
-        return mvn(self.transition_function(z, u, dt), factor)
+        if self.noise == "added":
+            return mvn(self.transition_function(z, u, dt), factor)
+        f: Callable[..., Tensor] = self.transition_function
+        return Pushforward(lambda w: f(z, u, dt, w), factor, z.shape[:-1])
 
-    def emission(self, z: Tensor, u: Tensor | None = None) -> MultivariateNormal:
-        """Return `p(y_t | z_t = z) = N(h(z, u), R)`.
+    def emission(self, z: Tensor, u: Tensor | None = None) -> MultivariateNormal | Pushforward:
+        """Return `p(y_t | z_t = z)`: `N(h(z, u), R)` if the noise is added.
 
         Args:
             z: `(*axes, state)`.
             u: `(*axes, input)`.
         """
-        return mvn(self.emission_function(z, u), self._factor("R"))
+        if self.noise == "added":
+            return mvn(self.emission_function(z, u), self._factor("R"))
+        h: Callable[..., Tensor] = self.emission_function
+        return Pushforward(lambda v: h(z, u, v), self._factor("R"), z.shape[:-1])
+
+    @property
+    def inner_noise(self) -> tuple[Tensor, Tensor] | None:
+        """Factors of `Q` and `R` if the noises enter inside the functions, else `None`."""
+        return None if self.noise == "added" else (self._factor("Q"), self._factor("R"))
+
+    def _observation_size(self) -> int:
+        if self.noise == "added":
+            return self.R.shape[-1]
+        if self.noise_function is not None:
+            raise ValueError(
+                "`Q` must be a matrix if `noise` is 'inside'; let `f(z, u, dt, w)` scale `w` "
+                "by the time elapsed instead."
+            )
+        u = self.m0.new_zeros(self.input_dim) if self.input_dim else None
+        h: Callable[..., Tensor] = self.emission_function
+        with torch.no_grad():
+            return h(self.m0, u, self.m0.new_zeros(self.R.shape[-1])).shape[-1]
 
     def _hold(self, name: str, value: object) -> None:
         """Register a fixed value as a buffer, a learnable one under its constraint."""
@@ -127,9 +157,10 @@ class NonlinearGaussian(StateSpaceModel):
         return known[2]
 
     def _check_shapes(self) -> None:
-        for name, size in (("Q", self.state_dim), ("R", self.obs_dim), ("P0", self.state_dim)):
-            if name == "Q" and self.noise_function is not None:
-                continue
+        sizes = {"R": self.R.shape[-1], "P0": self.state_dim}
+        if self.noise_function is None:
+            sizes["Q"] = self.state_dim if self.noise == "added" else self.Q.shape[-1]
+        for name, size in sizes.items():
             shape = tuple(getattr(self, name).shape)
             if shape != (size, size):
                 raise ValueError(

@@ -89,7 +89,7 @@ def test_noise_may_depend_on_the_time_elapsed(method: Extended | Unscented) -> N
     [
         ({"Q": torch.eye(3)}, "`Q` must be \\(2, 2\\)"),
         ({"P0": torch.eye(1)}, "`P0` must be \\(2, 2\\)"),
-        ({"R": [[1.0, 0.0]]}, "`R` must be \\(1, 1\\)"),
+        ({"R": [[1.0, 0.0]]}, "`R` must be \\(2, 2\\)"),
         ({"Q": [[1.0, 2.0], [2.0, 1.0]]}, "`Q` must be positive semi-definite"),
         ({"R": [[-1.0]]}, "`R` must be positive semi-definite"),
     ],
