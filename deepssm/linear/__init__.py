@@ -21,6 +21,8 @@ from .hippo import s4d_legs as s4d_legs
 from .hippo import s4d_lin as s4d_lin
 from .hippo import s4d_real as s4d_real
 from .low_rank import LowRankPlusDiagonal as LowRankPlusDiagonal
+from .memory import ScaledMemory as ScaledMemory
+from .memory import SlidingMemory as SlidingMemory
 from .recurrence import Recurrence as Recurrence
 from .recurrence import View as View
 from .recurrence import looped as looped
