@@ -7,6 +7,8 @@ from .elbo import GuideProgram as GuideProgram
 from .elbo import bound as bound
 from .elbo import importance_log_likelihood as importance_log_likelihood
 from .encoders import RecurrentEncoder as RecurrentEncoder
+from .ensemble import Ensemble as Ensemble
+from .ensemble import gaspari_cohn as gaspari_cohn
 from .gaussian_filters import Cubature as Cubature
 from .gaussian_filters import Extended as Extended
 from .gaussian_filters import GaussHermite as GaussHermite

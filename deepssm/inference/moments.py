@@ -97,7 +97,7 @@ def taylor(conditional: Conditional, mean: Tensor, factor: Tensor, wrap: Wrap) -
         point = forward_ad.make_dual(mean.expand_as(tangents).contiguous(), tangents)
         law = conditional(point)
         value, tangent = forward_ad.unpack_dual(law.mean)
-        noise = forward_ad.unpack_dual(_noise(law, None))[0]
+        noise = forward_ad.unpack_dual(noise_factor(law, None))[0]
     if tangent is None:
         tangent = torch.zeros_like(value)
     return Linearized(value[0], tangent.movedim(0, -1), noise)
@@ -122,7 +122,7 @@ def weighted(points: Tensor, weights: Tensor) -> Moments:
         slope = torch.einsum("i,i...p,in->...pn", w, steps, x)
         left = steps - shift - torch.einsum("...pn,in->i...p", slope, x)
         spread = (_column(w.sqrt(), left) * left).movedim(0, -1)
-        return Linearized(reference + shift, slope, beside(spread, _noise(law, w)))
+        return Linearized(reference + shift, slope, beside(spread, noise_factor(law, w)))
 
     return rule
 
@@ -150,7 +150,7 @@ def unscented(alpha: float, beta: float, kappa: float) -> Moments:
         shift = even.sum(0) / square
         weights = mean.new_full((2 * n + 1,), 0.5 / square)
         weights[0] = 1 - n / square
-        slope, noise = odd.movedim(0, -1) / math.sqrt(square), _noise(law, weights)
+        slope, noise = odd.movedim(0, -1) / math.sqrt(square), noise_factor(law, weights)
         excess = beta - alpha**2
         if 1 + excess * n / square > -1e-9:
             spread = beside(_even_spread(even, shift, square, excess), noise)
@@ -256,7 +256,7 @@ def inside(rule: Moments, noise: Tensor) -> Moments:
     return augmented
 
 
-def _noise(law: Distribution, weights: Tensor | None) -> Tensor:
+def noise_factor(law: Distribution, weights: Tensor | None) -> Tensor:
     """Return a factor of the mean of `Cov(x | z)` over the points, or of the first point's."""
     while isinstance(law, Independent):
         law = law.base_dist

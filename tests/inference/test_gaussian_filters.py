@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from deepssm.base import LinearParameters, Series, StateSpaceModel
+from deepssm.base import Series, StateSpaceModel
 from deepssm.inference.gaussian_filter import GaussianFilter
 from deepssm.inference.gaussian_filters import (
     Cubature,
@@ -17,10 +17,17 @@ from deepssm.inference.gaussian_filters import (
     Simplex,
     Unscented,
 )
-from deepssm.models.nonlinear import NonlinearGaussian
 from tests import oracles
+from tests.inference.nonlinear_models import (
+    CASE_4,
+    NAN,
+    Linear,
+    case_4,
+    matrix,
+    pendulum,
+    readings,
+)
 
-NAN = float("nan")
 RULES = [
     Extended(),
     Extended(iterations=3),
@@ -35,55 +42,21 @@ RULES = [
     GaussHermite(3),
     GaussHermite(4, iterations=2),
 ]
-CASE_4 = torch.tensor(
-    [[1.2, 0.4], [NAN, 0.9], [2.1, NAN], [NAN, NAN], [1.7, 1.3], [0.6, 0.2]], dtype=torch.float64
-)
-
-
-class Linear(StateSpaceModel):
-    """Any linear-Gaussian model, given by its matrices."""
-
-    def __init__(self, parameters: LinearParameters) -> None:
-        super().__init__()
-        self.numbers = parameters
-        self.state_dim = parameters.initial.mean.shape[-1]
-        self.obs_dim = parameters.emission.offset.shape[-1]
-
-    def linear_parameters(self, u: Tensor | None, dt: Tensor | None) -> LinearParameters:
-        return self.numbers
-
-
-def _matrix(rows: list[list[float]]) -> Tensor:
-    return torch.tensor(rows, dtype=torch.float64)
-
-
-def case_4() -> NonlinearGaussian:
-    """The generic-position model of statsmodels' and the dense answer, as plain functions."""
-    A, C = _matrix([[0.9, 0.1], [0.0, 0.8]]), _matrix([[1.0, 0.3], [0.5, 1.0]])
-    b, d = _matrix([[0.05, 0.02]])[0], _matrix([[0.1, -0.2]])[0]
-    return NonlinearGaussian(
-        lambda z, u, dt: z @ A.mT + b,
-        lambda z, u: z @ C.mT + d,
-        Q=_matrix([[0.2, 0.05], [0.05, 0.3]]),
-        R=_matrix([[0.5, 0.3], [0.3, 0.6]]),
-        m0=_matrix([[0.5, -0.5]])[0],
-        P0=_matrix([[2.0, 0.3], [0.3, 1.0]]),
-    )
 
 
 @pytest.mark.parametrize("rule", RULES, ids=repr)
 def test_published_numbers_of_the_generic_model(rule: GaussianFilter) -> None:
     model = case_4()
     smoothed = rule.smooth(model, Series(CASE_4))
-    steps = _matrix([[-2.5162437204, -1.2371375558, -1.3053137221, 0, -1.9578927784]])[0]
+    steps = matrix([[-2.5162437204, -1.2371375558, -1.3053137221, 0, -1.9578927784]])[0]
     torch.testing.assert_close(smoothed.log_likelihood[:5], steps, rtol=0, atol=1e-9)
     assert smoothed.log_likelihood[3] == 0
     assert abs(smoothed.log_likelihood.sum().item() + 9.215797658164472) < 1e-9
-    expected = _matrix([[1.2203282676, 0.0770074836], [1.2910067193, 0.4227929356]])
+    expected = matrix([[1.2203282676, 0.0770074836], [1.2910067193, 0.4227929356]])
     torch.testing.assert_close(smoothed.mean[[0, 3]], expected, rtol=0, atol=1e-9)
-    cov = _matrix([[0.3030645178, -0.0597290228], [-0.0597290228, 0.2869227066]])
+    cov = matrix([[0.3030645178, -0.0597290228], [-0.0597290228, 0.2869227066]])
     torch.testing.assert_close(smoothed.cov[0], cov, rtol=0, atol=1e-9)
-    cross = _matrix([[0.2086549668, -0.0863491766], [-0.0552289632, 0.1521534353]]).mT
+    cross = matrix([[0.2086549668, -0.0863491766], [-0.0552289632, 0.1521534353]]).mT
     torch.testing.assert_close(smoothed.cross_cov[1], cross, rtol=0, atol=1e-9)
 
 
@@ -91,10 +64,10 @@ def test_published_numbers_of_the_generic_model(rule: GaussianFilter) -> None:
 def test_published_forecast_of_the_generic_model(rule: GaussianFilter) -> None:
     future = torch.full((3, 2), NAN, dtype=torch.float64)
     forecast = rule.forecast(case_4(), Series(torch.cat((CASE_4, future))), 3)
-    mean = _matrix(
+    mean = matrix(
         [[1.0844120452, 0.4703854587], [1.0566444413, 0.4378657696], [1.0301188777, 0.409694278]]
     )
-    cov = _matrix([[0.9640622563, 0.7094841679], [0.7094841679, 1.2299841558]])
+    cov = matrix([[0.9640622563, 0.7094841679], [0.7094841679, 1.2299841558]])
     torch.testing.assert_close(forecast.mean, mean, rtol=0, atol=1e-9)
     torch.testing.assert_close(forecast.cov[0], cov, rtol=0, atol=1e-9)
 
@@ -149,40 +122,6 @@ def test_exact_readings_condition_exactly_and_are_flagged() -> None:
     assert torch.isneginf(against).all()
 
 
-class Pendulum(nn.Module):
-    """Angle and angular velocity under gravity, with a learnable gravity over length."""
-
-    def __init__(self, stiffness: float = 9.81) -> None:
-        super().__init__()
-        self.stiffness = nn.Parameter(torch.tensor(stiffness, dtype=torch.float64))
-
-    def forward(self, z: Tensor, u: Tensor | None, dt: Tensor | None) -> Tensor:
-        step = torch.as_tensor(0.05 if dt is None else dt, dtype=z.dtype)
-        push = 0.0 if u is None else u[..., 0]
-        angle, speed = z.unbind(-1)
-        force = push - self.stiffness * torch.sin(angle)
-        return torch.stack((angle + step * speed, speed + step * force), -1)
-
-
-def pendulum(stiffness: float = 9.81, **changes: object) -> NonlinearGaussian:
-    numbers = dict(
-        Q=_matrix([[1e-4, 2e-5], [2e-5, 1e-2]]),
-        R=_matrix([[0.1]]),
-        m0=torch.tensor([1.2, 0.0], dtype=torch.float64),
-        P0=_matrix([[0.2, 0.02], [0.02, 0.1]]),
-    )
-    return NonlinearGaussian(
-        Pendulum(stiffness), lambda z, u: torch.sin(z[..., :1]), **{**numbers, **changes}
-    )
-
-
-def readings(time: int, *batch: int, seed: int = 0) -> Tensor:
-    g = torch.Generator().manual_seed(seed)
-    t = 0.05 * torch.arange(time, dtype=torch.float64)
-    noise = torch.randn(*batch, time, generator=g, dtype=torch.float64)
-    return (torch.sin(1.2 * torch.cos(3.1 * t)) + 0.3 * noise)[..., None]
-
-
 @pytest.mark.parametrize("rule", RULES, ids=repr)
 def test_batch_equals_one_by_one_with_inputs_and_irregular_steps(rule: GaussianFilter) -> None:
     model = pendulum()
@@ -219,7 +158,7 @@ def test_unscented_moments_are_the_textbooks() -> None:
     """Oracle: weights and points of Wan and van der Merwe, centre weight and all."""
     alpha, beta, kappa = 0.7, 1.5, 0.4
     rule = Unscented(alpha, beta, kappa).moments(2)
-    mean, factor = _matrix([[0.4, -0.3]])[0], _matrix([[0.8, 0.0], [0.3, 0.5]])
+    mean, factor = matrix([[0.4, -0.3]])[0], matrix([[0.8, 0.0], [0.3, 0.5]])
     model = pendulum()
     step = rule(lambda z: model.transition(2 * torch.sin(z) ** 2), mean, factor, lambda x: x)
 
@@ -254,7 +193,7 @@ def test_unscented_needs_a_downdate_only_where_the_textbook_may_be_indefinite() 
 
 def test_hermite_is_exact_for_polynomials() -> None:
     """E[z^3] and E[z^4] of a correlated Gaussian, against the published moments."""
-    mean, factor = _matrix([[0.4, -0.3]])[0], _matrix([[0.8, 0.0], [0.3, 0.5]])
+    mean, factor = matrix([[0.4, -0.3]])[0], matrix([[0.8, 0.0], [0.3, 0.5]])
     law = lambda z: torch.distributions.Independent(  # noqa: E731
         torch.distributions.Normal(torch.stack((z[..., 0] ** 3, z[..., 1] ** 4), -1), 1.0), 1
     )
@@ -272,7 +211,7 @@ def test_every_parameter_is_learnable(rule: GaussianFilter) -> None:
     y[3] = NAN
 
     def total(stiffness: Tensor, q: Tensor, r: Tensor, p0: Tensor, m0: Tensor) -> Tensor:
-        model = pendulum(R=r * _matrix([[1.0]]), P0=p0 * _matrix([[0.2, 0.02], [0.02, 0.1]]))
+        model = pendulum(R=r * matrix([[1.0]]), P0=p0 * matrix([[0.2, 0.02], [0.02, 0.1]]))
         del model.transition_function.stiffness
         model.transition_function.stiffness = stiffness
         for name, value in (("Q", q * model.Q), ("R", r * model.R), ("P0", p0 * model.P0)):
@@ -287,7 +226,7 @@ def test_every_parameter_is_learnable(rule: GaussianFilter) -> None:
 
 @pytest.mark.parametrize("rule", [Extended(), Unscented(), GaussHermite(3)], ids=repr)
 def test_what_is_missing_changes_nothing_bit_for_bit(rule: GaussianFilter) -> None:
-    model = pendulum(R=_matrix([[0.1, 0.02], [0.02, 0.2]]))
+    model = pendulum(R=matrix([[0.1, 0.02], [0.02, 0.2]]))
     model.emission_function = lambda z, u: torch.stack((z[..., 0].sin(), z[..., 1]), -1)
     y = torch.cat((readings(6), readings(6, seed=1)), -1)
     y[2, 0] = NAN
@@ -297,7 +236,7 @@ def test_what_is_missing_changes_nothing_bit_for_bit(rule: GaussianFilter) -> No
     (gradient,) = torch.autograd.grad(total.sum(), stiffness)
     assert total[4] == 0
     assert torch.isfinite(gradient)
-    alone = pendulum(R=_matrix([[0.2]]))
+    alone = pendulum(R=matrix([[0.2]]))
     alone.emission_function = lambda z, u: z[..., 1:]
     first = Series(y[:3].clone())
     first.y[:2] = NAN

@@ -21,7 +21,7 @@ from deepssm.inference.gaussian_filters import (
 )
 from deepssm.inference.moments import circular, identity
 from deepssm.models.nonlinear import NonlinearGaussian
-from tests.inference.test_gaussian_filters import pendulum, readings
+from tests.inference.nonlinear_models import pendulum, readings
 
 RULES = [
     Extended(),

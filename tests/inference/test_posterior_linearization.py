@@ -6,7 +6,7 @@ import torch
 from deepssm.base import Series
 from deepssm.inference.gaussian_filters import Cubature, Extended, Unscented
 from deepssm.inference.posterior_linearization import PosteriorLinearization
-from tests.inference.test_gaussian_filters import CASE_4, case_4, pendulum, readings
+from tests.inference.nonlinear_models import CASE_4, case_4, pendulum, readings
 
 
 @pytest.mark.parametrize("rule", [Extended(), Unscented(0.5, 2.0, 1.0), Cubature()], ids=repr)
@@ -54,7 +54,7 @@ def test_batches_are_independent() -> None:
 
 def test_linear_models_are_sent_to_the_exact_method() -> None:
     from tests import oracles
-    from tests.inference.test_gaussian_filters import Linear
+    from tests.inference.nonlinear_models import Linear
 
     model = Linear(oracles.random_linear_gaussian(2, 1, 3, 0))
     with pytest.raises(ValueError, match="is linear already"):

@@ -7,7 +7,7 @@ from scipy import stats
 from deepssm.base import Series
 from deepssm.inference.gaussian_filters import Cubature, Extended, Unscented
 from deepssm.inference.robust import Gate, Huber, Robust, StudentT
-from tests.inference.test_gaussian_filters import CASE_4, NAN, case_4, pendulum, readings
+from tests.inference.nonlinear_models import CASE_4, NAN, case_4, pendulum, readings
 
 
 @pytest.mark.parametrize("rule", [Extended, Unscented, Cubature])
