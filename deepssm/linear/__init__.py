@@ -34,6 +34,8 @@ from .riccati import lyapunov as lyapunov
 from .riccati import steady_state as steady_state
 from .scan import diagonal_scan as diagonal_scan
 from .scan import matrix_scan as matrix_scan
+from .selective import scalar_decay_scan as scalar_decay_scan
+from .selective import selective_scan as selective_scan
 from .structure import Dense as Dense
 from .structure import Diagonal as Diagonal
 from .structure import Structure as Structure
