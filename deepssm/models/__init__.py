@@ -1,10 +1,28 @@
 """What the world is: state space models, classical and neural."""
 
+from .comparators import CausalAttention as CausalAttention
+from .comparators import CausalCNN as CausalCNN
+from .comparators import Recurrent as Recurrent
 from .deep_markov import DeepMarkov as DeepMarkov
 from .emissions import BernoulliEmission as BernoulliEmission
 from .emissions import GaussianEmission as GaussianEmission
 from .linear_gaussian import LinearGaussian as LinearGaussian
+from .lssl import LSSL as LSSL
+from .mamba import Mamba as Mamba
 from .nonlinear import NonlinearGaussian as NonlinearGaussian
+from .s4 import DSS as DSS
+from .s4 import S4 as S4
+from .s4 import S4D as S4D
+from .s5 import LRU as LRU
+from .s5 import S5 as S5
+from .sequence_heads import SequenceClassifier as SequenceClassifier
+from .sequence_heads import SequenceForecaster as SequenceForecaster
+from .sequence_heads import SequenceRegressor as SequenceRegressor
+from .sequence_layer import SequenceLayer as SequenceLayer
+from .sequence_layer import param_groups as param_groups
+from .sequence_model import Bidirectional as Bidirectional
+from .sequence_model import ResidualBlock as ResidualBlock
+from .sequence_model import SequenceModel as SequenceModel
 from .transitions import GatedTransition as GatedTransition
 from .transitions import LinearTransition as LinearTransition
 from .transitions import MLPTransition as MLPTransition
