@@ -30,7 +30,10 @@ def tria(matrix: Tensor) -> Tensor:
 
     Source: Corenflos (2026), arXiv 2603.13559 (gradient); Golub & Van Loan (2013), section 5.2.
     """
-    return _Tria.apply(matrix)[0]  # type: ignore[index]
+    if torch.is_grad_enabled() and matrix.requires_grad:
+        return _Tria.apply(matrix)[0]  # type: ignore[index]
+    upper = torch.linalg.qr(_at_least_square(matrix).mT, mode="r").R
+    return (_signs(upper)[..., :, None] * upper).mT
 
 
 def psd_factor(cov: Tensor, name: str = "cov") -> Tensor:
@@ -128,15 +131,9 @@ def standard_normal_log_prob(whitened: Tensor, count: Tensor | int) -> Tensor:
 class _Tria(torch.autograd.Function):
     @staticmethod
     def forward(matrix: Tensor) -> tuple[Tensor, Tensor]:
-        rows, columns = matrix.shape[-2:]
-        padded = matrix
-        if columns < rows:
-            zeros = matrix.new_zeros(*matrix.shape[:-1], rows - columns)
-            padded = torch.cat((matrix, zeros), -1)
-        q, r = torch.linalg.qr(padded.mT)
-        diagonal = r.diagonal(dim1=-2, dim2=-1)
-        sign = torch.where(diagonal < 0, -torch.ones_like(diagonal), torch.ones_like(diagonal))
-        return (sign[..., :, None] * r).mT, sign[..., :, None] * q.mT[..., :columns]
+        q, r = torch.linalg.qr(_at_least_square(matrix).mT)
+        sign = _signs(r)[..., :, None]
+        return (sign * r).mT, sign * q.mT[..., : matrix.shape[-1]]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:  # noqa: ANN401
@@ -177,6 +174,16 @@ class _SingularFactor(torch.autograd.Function):
         half, projector = 0.5 * cotangent @ inverse, factor @ inverse
         both = projector @ half
         return half + half.mT - 0.5 * (both + both.mT), None
+
+
+def _at_least_square(matrix: Tensor) -> Tensor:
+    missing = matrix.shape[-2] - matrix.shape[-1]
+    return torch.nn.functional.pad(matrix, (0, missing)) if missing > 0 else matrix
+
+
+def _signs(upper: Tensor) -> Tensor:
+    diagonal = upper.diagonal(dim1=-2, dim2=-1)
+    return torch.where(diagonal < 0, -torch.ones_like(diagonal), torch.ones_like(diagonal))
 
 
 def _gramian_cotangent(factor: Tensor, factor_bar: Tensor) -> tuple[Tensor, Tensor]:

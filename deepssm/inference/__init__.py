@@ -16,7 +16,15 @@ from .gaussian_filters import Simplex as Simplex
 from .gaussian_filters import Unscented as Unscented
 from .guides import SmoothingGuide as SmoothingGuide
 from .kalman import Kalman as Kalman
+from .particle import Particle as Particle
 from .posterior_linearization import PosteriorLinearization as PosteriorLinearization
+from .proposals import Bootstrap as Bootstrap
+from .proposals import FromGuide as FromGuide
+from .proposals import Guided as Guided
+from .resampling import multinomial as multinomial
+from .resampling import residual as residual
+from .resampling import stratified as stratified
+from .resampling import systematic as systematic
 from .robust import Gate as Gate
 from .robust import Huber as Huber
 from .robust import StudentT as StudentT
