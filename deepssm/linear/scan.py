@@ -16,14 +16,14 @@ class Monoid(NamedTuple):
         compose: `(a2, a1) -> a2 a1`.
         act: `(b2, a2, b1) -> a2 b1 + b2`.
         adjoint: `a -> a*`.
-        outer: `(g, x) -> g x*`, the gradient of `a x` with respect to `a`.
+        outer: `(g, a, x) -> g x*`, the gradient of `a x` with respect to what represents `a`.
         axis: The time axis of `a` and `b`, counted from the end.
     """
 
     compose: Callable[[Tensor, Tensor], Tensor]
     act: Callable[[Tensor, Tensor, Tensor], Tensor]
     adjoint: Callable[[Tensor], Tensor]
-    outer: Callable[[Tensor, Tensor], Tensor]
+    outer: Callable[[Tensor, Tensor, Tensor], Tensor]
     axis: int
 
 
@@ -66,15 +66,41 @@ def matrix_scan(
     return _solve(gates, drive[..., None], start, reverse, monoid)[..., 0]
 
 
-def _diagonal_outer(gradient: Tensor, state: Tensor) -> Tensor:
+def logarithmic_scan(logarithms: Tensor, drive: Tensor, initial: Tensor | None = None) -> Tensor:
+    """Solve `x_t = exp(logarithms_t) * x_{t-1} + drive_t`, with precise products of gates.
+
+    A gate near 1 that is rounded to float32 is wrong in phase by one unit each step; its powers
+    taken as `exp(2^k log)` are not.
+
+    Args:
+        logarithms: `(*batch, time, n)`, or `(*batch, 1, n)` when they are the same at all times.
+        drive: `(*batch, time, n)`.
+        initial: State before the first step, `(*batch, n)`; zero when `None`.
+
+    Returns:
+        `x`, `(*batch, time, n)`.
+    """
+    monoid = Monoid(torch.add, _logarithmic_act, torch.conj, _logarithmic_outer, -2)
+    return _solve(logarithms, drive, initial, False, monoid)
+
+
+def _diagonal_outer(gradient: Tensor, gate: Tensor, state: Tensor) -> Tensor:
     return gradient * state.conj()
+
+
+def _logarithmic_act(b2: Tensor, a2: Tensor, b1: Tensor) -> Tensor:
+    return torch.addcmul(b2, a2.exp(), b1)
+
+
+def _logarithmic_outer(gradient: Tensor, gate: Tensor, state: Tensor) -> Tensor:
+    return gradient * (gate.exp() * state).conj()
 
 
 def _matrix_act(b2: Tensor, a2: Tensor, b1: Tensor) -> Tensor:
     return b2 + a2 @ b1
 
 
-def _matrix_outer(gradient: Tensor, state: Tensor) -> Tensor:
+def _matrix_outer(gradient: Tensor, gate: Tensor, state: Tensor) -> Tensor:
     return gradient @ state.adjoint()
 
 
@@ -115,7 +141,8 @@ class _Scan(torch.autograd.Function):
         drive = result.flip(axis)
         if not ctx.needs_input_grad[0]:
             return None, drive, None
-        gate = monoid.outer(_cut(drive, axis, 1), _cut(states, axis, 0, -1))
+        later, before = _cut(drive, axis, 1), _cut(states, axis, 0, -1)
+        gate = monoid.outer(later, _cut_gates(gates, axis, 1), before)
         if gates.shape[axis] > 1:
             gate = torch.cat([torch.zeros_like(_cut(gate, axis, 0, 1)), gate], axis)
         elif gate.shape[axis] != 1:

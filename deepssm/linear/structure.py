@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .discretize import Discretization
-from .scan import diagonal_scan, matrix_scan
+from .scan import diagonal_scan, logarithmic_scan, matrix_scan
 
 
 class ImpulseResponse(Protocol):
@@ -252,7 +252,10 @@ class Diagonal(NamedTuple):
 
     def matvec(self, z: Tensor) -> Tensor:
         """Return `A z` for `z` `(*batch, n)`."""
-        return self.eigenvalues * z
+        if self.log is None:
+            return self.eigenvalues * z
+        # Near 1 the rounding of the eigenvalue itself would add up to a phase.
+        return torch.addcmul(z, torch.expm1(self.log), z)
 
     def power(self, exponent: int) -> Diagonal:
         """Return `A^exponent`."""
@@ -319,8 +322,11 @@ class Diagonal(NamedTuple):
 
     def scan(self, drive: Tensor, z0: Tensor, varying: bool) -> Tensor:
         """Return the states of `z_t = A_t z_{t-1} + drive_t`, `(*batch, time, n)`."""
-        gates = self.eigenvalues if varying else self.eigenvalues.unsqueeze(-2)
-        return diagonal_scan(gates, drive, z0)
+        if varying:
+            return diagonal_scan(self.eigenvalues, drive, z0)
+        if self.log is None:
+            return diagonal_scan(self.eigenvalues.unsqueeze(-2), drive, z0)
+        return logarithmic_scan(self.log.unsqueeze(-2), drive, z0)
 
 
 def _aligned(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from .chunk import advance, chunked
 from .convolution import convolved
 from .discretize import Discretization, ZeroOrderHold
-from .recurrence import Recurrence, View, scanned
+from .recurrence import Recurrence, View, looped, scanned
 from .structure import Dense, Diagonal, Structure
 
 
@@ -125,7 +125,7 @@ class LinearSystem(NamedTuple):
             Output `(*batch, p)` and the new state `(*batch, n)`.
         """
         steps = dt[..., None] if isinstance(dt, Tensor) and dt.ndim else dt
-        y, z = self.run(u[..., None, :], z, dt=steps, rate=rate, view=scanned)
+        y, z = self.run(u[..., None, :], z, dt=steps, rate=rate, view=looped)
         return y[..., 0, :], z
 
     def kernel(self, time: int, *, dt: Tensor | float | None = None, rate: float = 1.0) -> Tensor:
