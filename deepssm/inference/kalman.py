@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -136,8 +137,9 @@ def _run(parameters: LinearParameters, y: Tensor) -> tuple[Problem, Pass]:
 
 
 def _filter_moments(problem: Problem, result: Pass) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    a, L, m, F = (torch.from_numpy(x) for x in (result.a, result.L, result.m, result.F))
-    filtered, predicted = F @ F.mT, L @ L.mT
+    a, m = torch.from_numpy(result.a), torch.from_numpy(result.m)
+    filtered = _covariances(problem, result.slot, result.F)
+    predicted = _covariances(problem, result.slot, result.L)
     if problem.sizes.k == 0:
         return m[..., 0], filtered, a[..., 0], predicted
     info = torch.from_numpy(result.info)
@@ -146,30 +148,34 @@ def _filter_moments(problem: Problem, result: Pass) -> tuple[Tensor, Tensor, Ten
     return mean, cov, *diffuse_moments(a, predicted, *posterior_mix(before))
 
 
-def _backward(problem: Problem, result: Pass) -> tuple[Tensor, Tensor, Tensor]:
-    """Smoothed mean and slopes, smoothed factor and gain `J`, given the diffuse coefficients."""
-    from .kalman_backward import backward_kernel
+def _covariances(problem: Problem, slot: np.ndarray, factor: np.ndarray) -> Tensor:
+    from .kalman_kernels import gram
 
-    size = problem.sizes
-    mean = result.m.copy()
-    factor, gain = result.F.copy(), result.F * 0
-    if size.series and size.time:
-        kernel = backward_kernel(size.constants)
-        stored = (result.a, result.L, result.m, result.F)
-        in_threads(kernel, size, problem.params, problem.y, stored, mean, factor, gain)
-    return torch.from_numpy(mean), torch.from_numpy(factor), torch.from_numpy(gain)
+    cov = np.empty((*slot.shape, *factor.shape[2:]))
+    in_threads(gram, problem.sizes, slot, factor, cov)
+    return torch.from_numpy(cov)
 
 
 def _smooth_moments(problem: Problem, result: Pass) -> tuple[Tensor, Tensor, Tensor]:
-    mean, factor, gain = _backward(problem, result)
-    cov = factor @ factor.mT
-    cross = torch.cat((torch.zeros_like(cov[:, :1]), gain[:, 1:] @ cov[:, :-1]), 1)
-    if problem.sizes.k == 0 or problem.sizes.time == 0:
-        return mean[..., 0], cov, cross
+    from .kalman_backward import backward_kernel, backward_space, cross_covariances
+
+    size, r = problem.sizes, result
+    mean, factor, gain = np.empty_like(r.m), np.empty_like(r.F), np.empty_like(r.F)
+    shared = np.zeros_like(r.slot)
+    stored = (r.slot, r.a, r.L, r.m, r.F, r.G, r.chol, r.E, r.count)
+    arguments = (problem.params, problem.y, stored, (mean, factor, gain, shared))
+    kernel = backward_kernel(size.constants)
+    in_threads(kernel, size, *arguments, space=lambda: backward_space(*size[2:]))
+    cov = _covariances(problem, shared, factor)
+    cross = torch.zeros_like(cov)
+    in_threads(cross_covariances, size, shared, gain, cov.numpy(), cross.numpy())
+    columns = torch.from_numpy(mean)
+    if size.k == 0 or size.time == 0:
+        return columns[..., 0], cov, cross
     mix, undetermined = posterior_mix(torch.from_numpy(result.info[:, -1:]))
-    slopes = (mean @ mix)[..., 1:]
+    slopes = (columns @ mix)[..., 1:]
     cross[:, 1:] += slopes[:, 1:] @ slopes[:, :-1].mT
-    return *diffuse_moments(mean, cov, mix, undetermined), cross
+    return *diffuse_moments(columns, cov, mix, undetermined), cross
 
 
 def _smoothed_mean(parameters: LinearParameters, y: Tensor) -> Tensor:

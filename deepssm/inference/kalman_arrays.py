@@ -13,8 +13,8 @@ from torch import Tensor
 from ..base import LinearParameters
 from ..gaussian import psd_factor
 
-# Compiling for given sizes takes seconds once and then saves about half of each step.
-_SMALL, _LONG = 8, 20_000
+# Compiling for given sizes takes seconds, once, and saves a third of each step of a small model.
+_SMALL, _LONG = 4, 10_000
 
 
 class Sizes(NamedTuple):
@@ -30,7 +30,7 @@ class Sizes(NamedTuple):
     @property
     def constants(self) -> tuple[int, int, int, int] | None:
         """Sizes worth compiling for: small ones, where the data outweigh the compilation."""
-        small = self.n <= _SMALL and self.p <= _SMALL and self.k <= _SMALL
+        small = self.n <= _SMALL and self.p <= _SMALL and self.k == 0
         return self[2:] if small and self.series * self.time >= _LONG else None
 
 
@@ -53,10 +53,11 @@ class Problem(NamedTuple):
 
 
 class Pass(NamedTuple):
-    """What the forward kernel leaves behind; the time axis is 1 where only the sums were wanted.
+    """What the forward kernel leaves behind; the time axis is 2 where only the sums were wanted.
 
     Attributes:
         log_likelihood: `(series, time)`.
+        slot: Which entry of `L, F, G, chol, rows, count` each step used, `(series, time)`.
         a: Predicted mean and its slopes in the diffuse coefficients, `(series, time, n, 1 + k)`.
         L: Predicted factor, `(series, time, n, n)`.
         m: Filtered mean and slopes. F: Filtered factor.
@@ -68,6 +69,7 @@ class Pass(NamedTuple):
     """
 
     log_likelihood: np.ndarray
+    slot: np.ndarray
     a: np.ndarray
     L: np.ndarray
     m: np.ndarray
@@ -115,9 +117,12 @@ def prepare(parameters: LinearParameters, y: Tensor) -> Problem:
 def forward_pass(problem: Problem, kernel: Callable[..., None], *, store: bool) -> Pass:
     """Run the filter; keep every step only if `store`."""
     size = problem.sizes
-    out = allocate(size, size.time if store else 1)
+    out = allocate(size, size.time if store else 2)
     if size.series and size.time:
-        in_threads(kernel, size, problem.params, problem.start, problem.y, tuple(out), store)
+        from .kalman_kernels import forward_space
+
+        arguments = (problem.params, problem.start, problem.y, tuple(out), store)
+        in_threads(kernel, size, *arguments, space=lambda: forward_space(*size[2:]))
     return out
 
 
@@ -126,6 +131,7 @@ def allocate(size: Sizes, slots: int) -> Pass:
     lead, (n, p, k) = (size.series, slots), (size.n, size.p, size.k)
     return Pass(
         log_likelihood=np.zeros((size.series, size.time)),
+        slot=np.zeros((size.series, size.time), np.int64),
         a=np.zeros((*lead, n, 1 + k)),
         L=np.zeros((*lead, n, n)),
         m=np.zeros((*lead, n, 1 + k)),
@@ -140,14 +146,19 @@ def allocate(size: Sizes, slots: int) -> Pass:
     )
 
 
-def in_threads(kernel: Callable[..., None], size: Sizes, *arguments: Any) -> None:  # noqa: ANN401
-    """Call a kernel on ranges of series, one thread each."""
+def in_threads(
+    kernel: Callable[..., None],
+    size: Sizes,
+    *arguments: Any,  # noqa: ANN401
+    space: Callable[[], Any] = tuple,
+) -> None:
+    """Call a kernel on ranges of series, one thread and one scratch `space()` each."""
     work = size.series * size.time * (size.n + size.p) ** 2
     parts = min(torch.get_num_threads(), size.series) if work > 200_000 else 1
     edges = np.linspace(0, size.series, parts + 1).astype(int).tolist()
 
     def call(first: int, last: int) -> None:
-        kernel(first, last, *arguments)
+        kernel(first, last, *arguments, space())
 
     if parts == 1:
         return call(0, size.series)

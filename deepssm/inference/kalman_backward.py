@@ -17,14 +17,23 @@ from functools import cache
 import numpy as np
 from numba import njit
 
-from .kalman_kernels import at
-from .kalman_steps import _FAST, innovate, noise_factor, reflect
+from .kalman_steps import (
+    DRIVER,
+    INLINE,
+    clear,
+    copy_matrix,
+    decorrelate,
+    observed,
+    pick,
+    reflect,
+    settled,
+)
 
 # A noiseless row enters the smoother with this fraction of its predicted deviation as noise.
 _NOISELESS = 1e-9
 
 
-@njit(forceinline=True, fastmath=_FAST, error_model="numpy")
+@njit(**INLINE)
 def load_future(
     n: int,
     k: int,
@@ -46,49 +55,50 @@ def load_future(
             W[q + n + c, q + i] = total
 
 
-@njit(forceinline=True, fastmath=_FAST, error_model="numpy")
-def load_rows(
+@njit(**INLINE)
+def load_row(
     n: int,
-    p: int,
-    k: int,
     q: int,
+    K: int,
+    i: int,
+    row: int,
     C: np.ndarray,
-    d: np.ndarray,
-    R: np.ndarray,
-    y: np.ndarray,
-    a: np.ndarray,
     L: np.ndarray,
-    order: np.ndarray,
-    noise: np.ndarray,
+    M: np.ndarray,
     v: np.ndarray,
     W: np.ndarray,
-) -> int:
-    """Append the whitened observation rows `R^(-1/2) [C | y - d - C a]`; return their number."""
-    o = 0
-    for i in range(p):
-        if not math.isnan(y[i]):
-            order[o] = i
-            o += 1
-    noise_factor(R, order, o, noise, 0)
+) -> None:
+    """Append the whitened equation `[C | v]` of one observed component, `v` with `K` columns."""
+    col = q + n + i
+    for j in range(n):
+        W[q + j, col] = C[row, j]
+    for c in range(K):
+        W[q + n + c, col] = v[c]
+    for j in range(i):
+        weight = M[i, j] * math.sqrt(M[j, j])
+        for r in range(q, q + n + K):
+            W[r, col] -= weight * W[r, q + n + j]
+    scale = 1.0 / (math.sqrt(M[i, i]) if M[i, i] > 0.0 else noiseless_scale(n, C[row], L))
+    for r in range(q, q + n + K):
+        W[r, col] *= scale
+
+
+@njit(**INLINE)
+def load_rows(n, p, k, q, C, d, R, y, a, L, order, M, v, W):  # noqa: ANN001, ANN201
+    """Append the whitened observation `R^(-1/2) [C | y - d - C a]`; return how many rows."""
+    o = observed(p, y, order)
+    decorrelate(R, order, o, M)
     for i in range(o):
-        row, col = order[i], q + n + i
-        innovate(n, k, C, d, y, a, row, v)
-        for j in range(n):
-            W[q + j, col] = C[row, j]
+        row = order[i]
         for c in range(1 + k):
-            W[q + n + c, col] = v[c]
-        pivot = noise[i, i]
-        if pivot == 0.0:
-            pivot = noiseless_scale(n, C[row], L)
-        for r in range(q, q + n + 1 + k):
-            total = W[r, col]
-            for j in range(i):
-                total -= noise[i, j] * W[r, q + n + j]
-            W[r, col] = total / pivot
+            v[c] = y[row] - d[row] if c == 0 else 0.0
+            for j in range(n):
+                v[c] -= C[row, j] * a[j, c]
+        load_row(n, q, 1 + k, i, row, C, L, M, v, W)
     return o
 
 
-@njit(forceinline=True, fastmath=_FAST, error_model="numpy")
+@njit(**INLINE)
 def noiseless_scale(n: int, row: np.ndarray, L: np.ndarray) -> float:
     """A deviation far below that of the row's prediction, in the row's own units."""
     square = 0.0
@@ -100,42 +110,42 @@ def noiseless_scale(n: int, row: np.ndarray, L: np.ndarray) -> float:
     return _NOISELESS * math.sqrt(square) if square > 0.0 else 1.0
 
 
-@njit(forceinline=True, fastmath=_FAST, error_model="numpy")
+@njit(**INLINE)
 def step_back(
-    n: int, k: int, q: int, o: int, A: np.ndarray, LQ: np.ndarray, W: np.ndarray, X: np.ndarray
+    n: int, K: int, q: int, o: int, A: np.ndarray, LQ: np.ndarray, W: np.ndarray, x: np.ndarray
 ) -> None:
     """Express the equations in `z_{t-1}` and the noise `w`, then eliminate `w`."""
     for col in range(q, q + n + o):
         for j in range(n):
-            X[j, 0] = W[q + j, col]
+            x[j] = W[q + j, col]
         for r in range(q):
             total = 0.0
             for j in range(n):
-                total += LQ[j, r] * X[j, 0]
+                total += LQ[j, r] * x[j]
             W[r, col] = total
         for r in range(n):
             total = 0.0
             for j in range(n):
-                total += A[j, r] * X[j, 0]
+                total += A[j, r] * x[j]
             W[q + r, col] = total
-    for r in range(q + n + 1 + k):
+    for r in range(q + n + K):
         for col in range(q):
             W[r, col] = 1.0 if r == col else 0.0
-    for i in range(min(q + n, q + n + o)):
-        reflect(W, i, i, q + n + 1 + k, q + n + o)
+    for i in range(q + n):
+        reflect(W, i, i, q + n + K, q + n + o)
 
 
-@njit(forceinline=True, fastmath=_FAST, error_model="numpy")
-def read_equations(n: int, k: int, q: int, W: np.ndarray, U: np.ndarray, zeta: np.ndarray) -> None:
+@njit(**INLINE)
+def read_equations(n: int, K: int, q: int, W: np.ndarray, U: np.ndarray, zeta: np.ndarray) -> None:
     """Read the triangularised equations in `z_{t-1}` off the array."""
     for i in range(n):
         for j in range(n):
             U[i, j] = W[q + j, q + i] if j >= i else 0.0
-        for c in range(1 + k):
+        for c in range(K):
             zeta[i, c] = W[q + n + c, q + i]
 
 
-@njit(forceinline=True, fastmath=_FAST, error_model="numpy")
+@njit(**INLINE)
 def backward_gain(
     n: int, q: int, A: np.ndarray, LQ: np.ndarray, W: np.ndarray, J: np.ndarray, x: np.ndarray
 ) -> None:
@@ -153,10 +163,10 @@ def backward_gain(
             J[i, j] = total
 
 
-@njit(forceinline=True, fastmath=_FAST, error_model="numpy")
+@njit(**INLINE)
 def combine(
     n: int,
-    k: int,
+    K: int,
     m: np.ndarray,
     F: np.ndarray,
     U: np.ndarray,
@@ -173,53 +183,164 @@ def combine(
                 total += U[i, r] * F[r, j]
             W[j, n + i] = total
             W[j, i] = 1.0 if i == j else 0.0
-        for c in range(1 + k):
+        for c in range(K):
             W[n + c, i], W[n + c, n + i] = 0.0, zeta[i, c]
     for i in range(n):
-        reflect(W, i, i, n + 1 + k, 2 * n)
+        reflect(W, i, i, n + K, 2 * n)
     for i in range(n):
         for j in range(n):
             total = F[i, j]
             for r in range(j):
                 total -= factor[i, r] * W[j, r]
             factor[i, j] = total / W[j, j]
-        for c in range(1 + k):
+        for c in range(K):
             total = m[i, c]
             for r in range(n):
                 total += factor[i, r] * W[n + c, r]
             mean[i, c] = total
 
 
+@njit(**INLINE)
+def repeating_maps(n, p, q, A, LQ, C, R, L, F, G, chol, U, space, maps):  # noqa: ANN001, ANN201
+    """Matrices of one repeated step: `zeta <- Z zeta + Ze e`, `mean = m + B zeta`.
+
+    The transformation of a step without data is found by applying it to unit right-hand sides.
+    """
+    W, x, _, _, v, M, order, unit, zero, scratch = space
+    Z, Ze, B, response = maps
+    K = n + p
+    for i in range(p):
+        order[i] = i
+    for i in range(n):
+        for j in range(n):
+            W[q + j, q + i] = U[i, j]
+            unit[i, j] = 1.0 if i == j else 0.0
+        for c in range(K):
+            W[q + n + c, q + i] = 1.0 if c == i else 0.0
+    decorrelate(R, order, p, M)
+    for i in range(p):
+        for c in range(K):
+            v[c] = 1.0 if c == n + i else 0.0
+        load_row(n, q, K, i, i, C, L, M, v, W)
+    step_back(n, K, q, p, A, LQ, W, x)
+    for i in range(n):
+        for c in range(K):
+            response[i, c] = W[q + n + c, q + i]
+        for c in range(n):
+            Z[i, c] = response[i, c]
+    for i in range(n):
+        for c in range(p):
+            total = 0.0
+            for r in range(c, p):
+                total += response[i, n + r] * chol[r, c]
+            for j in range(n):
+                for r in range(j, n):
+                    total += response[i, j] * U[j, r] * G[r, c]
+            Ze[i, c] = total
+    combine(n, n, zero, F, U, unit, W, B, scratch)
+
+
+@njit(**INLINE)
+def repeat_back(n, p, K, maps, e, m, zeta, x, mean):  # noqa: ANN001, ANN201
+    """One step back with the matrices of `repeating_maps`."""
+    Z, Ze, B, _ = maps
+    for c in range(K):
+        for i in range(n):
+            total = 0.0
+            for j in range(n):
+                total += Z[i, j] * zeta[j, c]
+            for j in range(p):
+                total += Ze[i, j] * e[j, c]
+            x[i] = total
+        for i in range(n):
+            zeta[i, c] = x[i]
+        for i in range(n):
+            total = m[i, c]
+            for j in range(n):
+                total += B[i, j] * x[j]
+            mean[i, c] = total
+
+
+def backward_space(n: int, p: int, k: int, q: int) -> tuple[tuple[np.ndarray, ...], ...]:
+    """Scratch arrays of the smoother, and room for the matrices of a repeated step."""
+    K = max(1 + k, n + p)
+    size = q + 2 * n + p + K
+    square = [np.zeros((n, n)) for _ in range(5)]
+    space = (
+        np.zeros((size, size)), np.zeros(max(n, q)), square[0], np.zeros((n, 1 + k)),
+        np.zeros(K), np.zeros((p, p)), np.zeros(p, np.int64), square[1], square[2], square[3],
+    )  # fmt: skip
+    return space, (square[4], np.zeros((n, p)), np.zeros((n, n)), np.zeros((n, n + p)))
+
+
 @cache
 def backward_kernel(sizes: tuple[int, int, int, int] | None = None) -> Callable[..., None]:
     """Compile the smoother, for any sizes or for `sizes = (n, p, k, q)` alone."""
     fixed = sizes is not None
-    N, P, K, Q = sizes if sizes is not None else (0, 0, 0, 0)
+    N, P, K_, Q = sizes if sizes is not None else (0, 0, 0, 0)
 
-    @njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
-    def backward(first, last, params, y, stored, mean, factor, gain):  # noqa: ANN001, ANN202
+    @njit(**DRIVER)
+    def backward(first, last, params, y, stored, out, spaces):  # noqa: ANN001, ANN202
         A, _, LQ, C, d, R = params
-        a, L, m, F = stored
-        T = y.shape[1]
+        slot, a, L, m, F, G, chol, E, count = stored
+        mean, factor, gain, shared = out
+        space, maps = spaces
+        W, x, U, zeta, v, M, order, old, _, _ = space
         n, p = (N, P) if fixed else (C.shape[3], C.shape[2])
-        k, q = (K, Q) if fixed else (m.shape[3] - 1, LQ.shape[3])
-        size = max(q, n) + n + max(n, p) + 1 + k
-        W, X, x = np.zeros((size, size)), np.zeros((n, 1)), np.zeros(q)
-        U, zeta, v = np.zeros((n, n)), np.zeros((n, 1 + k)), np.zeros(1 + k)
-        noise, order = np.zeros((p, p)), np.zeros(p, np.int64)
+        k, q = (K_, Q) if fixed else (m.shape[3] - 1, LQ.shape[3])
+        same = A.shape[1] == 1 and LQ.shape[1] == 1 and C.shape[1] == 1 and R.shape[1] == 1
         for s in range(first, last):
-            U[:], zeta[:] = 0.0, 0.0
-            for t in range(T - 1, -1, -1):
-                if t < T - 1:
-                    load_future(n, k, q, U, zeta, m[s, t + 1], a[s, t + 1], W)
+            steady = False
+            clear(n, n, U)
+            clear(n, 1 + k, zeta)
+            for t in range(y.shape[1] - 1, -1, -1):
+                i, u = slot[s, t], t + 1
+                repeats = same and t < y.shape[1] - 1 and slot[s, u] == i and count[s, i] == p
+                if steady and repeats:
+                    shared[s, t] = shared[s, u]
+                    repeat_back(n, p, 1 + k, maps, E[s, u], m[s, t], zeta, x, mean[s, t])
+                    continue
+                if t < y.shape[1] - 1:
+                    steady = False
+                    At = A[pick(s, A.shape[0]), pick(u, A.shape[1])]
+                    Lt = LQ[pick(s, LQ.shape[0]), pick(u, LQ.shape[1])]
+                    Ct = C[pick(s, C.shape[0]), pick(u, C.shape[1])]
+                    dt = d[pick(s, d.shape[0]), pick(u, d.shape[1])]
+                    Rt = R[pick(s, R.shape[0]), pick(u, R.shape[1])]
+                    j = slot[s, u]
+                    load_future(n, k, q, U, zeta, m[s, u], a[s, u], W)
                     o = load_rows(
-                        n, p, k, q, at(at(C, s), t + 1), at(at(d, s), t + 1), at(at(R, s), t + 1),
-                        y[s, t + 1], a[s, t + 1], L[s, t + 1], order, noise, v, W,
-                    )  # fmt: skip
-                    At, Lt = at(at(A, s), t + 1), at(at(LQ, s), t + 1)
-                    step_back(n, k, q, o, At, Lt, W, X)
-                    read_equations(n, k, q, W, U, zeta)
-                    backward_gain(n, q, At, Lt, W, gain[s, t + 1], x)
-                combine(n, k, m[s, t], F[s, t], U, zeta, W, mean[s, t], factor[s, t])
+                        n, p, k, q, Ct, dt, Rt, y[s, u], a[s, u], L[s, j], order, M, v, W
+                    )
+                    copy_matrix(n, n, U, old)
+                    step_back(n, 1 + k, q, o, At, Lt, W, x)
+                    read_equations(n, 1 + k, q, W, U, zeta)
+                    backward_gain(n, q, At, Lt, W, gain[s, t], x)
+                    if repeats and settled(n, U, old):
+                        steady = True
+                        repeating_maps(
+                            n, p, q, At, Lt, Ct, Rt, L[s, i], F[s, i], G[s, i], chol[s, i], U,
+                            space, maps,
+                        )  # fmt: skip
+                shared[s, t] = t
+                combine(n, 1 + k, m[s, t], F[s, i], U, zeta, W, mean[s, t], factor[s, t])
 
     return backward
+
+
+@njit(**DRIVER)
+def cross_covariances(first, last, shared, gain, cov, cross, _):  # noqa: ANN001, ANN201
+    """`cross[s, t] = gain cov[s, t-1]` for the gain that links `t-1` to `t`."""
+    n = cov.shape[2]
+    for s in range(first, last):
+        for t in range(1, cov.shape[1]):
+            i = shared[s, t - 1]
+            if t > 1 and shared[s, t - 2] == i:
+                copy_matrix(n, n, cross[s, t - 1], cross[s, t])
+                continue
+            for r in range(n):
+                for c in range(n):
+                    total = 0.0
+                    for j in range(n):
+                        total += gain[s, i, r, j] * cov[s, t - 1, j, c]
+                    cross[s, t, r, c] = total

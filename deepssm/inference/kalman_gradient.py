@@ -74,7 +74,7 @@ class _LogLikelihood(torch.autograd.Function):
 
 def _score(problem: Problem, result: Pass) -> tuple[np.ndarray, ...]:
     """Gradient of each series' log-likelihood: `y, m0, P0, A, b, Q, C, d, R`."""
-    from .kalman_score import score_kernel
+    from .kalman_score import score_kernel, score_space
 
     size = problem.sizes
     A, b, LQ, C, d, R = problem.params
@@ -84,12 +84,13 @@ def _score(problem: Problem, result: Pass) -> tuple[np.ndarray, ...]:
     gy, gm0, gP0 = np.zeros((S, size.time, size.p)), np.zeros((S, n)), np.zeros((S, n, n))
     if S and size.time:
         mix = posterior_mix(torch.from_numpy(result.info[:, -1]))[0].numpy()
-        stored = (result.a, result.L, result.F, result.G, result.chol, result.E, result.rows)
+        r = result
+        stored = (r.slot, r.a, r.L, r.F, r.G, r.chol, r.E, r.rows, r.count)
+        same = all(x.shape[1] == 1 for x in (A, LQ, C, R))
         constants = size.constants[:3] if size.constants else None
-        in_threads(
-            score_kernel(constants), size, A, C, (*stored, result.count),
-            np.ascontiguousarray(mix), (*g, gy, gm0, gP0),
-        )  # fmt: skip
+        arguments = (A, C, same, stored, np.ascontiguousarray(mix), (*g, gy, gm0, gP0))
+        kernel = score_kernel(constants)
+        in_threads(kernel, size, *arguments, space=lambda: score_space(n, size.p, size.k))
     return gy, gm0, gP0, *g
 
 

@@ -3,6 +3,10 @@
 `forward_kernel(sizes)` closes over the sizes, so that the compiler sees constants; what it
 compiles is cached on disk. All arrays are float64 and C-contiguous. A parameter array has leading
 axes `(series or 1, time or 1)`.
+
+What does not depend on the data (factors and gains) lies in numbered *slots*; `slot[t]` says which
+one step `t` used. Once the factor of a constant model repeats itself to round-off, steps without
+gaps share a slot and cost one mean update.
 """
 
 from __future__ import annotations
@@ -15,128 +19,72 @@ import numpy as np
 from numba import njit
 
 from .kalman_steps import (
-    _EPS,
-    _FAST,
     _HALF_LOG_2PI,
+    DRIVER,
+    INLINE,
     absorb,
-    innovate,
-    load_update,
+    copy_matrix,
+    pick,
     predict_factor,
     predict_mean,
-    reflect,
-    triangularize_rows,
+    settled,
 )
+from .kalman_update import condition
 
 
-@njit(forceinline=True, fastmath=_FAST, error_model="numpy")
-def whiten(
-    n: int,
-    k: int,
-    o: int,
-    C: np.ndarray,
-    d: np.ndarray,
-    y: np.ndarray,
-    a: np.ndarray,
-    order: np.ndarray,
-    kept: np.ndarray,
-    W: np.ndarray,
-    E: np.ndarray,
-) -> float:
-    """Whitened innovations, `S^(-1/2) v`; returns `-inf` when a noiseless row is contradicted."""
-    c, ll = 0, 0.0
-    for i in range(o):
-        row, v = order[i], E[c]
-        innovate(n, k, C, d, y, a, row, v)
-        size = abs(y[row]) + abs(d[row])
-        for j in range(n):
-            size += abs(C[row, j] * a[j, 0])
-        for m in range(c):
-            for col in range(1 + k):
-                v[col] -= W[i, m] * E[m, col]
-            size += abs(W[i, m] * E[m, 0])
-        if kept[i]:
-            for col in range(1 + k):
-                v[col] /= W[i, c]
-            ll -= _HALF_LOG_2PI + math.log(W[i, c])
-            c += 1
-        elif abs(v[0]) > 1e6 * _EPS * size:
-            ll = -np.inf
-    return ll
-
-
-@njit(forceinline=True, fastmath=_FAST, error_model="numpy")
-def finish_update(
-    n: int,
-    k: int,
-    o: int,
-    c: int,
-    a: np.ndarray,
-    E: np.ndarray,
-    W: np.ndarray,
-    m: np.ndarray,
-    F: np.ndarray,
-    G: np.ndarray,
-) -> None:
-    """Read gain `G`, filtered mean `m = a + G e` and filtered factor `F` off the array `W`."""
-    for i in range(n):
-        for j in range(c):
-            G[i, j] = W[o + i, j]
-        for col in range(1 + k):
-            total = a[i, col]
-            for j in range(c):
-                total += W[o + i, j] * E[j, col]
-            m[i, col] = total
-    if c < o:
-        for i in range(n):
-            reflect(W, o + i, c + i, o + n, n + o)
-    for i in range(n):
-        for j in range(n):
-            F[i, j] = W[o + i, c + j]
-
-
-@njit(forceinline=True, fastmath=_FAST, error_model="numpy")
-def settled(n: int, L: np.ndarray, old: np.ndarray) -> bool:
-    """True when a factor repeats itself to round-off, row by row, hence in any units."""
-    for i in range(n):
-        square, change = 0.0, 0.0
-        for j in range(i + 1):
-            square += L[i, j] * L[i, j]
-            change = max(change, abs(L[i, j] - old[i, j]))
-        if change > _EPS * math.sqrt(square):
+@njit(forceinline=True)
+def complete(p: int, y: np.ndarray) -> bool:
+    """True when no component is missing."""
+    for i in range(p):
+        if math.isnan(y[i]):
             return False
     return True
 
 
-@njit(forceinline=True, fastmath=_FAST, error_model="numpy")
-def copy_matrix(rows: int, cols: int, source: np.ndarray, target: np.ndarray) -> None:
-    """`target[:rows, :cols] = source[:rows, :cols]`."""
-    for i in range(rows):
-        for j in range(cols):
-            target[i, j] = source[i, j]
-
-
 @njit(forceinline=True)
-def at(array: np.ndarray, t: int) -> np.ndarray:
-    """Entry `t` of a parameter that has one entry a step, or a single one."""
-    return array[t if array.shape[0] > 1 else 0]
+def constant(array: np.ndarray) -> bool:
+    """True when a parameter has one entry for all steps."""
+    return array.shape[1] == 1
 
 
-@njit(forceinline=True, fastmath=_FAST, error_model="numpy")
-def update(n, p, k, C, d, R, y, a, L, m, F, G, chol, E, rows, U, W, order, kept):  # noqa: ANN001, ANN201
-    """Condition on one observation; return the number of pivots, log-density, smallest pivot."""
-    o = load_update(n, p, C, R, y, L, order, W)
-    if o == 0:
-        copy_matrix(n, 1 + k, a, m)
-        copy_matrix(n, n, L, F)
-        return 0, 0.0, 1.0
-    for i in range(o):
-        rows[i] = order[i]
-    c, worst = triangularize_rows(n, o, W, rows, chol, kept)
-    ll = whiten(n, k, o, C, d, y, a, order, kept, W, E)
-    for j in range(c):
-        ll += absorb(U, k, E[j]) if k > 0 else -0.5 * E[j, 0] * E[j, 0]
-    finish_update(n, k, o, c, a, E, W, m, F, G)
-    return c, ll, worst
+def forward_space(
+    n: int, p: int, k: int, q: int
+) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, ...]]:
+    """Scratch arrays: the kernels allocate nothing, so that views need no reference counts."""
+    order, place = np.zeros(p, np.int64), np.zeros(p, np.int64)
+    work = (order, place, np.zeros((p, p)), np.zeros((p, n + 1)), np.zeros(n))
+    return np.zeros((n, n + q)), np.zeros((k + 1, k + 1)), work
+
+
+@njit(**INLINE)
+def log_volume(p: int, chol: np.ndarray) -> float:
+    """Log-density of a complete observation whose whitened innovation is zero."""
+    total = 0.0
+    for i in range(p):
+        total -= _HALF_LOG_2PI + math.log(chol[i, i])
+    return total
+
+
+@njit(**INLINE)
+def repeat(n, p, k, C, d, y, a, m, G, chol, E, U):  # noqa: ANN001, ANN201
+    """Condition the mean alone, by the gains of an earlier step; return the quadratic term."""
+    ll = 0.0
+    for i in range(p):
+        for col in range(1 + k):
+            total = y[i] - d[i] if col == 0 else 0.0
+            for j in range(n):
+                total -= C[i, j] * a[j, col]
+            for j in range(i):
+                total -= chol[i, j] * E[j, col]
+            E[i, col] = total / chol[i, i]
+        ll += absorb(U, k, E[i]) if k > 0 else -0.5 * E[i, 0] * E[i, 0]
+    for j in range(n):
+        for col in range(1 + k):
+            total = a[j, col]
+            for i in range(p):
+                total += G[j, i] * E[i, col]
+            m[j, col] = total
+    return ll
 
 
 @cache
@@ -149,69 +97,103 @@ def forward_kernel(sizes: tuple[int, int, int, int] | None = None) -> Callable[.
     fixed = sizes is not None
     N, P, K, Q = sizes if sizes is not None else (0, 0, 0, 0)
 
-    @njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
-    def forward(first, last, params, start, y, out, store):  # noqa: ANN001, ANN202
+    @njit(**DRIVER)
+    def forward(first, last, params, start, y, out, store, space):  # noqa: ANN001, ANN202
         A, b, LQ, C, d, R = params
         m0, L0 = start
-        ll, a, L, m, F, G, chol, E, rows, count, info, worst = out
+        ll, slot, a, L, m, F, G, chol, E, rows, count, info, worst = out
         n, p = (N, P) if fixed else (C.shape[3], C.shape[2])
         k, q = (K, Q) if fixed else (info.shape[2], LQ.shape[3])
-        W, U = np.zeros((p + n, n + max(p, q))), np.zeros((k + 1, k + 1))
-        order, kept = np.zeros(p, np.int64), np.zeros(p, np.bool_)
+        W, U, work = space
+        same = constant(A) and constant(LQ) and constant(C) and constant(R)
         for s in range(first, last):
-            U[:] = 0.0
-            i = 0
-            copy_matrix(n, 1 + k, at(m0, s), a[s, 0])
-            copy_matrix(n, n, at(L0, s), L[s, 0])
+            for r in range(k):
+                for c in range(k + 1):
+                    U[r, c] = 0.0
+            i, now, steady, volume = 0, 0, False, 0.0
+            copy_matrix(n, 1 + k, m0[pick(s, m0.shape[0])], a[s, 0])
+            copy_matrix(n, n, L0[pick(s, L0.shape[0])], L[s, 0])
             for t in range(y.shape[1]):
                 if t > 0:
-                    At, j = at(at(A, s), t), i
-                    i = t if store else 0
-                    predict_mean(n, k, At, at(at(b, s), t), m[s, j], a[s, i])
-                    predict_factor(n, q, At, F[s, j], at(at(LQ, s), t), W, L[s, i])
-                count[s, i], ll[s, t], pivot = update(
-                    n, p, k, at(at(C, s), t), at(at(d, s), t), at(at(R, s), t), y[s, t], a[s, i],
-                    L[s, i], m[s, i], F[s, i], G[s, i], chol[s, i], E[s, i], rows[s, i], U, W,
-                    order, kept,
-                )  # fmt: skip
-                worst[s] = min(worst[s], pivot)
+                    before, now = now, t if store else 0
+                    At = A[pick(s, A.shape[0]), pick(t, A.shape[1])]
+                    bt = b[pick(s, b.shape[0]), pick(t, b.shape[1])]
+                    predict_mean(n, k, At, bt, m[s, before], a[s, now])
+                    if not steady:
+                        j, i = i, t if store else 1 - i
+                        LQt = LQ[pick(s, LQ.shape[0]), pick(t, LQ.shape[1])]
+                        predict_factor(n, q, At, F[s, j], LQt, W, L[s, i])
+                        if same and count[s, j] == p and settled(n, L[s, i], L[s, j]):
+                            steady, i, volume = True, j, log_volume(p, chol[s, j])
+                Ct = C[pick(s, C.shape[0]), pick(t, C.shape[1])]
+                dt = d[pick(s, d.shape[0]), pick(t, d.shape[1])]
+                if steady and complete(p, y[s, t]):
+                    ll[s, t] = volume + repeat(
+                        n, p, k, Ct, dt, y[s, t], a[s, now], m[s, now], G[s, i], chol[s, i],
+                        E[s, now], U,
+                    )  # fmt: skip
+                else:
+                    if steady:
+                        j, i, steady = i, t if store else 1 - i, False
+                        copy_matrix(n, n, L[s, j], L[s, i])
+                    Rt = R[pick(s, R.shape[0]), pick(t, R.shape[1])]
+                    count[s, i], ll[s, t], pivot = condition(
+                        n, p, k, Ct, dt, Rt, y[s, t], a[s, now], L[s, i], m[s, now],
+                        F[s, i], G[s, i], chol[s, i], E[s, now], rows[s, i], U, work,
+                    )  # fmt: skip
+                    worst[s] = min(worst[s], pivot)
+                slot[s, t] = i
                 if k > 0:
-                    copy_matrix(k, k + 1, U, info[s, i])
+                    copy_matrix(k, k + 1, U, info[s, now])
 
     return forward
 
 
-@njit(forceinline=True)
-def latest(array: np.ndarray) -> np.ndarray:
-    """The last entry of a parameter of the first series."""
-    return array[0, array.shape[1] - 1]
-
-
-@njit(cache=True, fastmath=_FAST, error_model="numpy")
-def predict_once(params, out):  # noqa: ANN001, ANN201
+@njit(**DRIVER)
+def predict_once(params, out, space):  # noqa: ANN001, ANN201
     """Move the state in slot 0 one step; it becomes both predicted and filtered."""
     A, b, LQ, _, _, _ = params
-    _, a, L, m, F, _, _, _, _, _, _, _ = out
+    _, _, a, L, m, F, _, _, _, _, _, _, _ = out
     n, q, k = A.shape[3], LQ.shape[3], m.shape[3] - 1
-    predict_mean(n, k, latest(A), latest(b), m[0, 0], a[0, 0])
-    predict_factor(n, q, latest(A), F[0, 0], latest(LQ), np.zeros((n, n + q)), L[0, 0])
+    At = A[0, A.shape[1] - 1]
+    predict_mean(n, k, At, b[0, b.shape[1] - 1], m[0, 0], a[0, 0])
+    predict_factor(n, q, At, F[0, 0], LQ[0, LQ.shape[1] - 1], space[0], L[0, 0])
     copy_matrix(n, 1 + k, a[0, 0], m[0, 0])
     copy_matrix(n, n, L[0, 0], F[0, 0])
 
 
-@njit(cache=True, fastmath=_FAST, error_model="numpy")
-def update_once(params, y, out):  # noqa: ANN001, ANN201
+@njit(**DRIVER)
+def update_once(params, y, out, space):  # noqa: ANN001, ANN201
     """Condition the state in slot 0 on one observation; return its log-density."""
     _, _, _, C, d, R = params
-    _, a, L, m, F, G, chol, E, rows, count, info, _ = out
+    _, _, a, L, m, F, G, chol, E, rows, count, info, _ = out
     n, p, k = C.shape[3], C.shape[2], m.shape[3] - 1
-    W, U = np.zeros((p + n, n + p)), np.zeros((k + 1, k + 1))
+    _, U, work = space
     copy_matrix(k, k + 1, info[0, 0], U)
-    count[0, 0], ll, _ = update(
-        n, p, k, latest(C), latest(d), latest(R), y, a[0, 0], L[0, 0], m[0, 0], F[0, 0], G[0, 0],
-        chol[0, 0], E[0, 0], rows[0, 0], U, W, np.zeros(p, np.int64), np.zeros(p, np.bool_),
+    count[0, 0], ll, _ = condition(
+        n, p, k, C[0, C.shape[1] - 1], d[0, d.shape[1] - 1], R[0, R.shape[1] - 1], y, a[0, 0],
+        L[0, 0], m[0, 0], F[0, 0], G[0, 0], chol[0, 0], E[0, 0], rows[0, 0], U, work,
     )  # fmt: skip
     copy_matrix(k, k + 1, U, info[0, 0])
     copy_matrix(n, 1 + k, m[0, 0], a[0, 0])
     copy_matrix(n, n, F[0, 0], L[0, 0])
     return ll
+
+
+@njit(**DRIVER)
+def gram(first, last, slot, L, cov, _):  # noqa: ANN001, ANN201
+    """`cov[s, t] = L L'` for the factor in slot `slot[s, t]`; repeated slots are copied."""
+    n = L.shape[2]
+    for s in range(first, last):
+        for t in range(slot.shape[1]):
+            i = slot[s, t]
+            if t > 0 and slot[s, t - 1] == i:
+                copy_matrix(n, n, cov[s, t - 1], cov[s, t])
+                continue
+            for r in range(n):
+                for c in range(r + 1):
+                    total = 0.0
+                    for j in range(n):
+                        total += L[s, i, r, j] * L[s, i, c, j]
+                    cov[s, t, r, c] = total
+                    cov[s, t, c, r] = total

@@ -21,13 +21,14 @@ class OnlineKalman:
     """
 
     def __init__(self, model: StateSpaceModel) -> None:
-        from .kalman_kernels import predict_once, update_once
+        from .kalman_kernels import forward_space, predict_once, update_once
 
         self._predict, self._update = predict_once, update_once
         self._model = model
         self.log_likelihood = 0.0
         self.refresh()
         self._out: Pass = allocate(self._problem.sizes, 1)
+        self._space = forward_space(*self._problem.sizes[2:])
         mean, factor = self._problem.start
         self._out.a[0, 0], self._out.L[0, 0] = mean[0], factor[0]
         self._out.m[0, 0], self._out.F[0, 0] = mean[0], factor[0]
@@ -44,7 +45,7 @@ class OnlineKalman:
             u: Input of the arriving step, `(input,)`.
         """
         problem = self._problem if dt is None and u is None else self._read(dt, u)
-        self._predict(problem.params, tuple(self._out))
+        self._predict(problem.params, tuple(self._out), self._space)
 
     def update(self, y: Tensor, u: Tensor | None = None) -> float:
         """Condition on one observation and return its log-density in nats.
@@ -62,7 +63,7 @@ class OnlineKalman:
                 f"`y` must hold {self._model.obs_dim} finite number(s) or NaN, got {values}."
             )
         problem = self._problem if u is None else self._read(None, u)
-        ll = self._update(problem.params, values, tuple(self._out))
+        ll = self._update(problem.params, values, tuple(self._out), self._space)
         self.log_likelihood += ll
         return ll
 

@@ -20,11 +20,10 @@ from functools import cache
 import numpy as np
 from numba import njit
 
-from .kalman_kernels import at
-from .kalman_steps import _FAST
+from .kalman_steps import DRIVER, INLINE, clear, copy_matrix, pick, settled
 
 
-@njit(forceinline=True, fastmath=_FAST, error_model="numpy")
+@njit(**INLINE)
 def multiply(
     rows: int, inner: int, cols: int, X: np.ndarray, Y: np.ndarray, out: np.ndarray, sign: float
 ) -> None:
@@ -36,7 +35,7 @@ def multiply(
                 out[i, j] += x * Y[m, j]
 
 
-@njit(forceinline=True, fastmath=_FAST, error_model="numpy")
+@njit(**INLINE)
 def multiply_t(
     rows: int, inner: int, cols: int, X: np.ndarray, Y: np.ndarray, out: np.ndarray, sign: float
 ) -> None:
@@ -48,7 +47,7 @@ def multiply_t(
                 out[i, j] += x * Y[m, j]
 
 
-@njit(forceinline=True, fastmath=_FAST, error_model="numpy")
+@njit(**INLINE)
 def multiply_by_t(
     rows: int, inner: int, cols: int, X: np.ndarray, Y: np.ndarray, out: np.ndarray, sign: float
 ) -> None:
@@ -61,15 +60,7 @@ def multiply_by_t(
             out[i, j] += sign * total
 
 
-@njit(forceinline=True, fastmath=_FAST, error_model="numpy")
-def clear(rows: int, cols: int, X: np.ndarray) -> None:
-    """`X[:rows, :cols] = 0`."""
-    for i in range(rows):
-        for j in range(cols):
-            X[i, j] = 0.0
-
-
-@njit(forceinline=True, fastmath=_FAST, error_model="numpy")
+@njit(**INLINE)
 def whitened_emission(
     n: int, c: int, C: np.ndarray, rows: np.ndarray, chol: np.ndarray, H: np.ndarray
 ) -> None:
@@ -82,7 +73,7 @@ def whitened_emission(
             H[i, j] = total / chol[i, i]
 
 
-@njit(forceinline=True, fastmath=_FAST, error_model="numpy")
+@njit(**INLINE)
 def unwhiten(c: int, cols: int, chol: np.ndarray, X: np.ndarray) -> None:
     """`X <- S^(-T/2) X` by back substitution, in place."""
     for i in range(c - 1, -1, -1):
@@ -93,31 +84,9 @@ def unwhiten(c: int, cols: int, chol: np.ndarray, X: np.ndarray) -> None:
             X[i, j] = total / chol[i, i]
 
 
-@njit(forceinline=True, fastmath=_FAST, error_model="numpy")
-def emission_scores(
-    n: int,
-    c: int,
-    K: int,
-    chol: np.ndarray,
-    rows: np.ndarray,
-    w: np.ndarray,
-    z: np.ndarray,
-    D: np.ndarray,
-    HP: np.ndarray,
-    grads: tuple[np.ndarray, ...],
-) -> None:
-    """Add the derivatives with respect to `y`, `d`, `R` and `C` of one step.
-
-    `D` comes in as `I + G' M G` and `HP` as `(H - G' M (I - G H)) P`, both still whitened.
-    """
-    gy, gd, gR, gC = grads
-    unwhiten(c, K, chol, w)
-    unwhiten(c, n, chol, HP)
-    unwhiten(c, c, chol, D)
-    for i in range(c):
-        for j in range(i):
-            D[i, j], D[j, i] = D[j, i], D[i, j]
-    unwhiten(c, c, chol, D)
+@njit(**INLINE)
+def emission_scores(n, c, K, rows, w, z, D, HP, gy, gd, gR, gC):  # noqa: ANN001, ANN201
+    """Add the derivatives with respect to `y`, `d`, `R` and `C` of one step."""
     for i in range(c):
         row = rows[i]
         gy[row] -= w[i, 0]
@@ -134,7 +103,7 @@ def emission_scores(
             gC[row, j] += total
 
 
-@njit(forceinline=True, fastmath=_FAST, error_model="numpy")
+@njit(**INLINE)
 def moment_scores(
     n: int, K: int, r: np.ndarray, N: np.ndarray, gmean: np.ndarray, gcov: np.ndarray
 ) -> None:
@@ -148,25 +117,9 @@ def moment_scores(
             gcov[i, j] += 0.5 * total
 
 
-@njit(forceinline=True, fastmath=_FAST, error_model="numpy")
-def pull_back(n, K, A, r, N, q, M, X):  # noqa: ANN001, ANN201
-    """`q = A' r`, `M = A' N A`."""
-    clear(n, K, q)
-    clear(n, n, M)
-    clear(n, n, X)
-    multiply_t(n, n, K, A, r, q, 1.0)
-    multiply(n, n, n, N, A, X, 1.0)
-    multiply_t(n, n, n, A, X, M, 1.0)
-
-
-@njit(forceinline=True, fastmath=_FAST, error_model="numpy")
-def through_update(n, K, c, H, G, E, mix, q, M, r, N, w, X, Y):  # noqa: ANN001, ANN201
-    """`w = e - G' q`, `r = q + H' w`, `Y = M (I - G H)`, `N = H' H + (I - G H)' Y`."""
-    clear(c, K, w)
-    multiply(c, K, K, E, mix, w, 1.0)
-    multiply_t(c, n, K, G, q, w, -1.0)
-    r[:] = q
-    multiply_t(n, c, K, H, w, r, 1.0)
+@njit(**INLINE)
+def through_update(n, c, H, G, M, N, X, Y):  # noqa: ANN001, ANN201
+    """`Y = M (I - G H)`, `N = H' H + (I - G H)' Y`."""
     clear(n, n, X)
     multiply(n, c, n, G, H, X, -1.0)
     for i in range(n):
@@ -178,39 +131,73 @@ def through_update(n, K, c, H, G, E, mix, q, M, r, N, w, X, Y):  # noqa: ANN001,
     multiply_t(n, n, n, X, Y, N, 1.0)
 
 
-@njit(forceinline=True, fastmath=_FAST, error_model="numpy")
-def emission_terms(n, c, G, M, Y, P, H, HP, D, X):  # noqa: ANN001, ANN201
-    """`D = I + G' M G` and `HP = (H - G' Y) P`; `H` is spent."""
+@njit(**INLINE)
+def emission_terms(n, c, G, chol, M, Y, P, H, HP, D, X):  # noqa: ANN001, ANN201
+    """`D = S^-1 + K' M K` and `HP = (S^-1 C - K' M (I - K C)) P`, in the user's components."""
     clear(c, c, D)
     clear(c, n, HP)
-    clear(n, n, X)
+    clear(n, c, X)
     multiply(n, n, c, M, G, X, 1.0)
     multiply_t(c, n, c, G, X, D, 1.0)
     for i in range(c):
         D[i, i] += 1.0
-    multiply_t(c, n, n, G, Y, H, -1.0)
-    multiply(c, n, n, H, P, HP, 1.0)
+    unwhiten(c, c, chol, D)
+    for i in range(c):
+        for j in range(i):
+            D[i, j], D[j, i] = D[j, i], D[i, j]
+    unwhiten(c, c, chol, D)
+    clear(n, c, X)
+    multiply_t(n, n, c, Y, G, X, 1.0)
+    for i in range(c):
+        for j in range(n):
+            X[j, i] = H[i, j] - X[j, i]
+    multiply_t(c, n, n, X, P, HP, 1.0)
+    unwhiten(c, n, chol, HP)
 
 
-@njit(forceinline=True, fastmath=_FAST, error_model="numpy")
-def smoothed_mean(n, K, a, mix, L, r, z, P):  # noqa: ANN001, ANN201
-    """`z = a + P r` in the mixed columns, and `P = L L'`."""
+@njit(**INLINE)
+def second_moments(n, c, later, A, C, rows, chol, G, L, F, N, M, N2, H, P, D, HP, NAP, X, Y):  # noqa: ANN001, ANN201
+    """All that does not depend on the data: `H, P, N2, D, HP` and `NAP = N A F F'`."""
+    whitened_emission(n, c, C, rows, chol, H)
+    clear(n, n, M)
+    clear(n, n, NAP)
+    if later:
+        clear(n, n, X)
+        multiply(n, n, n, N, A, X, 1.0)
+        multiply_t(n, n, n, A, X, M, 1.0)
+        clear(n, n, Y)
+        multiply(n, n, n, X, F, Y, 1.0)
+        multiply_by_t(n, n, n, Y, F, NAP, 1.0)
     clear(n, n, P)
     multiply_by_t(n, n, n, L, L, P, 1.0)
+    through_update(n, c, H, G, M, N2, X, Y)
+    emission_terms(n, c, G, chol, M, Y, P, H, HP, D, X)
+
+
+@njit(**INLINE)
+def first_moments(n, K, c, later, A, a, E, mix, H, G, chol, P, r, q, r2, w, z):  # noqa: ANN001, ANN201
+    """`q = A' r`, `w = e - G' q`, `r2 = q + H' w`, `z = a + P r2`, and `w` unwhitened."""
+    clear(n, K, q)
+    if later:
+        multiply_t(n, n, K, A, r, q, 1.0)
+    clear(c, K, w)
+    multiply(c, K, K, E, mix, w, 1.0)
+    multiply_t(c, n, K, G, q, w, -1.0)
+    copy_matrix(n, K, q, r2)
+    multiply_t(n, c, K, H, w, r2, 1.0)
     clear(n, K, z)
     multiply(n, K, K, a, mix, z, 1.0)
-    multiply(n, n, K, P, r, z, 1.0)
+    multiply(n, n, K, P, r2, z, 1.0)
+    unwhiten(c, K, chol, w)
 
 
-@njit(forceinline=True, fastmath=_FAST, error_model="numpy")
-def transition_score(n, K, A, F, r, N, z, gA, P, X):  # noqa: ANN001, ANN201
-    """Add `r z' - N A F F'`."""
-    multiply_by_t(n, K, n, r, z, gA, 1.0)
-    clear(n, n, P)
-    multiply_by_t(n, n, n, F, F, P, 1.0)
-    clear(n, n, X)
-    multiply(n, n, n, A, P, X, 1.0)
-    multiply(n, n, n, N, X, gA, -1.0)
+def score_space(n: int, p: int, k: int) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
+    """Scratch arrays of the score."""
+    K = 1 + k
+    vectors = tuple(np.zeros((n, K)) for _ in range(4))
+    square = tuple(np.zeros((n, max(n, p))) for _ in range(7))
+    other = (np.zeros((p, n)), np.zeros((p, n)), np.zeros((p, p)))
+    return (*vectors, np.zeros((p, K))), square + other
 
 
 @cache
@@ -219,35 +206,47 @@ def score_kernel(sizes: tuple[int, int, int] | None = None) -> Callable[..., Non
     fixed = sizes is not None
     n_, p_, k_ = sizes if sizes is not None else (0, 0, 0)
 
-    @njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
-    def score(first, last, A, C, stored, mix, grads):  # noqa: ANN001, ANN202
-        a, L, F, G, chol, E, rows, count = stored
+    @njit(**DRIVER)
+    def score(first, last, A, C, same, stored, mix, grads, spaces):  # noqa: ANN001, ANN202
+        slot, a, L, F, G, chol, E, rows, count = stored
         gA, gb, gQ, gC, gd, gR, gy, gm0, gP0 = grads
         n, p, K = (n_, p_, 1 + k_) if fixed else (C.shape[3], C.shape[2], a.shape[3])
-        r, q, z, r2 = np.zeros((n, K)), np.zeros((n, K)), np.zeros((n, K)), np.zeros((n, K))
-        N, M, P, N2 = np.zeros((n, n)), np.zeros((n, n)), np.zeros((n, n)), np.zeros((n, n))
-        X, Y = np.zeros((n, max(n, p))), np.zeros((n, n))
-        H, HP, w, D = np.zeros((p, n)), np.zeros((p, n)), np.zeros((p, K)), np.zeros((p, p))
+        (r, q, z, r2, w), (N, M, P, N2, X, Y, NAP, H, HP, D) = spaces
+        T = a.shape[1]
         for s in range(first, last):
-            r[:], N[:], q[:], M[:] = 0.0, 0.0, 0.0, 0.0
-            for t in range(a.shape[1] - 1, -1, -1):
-                c, later = count[s, t], t < a.shape[1] - 1
-                if later:
-                    pull_back(n, K, at(at(A, s), t + 1), r, N, q, M, X)
-                whitened_emission(n, c, at(at(C, s), t), rows[s, t], chol[s, t], H)
-                through_update(n, K, c, H, G[s, t], E[s, t], mix[s], q, M, r2, N2, w, X, Y)
-                smoothed_mean(n, K, a[s, t], mix[s], L[s, t], r2, z, P)
-                emission_terms(n, c, G[s, t], M, Y, P, H, HP, D, X)
+            steady = False
+            clear(n, K, r)
+            clear(n, n, N)
+            for t in range(T - 1, -1, -1):
+                i, later, u = slot[s, t], t < T - 1, min(t + 1, T - 1)
+                c, repeats = count[s, i], same and later and slot[s, u] == i
+                At = A[pick(s, A.shape[0]), pick(u, A.shape[1])]
+                if not (steady and repeats):
+                    Ct = C[pick(s, C.shape[0]), pick(t, C.shape[1])]
+                    second_moments(
+                        n, c, later, At, Ct, rows[s, i], chol[s, i], G[s, i], L[s, i], F[s, i], N,
+                        M, N2, H, P, D, HP, NAP, X, Y,
+                    )  # fmt: skip
+                    steady = repeats and c == p and settled(n, N2, N)
+                first_moments(
+                    n, K, c, later, At, a[s, t], E[s, t], mix[s], H, G[s, i], chol[s, i], P, r,
+                    q, r2, w, z,
+                )  # fmt: skip
                 emission_scores(
-                    n, c, K, chol[s, t], rows[s, t], w, z, D, HP,
-                    (gy[s, t], at(gd[s], t), at(gR[s], t), at(gC[s], t)),
+                    n, c, K, rows[s, i], w, z, D, HP, gy[s, t], gd[s, pick(t, gd.shape[1])],
+                    gR[s, pick(t, gR.shape[1])], gC[s, pick(t, gC.shape[1])],
                 )  # fmt: skip
                 if later:
-                    At = at(at(A, s), t + 1)
-                    transition_score(n, K, At, F[s, t], r, N, z, at(gA[s], t + 1), P, X)
-                r[:], N[:] = r2, N2
+                    gAt = gA[s, pick(u, gA.shape[1])]
+                    multiply_by_t(n, K, n, r, z, gAt, 1.0)
+                    for row in range(n):
+                        for col in range(n):
+                            gAt[row, col] -= NAP[row, col]
+                copy_matrix(n, K, r2, r)
+                copy_matrix(n, n, N2, N)
                 if t > 0:
-                    moment_scores(n, K, r, N, at(gb[s], t), at(gQ[s], t))
+                    gb_t, gQ_t = gb[s, pick(t, gb.shape[1])], gQ[s, pick(t, gQ.shape[1])]
+                    moment_scores(n, K, r, N, gb_t, gQ_t)
             moment_scores(n, K, r, N, gm0[s], gP0[s])
 
     return score

@@ -4,24 +4,52 @@ A Gaussian is a mean and a factor `L` with `cov = L L'`; no covariance is formed
 Means carry `1 + k` columns: the value at `delta = 0`, then its slope in each of the `k` diffuse
 coefficients, so that an exactly diffuse start is `k` more right-hand sides and no special case.
 
-The functions take the sizes as arguments; the drivers in `kalman_kernels.py` pass them as
+The functions take the sizes as arguments; the drivers in `kalman_kernels.py` can pass them as
 compile-time constants, which lets the compiler unroll every loop.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numba import njit
 
 # Not the whole of fastmath: `nnan` and `ninf` would remove the tests for missing data.
 _FAST = {"contract", "reassoc", "nsz", "arcp"}
+INLINE: dict[str, Any] = {"forceinline": True, "fastmath": _FAST, "error_model": "numpy"}
+# Drivers allocate nothing, so that numba need not count references to every view of an array.
+DRIVER: dict[str, Any] = {
+    "cache": True, "nogil": True, "fastmath": _FAST, "error_model": "numpy", "_nrt": False,
+}  # fmt: skip
 _EPS = 2.220446049250313e-16
 _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 
 
-@njit(forceinline=True, fastmath=_FAST, error_model="numpy")
+@njit(forceinline=True)
+def pick(t: int, size: int) -> int:
+    """Index of entry `t` along an axis that has one entry a step, or a single one."""
+    return t if size > 1 else 0
+
+
+@njit(**INLINE)
+def clear(rows: int, cols: int, X: np.ndarray) -> None:
+    """`X[:rows, :cols] = 0`."""
+    for i in range(rows):
+        for j in range(cols):
+            X[i, j] = 0.0
+
+
+@njit(**INLINE)
+def copy_matrix(rows: int, cols: int, source: np.ndarray, target: np.ndarray) -> None:
+    """`target[:rows, :cols] = source[:rows, :cols]`."""
+    for i in range(rows):
+        for j in range(cols):
+            target[i, j] = source[i, j]
+
+
+@njit(**INLINE)
 def reflect(W: np.ndarray, i: int, c: int, rows: int, cols: int) -> float:
     """Zero `W[i, c+1:cols]` by a Householder reflection of the columns; return `W[i, c] >= 0`."""
     square = 0.0
@@ -48,45 +76,33 @@ def reflect(W: np.ndarray, i: int, c: int, rows: int, cols: int) -> float:
     return norm
 
 
-@njit(forceinline=True, fastmath=_FAST, error_model="numpy")
-def noise_factor(R: np.ndarray, rows: np.ndarray, o: int, W: np.ndarray, n: int) -> None:
-    """Write the Cholesky factor of the observed block of `R` to `W[:o, n:n+o]`."""
+@njit(**INLINE)
+def observed(p: int, y: np.ndarray, order: np.ndarray) -> int:
+    """List the components of `y` that are not missing; return their number."""
+    o = 0
+    for i in range(p):
+        if not math.isnan(y[i]):
+            order[o] = i
+            o += 1
+    return o
+
+
+@njit(**INLINE)
+def decorrelate(R: np.ndarray, order: np.ndarray, o: int, M: np.ndarray) -> None:
+    """`R = M D M'` on the observed rows, `M` unit lower triangular, `D` kept on its diagonal."""
     for i in range(o):
         for j in range(i + 1):
-            total = R[rows[i], rows[j]]
-            for m in range(j):
-                total -= W[i, n + m] * W[j, n + m]
+            total = R[order[i], order[j]]
+            for r in range(j):
+                total -= M[i, r] * M[j, r] * M[r, r]
             if i == j:
-                small = total <= 8.0 * _EPS * o * R[rows[i], rows[i]]
-                W[i, n + i] = 0.0 if small else math.sqrt(total)
+                small = total <= 8.0 * _EPS * o * R[order[i], order[i]]
+                M[i, i] = 0.0 if small else total
             else:
-                pivot = W[j, n + j]
-                W[i, n + j] = total / pivot if pivot > 0.0 else 0.0
-        for j in range(i + 1, o):
-            W[i, n + j] = 0.0
+                M[i, j] = total / M[j, j] if M[j, j] > 0.0 else 0.0
 
 
-@njit(forceinline=True, fastmath=_FAST, error_model="numpy")
-def innovate(
-    n: int,
-    k: int,
-    C: np.ndarray,
-    d: np.ndarray,
-    y: np.ndarray,
-    a: np.ndarray,
-    row: int,
-    v: np.ndarray,
-) -> None:
-    """Innovation of one observed row, and minus its slope in the diffuse coefficients."""
-    for c in range(1 + k):
-        total = 0.0
-        for j in range(n):
-            total -= C[row, j] * a[j, c]
-        v[c] = total
-    v[0] += y[row] - d[row]
-
-
-@njit(forceinline=True, fastmath=_FAST, error_model="numpy")
+@njit(**INLINE)
 def absorb(U: np.ndarray, k: int, row: np.ndarray) -> float:
     """Rotate the equation `row[1:] . delta = -row[0]` into `U`; return its log-density.
 
@@ -110,70 +126,7 @@ def absorb(U: np.ndarray, k: int, row: np.ndarray) -> float:
     return -0.5 * rhs * rhs - math.log(volume)
 
 
-@njit(forceinline=True, fastmath=_FAST, error_model="numpy")
-def load_update(
-    n: int,
-    p: int,
-    C: np.ndarray,
-    R: np.ndarray,
-    y: np.ndarray,
-    L: np.ndarray,
-    rows: np.ndarray,
-    W: np.ndarray,
-) -> int:
-    """Fill `W = [[C L, R^(1/2)], [L, 0]]` for the observed rows; return how many there are."""
-    o = 0
-    for i in range(p):
-        if not math.isnan(y[i]):
-            rows[o] = i
-            o += 1
-    noise_factor(R, rows, o, W, n)
-    for i in range(o):
-        for j in range(n):
-            total = 0.0
-            for m in range(j, n):
-                total += C[rows[i], m] * L[m, j]
-            W[i, j] = total
-    for i in range(n):
-        for j in range(n):
-            W[o + i, j] = L[i, j]
-        for j in range(o):
-            W[o + i, n + j] = 0.0
-    return o
-
-
-@njit(forceinline=True, fastmath=_FAST, error_model="numpy")
-def triangularize_rows(
-    n: int, o: int, W: np.ndarray, rows: np.ndarray, chol: np.ndarray, kept: np.ndarray
-) -> tuple[int, float]:
-    """Reduce the `o` observed rows of `W` to a lower triangle.
-
-    A noiseless row that earlier rows already determine has no pivot: it gets no gain, and its
-    column goes back to the pool that forms the filtered factor. `kept` marks the others.
-
-    Returns:
-        The number of pivots kept, and the smallest pivot as a fraction of its row.
-    """
-    c, worst = 0, 1.0
-    for i in range(o):
-        square = 0.0
-        for j in range(n + o):
-            square += W[i, j] * W[i, j]
-        pivot = reflect(W, i, c, o + n, n + o)
-        norm = math.sqrt(square)
-        worst = min(worst, pivot / norm) if norm > 0.0 else 0.0
-        kept[i] = pivot > 8.0 * _EPS * (n + o) * norm
-        if kept[i]:
-            for j in range(c + 1):
-                chol[c, j] = W[i, j]
-            rows[c] = rows[i]
-            c += 1
-        else:
-            W[i, c] = 0.0
-    return c, worst
-
-
-@njit(forceinline=True, fastmath=_FAST, error_model="numpy")
+@njit(**INLINE)
 def predict_factor(
     n: int, q: int, A: np.ndarray, F: np.ndarray, LQ: np.ndarray, W: np.ndarray, L: np.ndarray
 ) -> None:
@@ -193,15 +146,27 @@ def predict_factor(
             L[i, j] = W[i, j] if j <= i else 0.0
 
 
-@njit(forceinline=True, fastmath=_FAST, error_model="numpy")
+@njit(**INLINE)
 def predict_mean(
     n: int, k: int, A: np.ndarray, b: np.ndarray, m: np.ndarray, a: np.ndarray
 ) -> None:
     """`a = A m + b`; the slopes in the diffuse coefficients have no offset."""
     for i in range(n):
         for c in range(1 + k):
-            total = 0.0
+            total = b[i] if c == 0 else 0.0
             for j in range(n):
                 total += A[i, j] * m[j, c]
             a[i, c] = total
-        a[i, 0] += b[i]
+
+
+@njit(**INLINE)
+def settled(n: int, L: np.ndarray, old: np.ndarray) -> bool:
+    """True when a factor repeats itself to round-off, row by row, hence in any units."""
+    for i in range(n):
+        square, change = 0.0, 0.0
+        for j in range(n):
+            square += L[i, j] * L[i, j]
+            change = max(change, abs(L[i, j] - old[i, j]))
+        if change > 4.0 * _EPS * math.sqrt(square):
+            return False
+    return True
