@@ -1,5 +1,8 @@
 """Bridges to ArviZ, filterpy and data frames."""
 
+from .arviz import loo as loo
+from .arviz import to_arviz as to_arviz
+from .datatree import to_datatree as to_datatree
 from .frames import data_warnings as data_warnings
 from .frames import from_frame as from_frame
 from .frames import future_index as future_index
