@@ -1,6 +1,7 @@
 """How to reason about it: filters, smoothers, guides and learners."""
 
 from .amortized import Amortized as Amortized
+from .baum_welch import BaumWelch as BaumWelch
 from .combiners import GateCombiner as GateCombiner
 from .combiners import ProductCombiner as ProductCombiner
 from .elbo import GuideProgram as GuideProgram
@@ -15,6 +16,7 @@ from .gaussian_filters import GaussHermite as GaussHermite
 from .gaussian_filters import Simplex as Simplex
 from .gaussian_filters import Unscented as Unscented
 from .guides import SmoothingGuide as SmoothingGuide
+from .hidden_markov import ForwardBackward as ForwardBackward
 from .kalman import Kalman as Kalman
 from .particle import Particle as Particle
 from .posterior_linearization import PosteriorLinearization as PosteriorLinearization

@@ -6,6 +6,7 @@ from .comparators import Recurrent as Recurrent
 from .deep_markov import DeepMarkov as DeepMarkov
 from .emissions import BernoulliEmission as BernoulliEmission
 from .emissions import GaussianEmission as GaussianEmission
+from .hidden_markov import HiddenMarkov as HiddenMarkov
 from .linear_gaussian import LinearGaussian as LinearGaussian
 from .lssl import LSSL as LSSL
 from .mamba import Mamba as Mamba
@@ -23,6 +24,13 @@ from .sequence_layer import param_groups as param_groups
 from .sequence_model import Bidirectional as Bidirectional
 from .sequence_model import ResidualBlock as ResidualBlock
 from .sequence_model import SequenceModel as SequenceModel
+from .state_emissions import BernoulliStates as BernoulliStates
+from .state_emissions import CategoricalStates as CategoricalStates
+from .state_emissions import PoissonStates as PoissonStates
+from .state_emissions import StateEmission as StateEmission
+from .state_gaussians import GaussianStates as GaussianStates
+from .state_gaussians import MixtureStates as MixtureStates
+from .state_gaussians import RegressionStates as RegressionStates
 from .transitions import GatedTransition as GatedTransition
 from .transitions import LinearTransition as LinearTransition
 from .transitions import MLPTransition as MLPTransition
