@@ -257,13 +257,15 @@ def test_expectation_maximisation_climbs_to_a_stationary_point(family: StateEmis
 
 def _poisson_oracle(y: np.ndarray, starts: int) -> float:
     """Maximise a plain forward recursion over probabilities, by quasi-Newton from many starts."""
-        def negative(theta: np.ndarray) -> float:
+
+    def negative(theta: np.ndarray) -> float:
         rates = np.exp(theta[:2])
         stay = 1 / (1 + np.exp(-theta[2:4]))
         A = np.array([[stay[0], 1 - stay[0]], [1 - stay[1], stay[1]]])
         p, total = np.array([1 / (1 + np.exp(-theta[4])), 1 / (1 + np.exp(theta[4]))]), 0.0
         for t, count in enumerate(y):
-            p = (p @ A if t else p) * np.exp(count * np.log(rates) - rates - math.lgamma(count + 1))
+            mass = np.exp(count * np.log(rates) - rates - math.lgamma(count + 1))
+            p = (p @ A if t else p) * mass
             total += np.log(p.sum())
             p = p / p.sum()
         return -total
