@@ -8,6 +8,7 @@ from .emissions import BernoulliEmission as BernoulliEmission
 from .emissions import GaussianEmission as GaussianEmission
 from .hidden_markov import HiddenMarkov as HiddenMarkov
 from .linear_gaussian import LinearGaussian as LinearGaussian
+from .linear_model import LinearModel as LinearModel
 from .lssl import LSSL as LSSL
 from .mamba import Mamba as Mamba
 from .nonlinear import NonlinearGaussian as NonlinearGaussian
@@ -31,6 +32,17 @@ from .state_emissions import StateEmission as StateEmission
 from .state_gaussians import GaussianStates as GaussianStates
 from .state_gaussians import MixtureStates as MixtureStates
 from .state_gaussians import RegressionStates as RegressionStates
+from .structural import Component as Component
+from .structural import Structural as Structural
+from .structural_components import DampedTrend as DampedTrend
+from .structural_components import DummySeasonal as DummySeasonal
+from .structural_components import LocalLevel as LocalLevel
+from .structural_components import LocalLinearTrend as LocalLinearTrend
+from .structural_components import Seasonal as Seasonal
+from .structural_decomposition import Decomposition as Decomposition
+from .structural_regression import Autoregressive as Autoregressive
+from .structural_regression import Cycle as Cycle
+from .structural_regression import Regression as Regression
 from .transitions import GatedTransition as GatedTransition
 from .transitions import LinearTransition as LinearTransition
 from .transitions import MLPTransition as MLPTransition
