@@ -33,6 +33,7 @@ from .riccati import innovations as innovations
 from .riccati import lyapunov as lyapunov
 from .riccati import steady_state as steady_state
 from .scan import diagonal_scan as diagonal_scan
+from .scan import logarithmic_scan as logarithmic_scan
 from .scan import matrix_scan as matrix_scan
 from .selective import scalar_decay_scan as scalar_decay_scan
 from .selective import selective_scan as selective_scan

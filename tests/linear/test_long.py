@@ -95,7 +95,6 @@ def test_views_agree_at_full_size(dtype: torch.dtype) -> None:
                 assert relative(model.apply(u, view=view), expected) <= OUTPUT[dtype]
 
 
-@pytest.mark.slow
 def test_a_million_steps() -> None:
     """The convolution is checked on its first and, by the carried state, on its last steps."""
     model = system(*channels(2, torch.float32))
