@@ -106,7 +106,7 @@ def to_filterpy(model: LinearGaussianModel) -> KalmanFilter:
     kf.P = parameters.initial.cov.numpy(force=True).copy()
     kf.F, kf.H = A, C
     kf.Q, kf.R = _constant(parameters.transition.cov), _constant(parameters.emission.cov)
-    kf.B = gain
+    setattr(kf, "B", gain)  # noqa: B010  (filterpy declares it as None)
     return kf
 
 
