@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..base import LinearGaussianModel, LinearParameters, Series, StateSpaceModel
 from ..results import Filtered, Forecast, Smoothed
-from .kalman_arrays import Pass, Problem, forward_pass, in_threads, prepare
+from .kalman_arrays import Pass, Problem, prepare
 from .kalman_autograd import autograd_log_likelihood
 from .kalman_diffuse import diffuse_moments, posterior_mix
 from .kalman_gradient import exact_log_likelihood
 from .kalman_online import OnlineKalman
+from .kalman_passes import covariances, run_backward, run_forward
 from .simulation_smoother import draw_observations, draw_paths
 
 # Below this ratio of a pivot to its row, round-off costs more than six digits of the result.
@@ -128,18 +128,14 @@ def _parameters(model: StateSpaceModel, series: Series) -> LinearParameters:
 
 
 def _run(parameters: LinearParameters, y: Tensor) -> tuple[Problem, Pass]:
-    from .kalman_kernels import forward_kernel
-
     problem = prepare(parameters, y)
-    size = problem.sizes
-    kernel = forward_kernel(size.constants)
-    return problem, forward_pass(problem, kernel, store=True)
+    return problem, run_forward(problem, store=True)
 
 
 def _filter_moments(problem: Problem, result: Pass) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     a, m = torch.from_numpy(result.a), torch.from_numpy(result.m)
-    filtered = _covariances(problem, result.slot, result.F)
-    predicted = _covariances(problem, result.slot, result.L)
+    filtered = torch.from_numpy(covariances(problem, result.slot, result.F))
+    predicted = torch.from_numpy(covariances(problem, result.slot, result.L))
     if problem.sizes.k == 0:
         return m[..., 0], filtered, a[..., 0], predicted
     info = torch.from_numpy(result.info)
@@ -148,29 +144,9 @@ def _filter_moments(problem: Problem, result: Pass) -> tuple[Tensor, Tensor, Ten
     return mean, cov, *diffuse_moments(a, predicted, *posterior_mix(before))
 
 
-def _covariances(problem: Problem, slot: np.ndarray, factor: np.ndarray) -> Tensor:
-    from .kalman_kernels import gram
-
-    cov = np.empty((*slot.shape, *factor.shape[2:]))
-    in_threads(gram, problem.sizes, slot, factor, cov)
-    return torch.from_numpy(cov)
-
-
 def _smooth_moments(problem: Problem, result: Pass) -> tuple[Tensor, Tensor, Tensor]:
-    from .kalman_backward import backward_kernel, backward_space, cross_covariances
-
-    size, r = problem.sizes, result
-    mean, factor, gain = np.empty_like(r.m), np.empty_like(r.F), np.empty_like(r.F)
-    shared = np.zeros_like(r.slot)
-    stored = (r.slot, r.a, r.L, r.m, r.F, r.G, r.chol, r.E, r.count)
-    arguments = (problem.params, problem.y, stored, (mean, factor, gain, shared))
-    kernel = backward_kernel(size.constants)
-    in_threads(kernel, size, *arguments, space=lambda: backward_space(*size[2:]))
-    cov = _covariances(problem, shared, factor)
-    cross = torch.zeros_like(cov)
-    in_threads(cross_covariances, size, shared, gain, cov.numpy(), cross.numpy())
-    columns = torch.from_numpy(mean)
-    if size.k == 0 or size.time == 0:
+    columns, cov, cross = (torch.from_numpy(x) for x in run_backward(problem, result))
+    if problem.sizes.k == 0 or problem.sizes.time == 0:
         return columns[..., 0], cov, cross
     mix, undetermined = posterior_mix(torch.from_numpy(result.info[:, -1:]))
     slopes = (columns @ mix)[..., 1:]
@@ -185,11 +161,12 @@ def _smoothed_mean(parameters: LinearParameters, y: Tensor) -> Tensor:
 
 def _restore(x: Tensor, problem: Problem, y: Tensor) -> Tensor:
     """Give back the batch axes, the dtype and the device of the data."""
+    x = x.expand(problem.sizes.series, *x.shape[1:]) if x.shape[:1] == (1,) else x
     return x.reshape(*problem.batch, *x.shape[1:]).to(y.device, y.dtype)
 
 
 def _flag(problem: Problem, result: Pass, y: Tensor) -> Tensor:
-    bad = torch.from_numpy(result.worst < _LOST)
+    bad = torch.from_numpy(result.worst < _LOST).expand(problem.sizes.series)
     bad = bad | ~torch.from_numpy(result.log_likelihood).isfinite().all(-1)
     if problem.sizes.k and problem.sizes.time:
         bad = bad | posterior_mix(torch.from_numpy(result.info[:, -1]))[1].any(-1)

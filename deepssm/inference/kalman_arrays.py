@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -96,17 +97,19 @@ def prepare(parameters: LinearParameters, y: Tensor) -> Problem:
     """Factor the covariances and lay everything out for the kernels."""
     batch = batch_shape(parameters, y)
     start, transition, emission = parameters
-    noise = psd_factor(_f64(transition.cov), "Q")
-    acting = (noise != 0).flatten(0, -2).any(0)
-    noise = noise[..., acting]
+    noise = _factor(transition.cov, "Q")
+    acting = (noise != 0).reshape(-1, noise.shape[-1]).any(0)
+    if not acting.all():
+        noise = noise[..., acting]
     params = (
         _flat(transition.matrix, batch, 3),
         _flat(transition.offset, batch, 2),
         _flat(noise, batch, 3),
         _flat(emission.matrix, batch, 3),
         _flat(emission.offset, batch, 2),
-        _flat(_checked(_f64(emission.cov)), batch, 3),
+        _flat(emission.cov, batch, 3),
     )
+    _factor(emission.cov, "R")
     data = _flat(y.expand(*batch, *y.shape[-2:]), batch, 2)
     n, p = emission.matrix.shape[-1], emission.matrix.shape[-2]
     k = 0 if start.diffuse is None else start.diffuse.shape[-1]
@@ -114,34 +117,22 @@ def prepare(parameters: LinearParameters, y: Tensor) -> Problem:
     return Problem(params, _start(parameters, batch), data, sizes, batch)
 
 
-def forward_pass(problem: Problem, kernel: Callable[..., None], *, store: bool) -> Pass:
-    """Run the filter; keep every step only if `store`."""
-    size = problem.sizes
-    out = allocate(size, size.time if store else 2)
-    if size.series and size.time:
-        from .kalman_kernels import forward_space
-
-        arguments = (problem.params, problem.start, problem.y, tuple(out), store)
-        in_threads(kernel, size, *arguments, space=lambda: forward_space(*size[2:]))
-    return out
-
-
 def allocate(size: Sizes, slots: int) -> Pass:
     """Make room for the forward kernel's results at `slots` steps."""
     lead, (n, p, k) = (size.series, slots), (size.n, size.p, size.k)
     return Pass(
-        log_likelihood=np.zeros((size.series, size.time)),
-        slot=np.zeros((size.series, size.time), np.int64),
-        a=np.zeros((*lead, n, 1 + k)),
-        L=np.zeros((*lead, n, n)),
-        m=np.zeros((*lead, n, 1 + k)),
-        F=np.zeros((*lead, n, n)),
-        G=np.zeros((*lead, n, p)),
-        chol=np.zeros((*lead, p, p)),
-        E=np.zeros((*lead, p, 1 + k)),
-        rows=np.zeros((*lead, p), np.int64),
-        count=np.zeros(lead, np.int64),
-        info=np.zeros((*lead, k, k + 1)),
+        log_likelihood=np.empty((size.series, size.time)),
+        slot=np.empty((size.series, size.time), np.int64),
+        a=np.empty((*lead, n, 1 + k)),
+        L=np.empty((*lead, n, n)),
+        m=np.empty((*lead, n, 1 + k)),
+        F=np.empty((*lead, n, n)),
+        G=np.empty((*lead, n, p)),
+        chol=np.empty((*lead, p, p)),
+        E=np.empty((*lead, p, 1 + k)),
+        rows=np.empty((*lead, p), np.int64),
+        count=np.empty(lead, np.int64),
+        info=np.empty((*lead, k, k + 1)),
         worst=np.ones(size.series),
     )
 
@@ -173,21 +164,27 @@ def _start(parameters: LinearParameters, batch: torch.Size) -> tuple[np.ndarray,
     if start.diffuse is not None:
         slopes = _f64(start.diffuse).expand(*mean.shape[:-2], *start.diffuse.shape[-2:])
         mean = torch.cat((mean, slopes), -1)
-    factor = psd_factor(_f64(start.cov), "P0")
-    return _flat(mean, batch, 2), _flat(factor, batch, 2)
+    return _flat(mean, batch, 2), _flat(_factor(start.cov, "P0"), batch, 2)
 
 
-def _checked(R: Tensor) -> Tensor:
-    psd_factor(R, "R")
-    return R
+def _factor(cov: Tensor, name: str) -> np.ndarray:
+    """Lower factor of a covariance; the short way for one regular matrix, else the careful one."""
+    values = _f64(cov)
+    if values.numel() == cov.shape[-1] ** 2:
+        matrix = values.numpy()
+        with contextlib.suppress(np.linalg.LinAlgError):
+            if np.isfinite(matrix).all() and (matrix == matrix.swapaxes(-1, -2)).all():
+                return np.linalg.cholesky(matrix)
+    return psd_factor(values, name).numpy()
 
 
 def _f64(x: Tensor) -> Tensor:
     return x.detach().to("cpu", torch.float64)
 
 
-def _flat(x: Tensor, batch: torch.Size, event: int) -> np.ndarray:
+def _flat(x: Tensor | np.ndarray, batch: torch.Size, event: int) -> np.ndarray:
     """Merge the batch axes into one of size `series`, or 1 where nothing varies over them."""
+    x = torch.from_numpy(x) if isinstance(x, np.ndarray) else x
     lead = x.shape[: x.ndim - event]
     if lead.numel() > 1 or batch.numel() == 0:
         x = x.expand(*batch, *x.shape[x.ndim - event :]).reshape(-1, *x.shape[x.ndim - event :])

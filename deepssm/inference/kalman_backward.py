@@ -201,48 +201,53 @@ def combine(
 
 
 @njit(**INLINE)
-def repeating_maps(n, p, q, A, LQ, C, R, L, F, G, chol, U, space, maps):  # noqa: ANN001, ANN201
-    """Matrices of one repeated step: `zeta <- Z zeta + Ze e`, `mean = m + B zeta`.
+def step_maps(n, p, q, o, A, LQ, C, R, L, G, chol, U, space, Z, Ze, response):  # noqa: ANN001, ANN201
+    """Matrices of one step back, `zeta <- Z zeta + Ze e`, found by unit right-hand sides.
 
-    The transformation of a step without data is found by applying it to unit right-hand sides.
+    `order` in `space` lists the `o` observed rows; the new equations are left in `W`.
     """
-    W, x, _, _, v, M, order, unit, zero, scratch = space
-    Z, Ze, B, response = maps
+    W, x, _, _, v, M, order, _, _, _ = space
     K = n + p
-    for i in range(p):
-        order[i] = i
     for i in range(n):
         for j in range(n):
             W[q + j, q + i] = U[i, j]
-            unit[i, j] = 1.0 if i == j else 0.0
         for c in range(K):
             W[q + n + c, q + i] = 1.0 if c == i else 0.0
-    decorrelate(R, order, p, M)
-    for i in range(p):
+    decorrelate(R, order, o, M)
+    for i in range(o):
         for c in range(K):
             v[c] = 1.0 if c == n + i else 0.0
-        load_row(n, q, K, i, i, C, L, M, v, W)
-    step_back(n, K, q, p, A, LQ, W, x)
+        load_row(n, q, K, i, order[i], C, L, M, v, W)
+    step_back(n, K, q, o, A, LQ, W, x)
     for i in range(n):
         for c in range(K):
             response[i, c] = W[q + n + c, q + i]
         for c in range(n):
             Z[i, c] = response[i, c]
     for i in range(n):
-        for c in range(p):
+        for c in range(o):
             total = 0.0
-            for r in range(c, p):
+            for r in range(c, o):
                 total += response[i, n + r] * chol[r, c]
             for j in range(n):
                 for r in range(j, n):
                     total += response[i, j] * U[j, r] * G[r, c]
             Ze[i, c] = total
-    combine(n, n, zero, F, U, unit, W, B, scratch)
+
+
+@njit(**INLINE)
+def mean_map(n, F, U, space, B, factor):  # noqa: ANN001, ANN201
+    """`B` with smoothed `mean = m + B zeta`, and the smoothed factor."""
+    W, _, _, _, _, _, _, unit, zero, _ = space
+    for i in range(n):
+        for j in range(n):
+            unit[i, j] = 1.0 if i == j else 0.0
+    combine(n, n, zero, F, U, unit, W, B, factor)
 
 
 @njit(**INLINE)
 def repeat_back(n, p, K, maps, e, m, zeta, x, mean):  # noqa: ANN001, ANN201
-    """One step back with the matrices of `repeating_maps`."""
+    """One step back with the matrices of `step_maps` and `mean_map`."""
     Z, Ze, B, _ = maps
     for c in range(K):
         for i in range(n):
@@ -318,10 +323,11 @@ def backward_kernel(sizes: tuple[int, int, int, int] | None = None) -> Callable[
                     backward_gain(n, q, At, Lt, W, gain[s, t], x)
                     if repeats and settled(n, U, old):
                         steady = True
-                        repeating_maps(
-                            n, p, q, At, Lt, Ct, Rt, L[s, i], F[s, i], G[s, i], chol[s, i], U,
-                            space, maps,
+                        step_maps(
+                            n, p, q, p, At, Lt, Ct, Rt, L[s, i], G[s, i], chol[s, i], U, space,
+                            maps[0], maps[1], maps[3],
                         )  # fmt: skip
+                        mean_map(n, F[s, i], U, space, maps[2], space[9])
                 shared[s, t] = t
                 combine(n, 1 + k, m[s, t], F[s, i], U, zeta, W, mean[s, t], factor[s, t])
 

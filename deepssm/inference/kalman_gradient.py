@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,9 @@ import torch
 from torch import Tensor
 
 from ..base import GaussianInitial, LinearConditional, LinearParameters
-from .kalman_arrays import Pass, Problem, forward_pass, in_threads, prepare
+from .kalman_arrays import Pass, Problem, in_threads, prepare
 from .kalman_diffuse import posterior_mix
+from .kalman_passes import run_forward, shares_moments
 
 
 def exact_log_likelihood(parameters: LinearParameters, y: Tensor) -> Tensor:
@@ -39,17 +41,13 @@ def _pack(y: Tensor, diffuse: Tensor | None, *tensors: Tensor) -> LinearParamete
 class _LogLikelihood(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, y: Tensor, diffuse: Tensor | None, *tensors: Tensor) -> Tensor:  # noqa: ANN401
-        from .kalman_kernels import forward_kernel
-
         problem = prepare(_pack(y, diffuse, *tensors), y)
-        size = problem.sizes
-        kernel = forward_kernel(size.constants)
         needed = any(ctx.needs_input_grad)
-        result = forward_pass(problem, kernel, store=needed)
+        result = run_forward(problem, store=needed)
         if needed:
             ctx.problem, ctx.result = problem, result
             ctx.templates = [(x.shape, x.dtype, x.device) for x in (y, *tensors)]
-        ll = torch.from_numpy(result.log_likelihood).reshape(*problem.batch, size.time)
+        ll = torch.from_numpy(result.log_likelihood).reshape(*problem.batch, problem.sizes.time)
         return ll.to(y.device, y.dtype)
 
     @staticmethod
@@ -66,43 +64,81 @@ class _LogLikelihood(torch.autograd.Function):
                 "The steps of a series carry different weights, but the smoother gradient is that "
                 'of their plain sum. Use `Kalman(backend="autograd")` for weighted steps.'
             )
-        grads = _score(ctx.problem, ctx.result)
-        scale = flat[:, :1].numpy() if flat.numel() else np.zeros((batch.numel(), 1))
-        out = [_reduce(g, scale, batch, *t) for g, t in zip(grads, ctx.templates, strict=True)]
+        scale = flat[:, 0].numpy() if flat.numel() else np.zeros(batch.numel())
+        score = _score_shared if shares_moments(ctx.problem, ctx.result) else _score
+        grads = score(ctx.problem, ctx.result, scale)
+        out = [_reduce(g, batch, *t) for g, t in zip(grads, ctx.templates, strict=True)]
         return out[0], None, *out[1:]
 
 
-def _score(problem: Problem, result: Pass) -> tuple[np.ndarray, ...]:
-    """Gradient of each series' log-likelihood: `y, m0, P0, A, b, Q, C, d, R`."""
+def _score(problem: Problem, result: Pass, scale: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Weighted gradient of each series' log-likelihood: `y, m0, P0, A, b, Q, C, d, R`."""
     from .kalman_score import score_kernel, score_space
 
-    size = problem.sizes
-    A, b, LQ, C, d, R = problem.params
-    S, n = size.series, size.n
-    shapes = (A.shape, b.shape, (1, LQ.shape[1], n, n), C.shape, d.shape, R.shape)
-    g = [np.zeros((S, *shape[1:])) for shape in shapes]
+    size, r = problem.sizes, result
+    shapes, S, n = _shapes(problem), size.series, size.n
+    g = [np.zeros((S, *shape)) for shape in shapes]
     gy, gm0, gP0 = np.zeros((S, size.time, size.p)), np.zeros((S, n)), np.zeros((S, n, n))
     if S and size.time:
-        mix = posterior_mix(torch.from_numpy(result.info[:, -1]))[0].numpy()
-        r = result
+        mix = posterior_mix(torch.from_numpy(r.info[:, -1]))[0].numpy()
         stored = (r.slot, r.a, r.L, r.F, r.G, r.chol, r.E, r.rows, r.count)
-        same = all(x.shape[1] == 1 for x in (A, LQ, C, R))
-        constants = size.constants[:3] if size.constants else None
-        arguments = (A, C, same, stored, np.ascontiguousarray(mix), (*g, gy, gm0, gP0))
-        kernel = score_kernel(constants)
-        in_threads(kernel, size, *arguments, space=lambda: score_space(n, size.p, size.k))
-    return gy, gm0, gP0, *g
+        A, _, _, C, _, _ = problem.params
+        arguments = (A, C, _constant(problem), stored, np.ascontiguousarray(mix))
+        kernel = score_kernel(size.constants[:3] if size.constants else None)
+        space = partial(score_space, n, size.p, size.k)
+        in_threads(kernel, size, *arguments, (*g, gy, gm0, gP0), space=space)
+    return tuple(x * scale.reshape(-1, *(1,) * (x.ndim - 1)) for x in (gy, gm0, gP0, *g))
+
+
+def _score_shared(problem: Problem, result: Pass, scale: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The same, summed over the series, for series that share their second moments."""
+    from .kalman_score import score_space
+    from .kalman_shared import lanes
+    from .kalman_shared_score import score_terms, shared_score
+
+    size, r = problem.sizes, result
+    T, n, p = size.time, size.n, size.p
+    A, _, _, C, _, _ = problem.params
+    shapes = ((p, n), (n, n), (p, p), (p, n), (n, n), (n, n))
+    terms = (*(np.empty((T, *shape)) for shape in shapes), np.empty(T, np.int64))
+    stored = (r.slot, r.L, r.F, r.G, r.chol, r.rows, r.count)
+    arguments = (A, C, _constant(problem), stored, terms)
+    space = partial(score_space, n, p, 0)
+    in_threads(score_terms, size._replace(series=1), *arguments, space=space)
+    sums: list[tuple[np.ndarray, ...]] = []
+
+    def scratch() -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
+        more = (np.zeros(n), np.zeros((n, n)), np.zeros((p, p)), np.zeros((p, n)))
+        sums.append((*(np.zeros(shape) for shape in _shapes(problem)), *more))
+        return lanes(n, n, n, p, p, 1), sums[-1]
+
+    gy, pattern = np.zeros((size.series, T, p)), (r.slot, r.G, r.chol, r.rows, r.count)
+    in_threads(shared_score, size, A, C, pattern, terms, r.a, r.E, scale, gy, space=scratch)
+    gA, gb, gQ, gC, gd, gR, gm0, gP0, *_ = (sum(parts) for parts in zip(*sums, strict=True))
+    return gy, gm0, 0.5 * gP0, gA, gb, 0.5 * gQ, gC, gd, gR  # type: ignore[return-value]
+
+
+def _shapes(problem: Problem) -> list[tuple[int, ...]]:
+    """Shapes of the gradients of `A, b, Q, C, d, R` for one series."""
+    A, b, LQ, C, d, R = problem.params
+    n = problem.sizes.n
+    return [x[1:] for x in (A.shape, b.shape, (1, LQ.shape[1], n, n), C.shape, d.shape, R.shape)]
+
+
+def _constant(problem: Problem) -> bool:
+    A, _, LQ, C, _, R = problem.params
+    return all(x.shape[1] == 1 for x in (A, LQ, C, R))
 
 
 def _reduce(
     grad: np.ndarray,
-    scale: np.ndarray,
     batch: torch.Size,
     shape: torch.Size,
     dtype: torch.dtype,
     device: torch.device,
 ) -> Tensor:
-    """Weight per series and sum over the batch axes that the argument does not have."""
-    weighted = grad * scale.reshape(-1, *(1,) * (grad.ndim - 1))
-    full = torch.from_numpy(weighted).reshape(*batch, *grad.shape[1:])
-    return full.sum_to_size(shape).to(device, dtype)
+    """Sum over the batch axes that the argument does not have."""
+    full = torch.from_numpy(np.ascontiguousarray(grad))
+    if full.shape != shape and full.ndim and full.numel() > shape.numel():
+        full = full.reshape(*batch, *full.shape[1:]).sum_to_size(shape)
+    return full.reshape(shape).to(device, dtype)

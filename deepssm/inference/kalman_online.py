@@ -29,6 +29,7 @@ class OnlineKalman:
         self.refresh()
         self._out: Pass = allocate(self._problem.sizes, 1)
         self._space = forward_space(*self._problem.sizes[2:])
+        self._out.info[:] = 0.0
         mean, factor = self._problem.start
         self._out.a[0, 0], self._out.L[0, 0] = mean[0], factor[0]
         self._out.m[0, 0], self._out.F[0, 0] = mean[0], factor[0]

@@ -93,9 +93,13 @@ def chol_row(
         total = 0.0
         for r in range(n):
             total += H[i, r] * G[r, j]
-        for r in range(i):
-            if M[i, r] != 0.0 and place[r] >= j:
-                total += M[i, r] * chol[place[r], j]
+        for r in range(i - 1, -1, -1):
+            if place[r] == j:
+                total += M[i, r] * chol[j, j]
+                break
+            if M[i, r] != 0.0:
+                for m in range(n):
+                    total += M[i, r] * H[r, m] * G[m, j]
         chol[c, j] = total
 
 

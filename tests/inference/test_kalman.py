@@ -327,3 +327,31 @@ def test_repeated_gains_give_the_same_gradient() -> None:
     for ours, theirs in zip(*grads, strict=True):
         square = ours.ndim > 1 and ours.shape[-1] == ours.shape[-2]
         close(*[(g + g.mT) / 2 if square else g for g in (ours, theirs)], atol=1e-8)
+
+
+@pytest.mark.parametrize("name", ["constant", "time-varying", "rank-1 Q"])
+def test_series_that_share_their_gaps_equal_each_alone(name: str) -> None:
+    """37 series fill two blocks and a part of a third."""
+    model, _ = make(name, time=30)
+    y = torch.randn(37, 30, 2, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    y[:, 5:8, 0], y[:, 20] = math.nan, math.nan
+    weights = torch.linspace(0.5, 2.0, 37, dtype=torch.float64)
+    answers = []
+    for split in (False, True):
+        leaves = [x.clone().requires_grad_() for x in (y, *_leaves(model.given))]
+        given = Given(_rebuild(model.given, tuple(leaves[1:])))
+        parts = [leaves[0][i] for i in range(37)] if split else [leaves[0]]
+        method, series = Kalman(), [Series(part) for part in parts]
+        ll = torch.cat([method.log_likelihood(given, x).sum(-1).reshape(-1) for x in series])
+        grads = torch.autograd.grad((weights * ll).sum(), leaves)
+        results = [(method.filter(given, x), method.smooth(given, x)) for x in series]
+        flat = [torch.cat([getattr(r, f).reshape(-1) for r, _ in results]) for f in r_fields(0)]
+        flat += [torch.cat([getattr(r, f).reshape(-1) for _, r in results]) for f in r_fields(1)]
+        answers.append((ll, *grads, *flat))
+    for together, alone in zip(*answers, strict=True):
+        close(together, alone, atol=1e-8)
+
+
+def r_fields(which: int) -> tuple[str, ...]:
+    filtered = ("mean", "cov", "predicted_mean", "predicted_cov", "log_likelihood")
+    return filtered if which == 0 else ("mean", "cov", "cross_cov", "log_likelihood")
