@@ -18,6 +18,7 @@ from .gaussian_filters import Unscented as Unscented
 from .guides import SmoothingGuide as SmoothingGuide
 from .hidden_markov import ForwardBackward as ForwardBackward
 from .kalman import Kalman as Kalman
+from .maximum_likelihood import MaximumLikelihood as MaximumLikelihood
 from .particle import Particle as Particle
 from .posterior_linearization import PosteriorLinearization as PosteriorLinearization
 from .proposals import Bootstrap as Bootstrap
