@@ -22,8 +22,10 @@ class Table(NamedTuple):
     Attributes:
         y: Observations, one column each, NaN where missing; rows in order of time.
         u: Inputs on the same rows, or `None`.
-        dt: Time since the row before, `(time,)`, for uneven rows, else `None`.
-        step: The time step in words, such as `7 days`.
+        dt: Time since the row before, `(time,)`, for models that take uneven rows, else `None`.
+        step: The usual step in words, such as `7 days`, empty for a single row.
+        usual: The usual step: seconds where time is dates, else in the unit of the column.
+        unit: Unit of `dt` in the same measure; 1 where time is numbers.
         notes: Sentences on what was done to the rows.
     """
 
@@ -31,6 +33,8 @@ class Table(NamedTuple):
     u: pd.DataFrame | None
     dt: np.ndarray | None
     step: str
+    usual: float
+    unit: float
     notes: list[str]
 
 
@@ -42,6 +46,7 @@ def read_table(
     u: list[str],
     resample: str | None = None,
     uneven: bool = False,
+    unit: float | None = None,
     min_rows: int = 10,
 ) -> Table:
     """Read, check and order a CSV table.
@@ -53,11 +58,14 @@ def read_table(
         u: Names of the input columns.
         resample: A step such as `7D` on which to lay the rows, or `None`.
         uneven: Whether the model takes uneven time steps.
+        unit: Seconds in a unit of `dt`; by default the usual step.
         min_rows: Fewest readings that a model can be learnt from.
 
     Raises:
         DataError: the table cannot be used; the text says what to do.
     """
+    import pandas as pd
+
     text = _read_text(path)
     wanted = _wanted(text, path, time, y, u)
     frame = _numbers(text, wanted + u, path)
@@ -67,9 +75,32 @@ def read_table(
     if not frame.index.is_monotonic_increasing:
         frame = frame.sort_index(kind="stable")
         notes = [*notes, "The rows were put in order of time."]
-    _check_values(frame, wanted, u, path, min_rows)
-    dt, step = _steps(frame.index, path, uneven=uneven)
-    return Table(frame[wanted], frame[u] if u else None, dt, step, notes)
+    _check_inputs(frame, u, path)
+    check_readings(frame[wanted], path, min_rows)
+    gaps, usual = _gaps(frame.index, path)
+    if not uneven:
+        _check_even(frame.index, gaps, usual, path)
+    dated = isinstance(frame.index, pd.DatetimeIndex)
+    unit = (unit or usual) if dated else 1.0
+    dt = np.concatenate([[0.0], gaps / unit]) if uneven else None
+    return Table(
+        frame[wanted], frame[u] if u else None, dt, _in_words(usual, dated), usual, unit, notes
+    )
+
+
+def read_inputs(path: Path, names: list[str], horizon: int) -> np.ndarray:
+    """Read the inputs of future steps, `(horizon, input)`.
+
+    Raises:
+        DataError: the table has not one complete row a step.
+    """
+    text = _read_text(path)
+    _wanted(text, path, None, None, names)
+    frame = _numbers(text, names, path)
+    _check_inputs(frame, names, path)
+    if len(frame) != horizon:
+        raise DataError(f"{path} has {len(frame)} rows, expected one a step: {horizon}.")
+    return frame.to_numpy()
 
 
 def _read_text(path: Path) -> pd.DataFrame:
@@ -171,9 +202,7 @@ def _has_zone(raw: pd.Series) -> bool:
     return bool(raw.str.contains(r"(?:Z|[+-]\d\d:?\d\d)$", regex=True).any())
 
 
-def _check_values(
-    frame: pd.DataFrame, y: list[str], u: list[str], path: Path, min_rows: int
-) -> None:
+def _check_inputs(frame: pd.DataFrame, u: list[str], path: Path) -> None:
     for name in u:
         gaps = int(frame[name].isna().sum())
         if gaps:
@@ -181,8 +210,16 @@ def _check_values(
                 f"{path}: input column '{name}' has {gaps} missing values; inputs must be known "
                 "on every row. Fill them, or observe the column with --y instead."
             )
-    for name in y:
-        readings = frame[name].dropna()
+
+
+def check_readings(y: pd.DataFrame, path: Path, min_rows: int) -> None:
+    """Demand enough different readings in every observed column.
+
+    Raises:
+        DataError: a column is empty, too short or constant.
+    """
+    for name in y.columns:
+        readings = y[name].dropna()
         if readings.empty:
             raise DataError(f"{path}: column '{name}' has no reading at all: leave it out of --y.")
         if len(readings) < min_rows:
@@ -196,31 +233,44 @@ def _check_values(
             )
 
 
-def _steps(index: pd.Index, path: Path, *, uneven: bool) -> tuple[np.ndarray | None, str]:
-    """Return `dt` for uneven rows and the step in words."""
+def _gaps(index: pd.Index, path: Path) -> tuple[np.ndarray, float]:
+    """Return the steps between rows, in seconds where time is dates, and their median."""
     import pandas as pd
 
-    if len(index) < 2:
-        return None, "one row"
     if index.has_duplicates:
         twice = index[index.duplicated()][0]
         raise DataError(
             f"{path}: time {_show(twice)} occurs more than once. Keep one row each, or pass "
             f"--resample {_rule(index)} to average them."
         )
+    moments = index.to_numpy()
+    if isinstance(index, pd.DatetimeIndex):
+        gaps = np.diff(moments).astype("timedelta64[ns]").astype(float) / 1e9
+    else:
+        gaps = np.diff(moments.astype(float))
+    return gaps, float(np.median(gaps)) if len(gaps) else 0.0
+
+
+def _in_words(usual: float, dated: bool) -> str:
+    import pandas as pd
+
+    if not usual:
+        return ""
+    if not dated:
+        return f"{usual:g}"
+    return str(pd.Timedelta(round(usual * 1e9), unit="ns")).removesuffix(" 00:00:00")
+
+
+def _check_even(index: pd.Index, gaps: np.ndarray, usual: float, path: Path) -> None:
+    import pandas as pd
+
+    even = np.abs(gaps - usual) <= 1e-6 * usual
     dated = isinstance(index, pd.DatetimeIndex)
-    gaps = np.diff(index.to_numpy()).astype("timedelta64[ns]" if dated else float)
-    usual = np.median(gaps.astype(float))
-    words = str(pd.Timedelta(int(usual))).removesuffix(" 00:00:00") if dated else f"{usual:g}"
-    if uneven:
-        dt = np.concatenate([[0.0], gaps.astype(float) / (usual if dated else 1.0)])
-        return dt, words
-    even = np.abs(gaps.astype(float) - usual) <= 1e-6 * usual
     if even.all() or (dated and _calendar(index)):
-        return None, words
+        return
     row = int(np.flatnonzero(~even)[0])
     raise DataError(
-        f"{path}: the time column is irregular: the usual step is {words}, but "
+        f"{path}: the time column is irregular: the usual step is {_in_words(usual, dated)}, but "
         f"{_show(index[row])} is followed by {_show(index[row + 1])}. Pass "
         f"--resample {_rule(index)} (lays rows on a grid, puts missing rows in) or "
         "--model constant-velocity (takes uneven steps)."
