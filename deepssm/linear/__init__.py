@@ -23,6 +23,10 @@ from .hippo import s4d_real as s4d_real
 from .low_rank import LowRankPlusDiagonal as LowRankPlusDiagonal
 from .memory import ScaledMemory as ScaledMemory
 from .memory import SlidingMemory as SlidingMemory
+from .prefix import FilterElement as FilterElement
+from .prefix import combine_filtering as combine_filtering
+from .prefix import combine_smoothing as combine_smoothing
+from .prefix import prefix_products as prefix_products
 from .recurrence import Recurrence as Recurrence
 from .recurrence import View as View
 from .recurrence import looped as looped

@@ -128,6 +128,21 @@ class LinearSystem(NamedTuple):
         y, z = self.run(u[..., None, :], z, dt=steps, rate=rate, view=looped)
         return y[..., 0, :], z
 
+    def derivative(self, z: Tensor, u: Tensor) -> Tensor:
+        """Return `dz/dt = A z + B u`, the right-hand side for an ODE solver, `(*batch, n)`.
+
+        Args:
+            z: State, `(*batch, n)`.
+            u: Input, `(*batch, m)`.
+
+        Raises:
+            ValueError: the system is in discrete time.
+        """
+        if self.rule is None:
+            raise ValueError("`derivative` needs a system in continuous time, got `rule=None`.")
+        A, B, _ = self.structure.realize(self.B, self.C)
+        return A.matvec(z) + (B @ u.to(B.dtype)[..., None])[..., 0]
+
     def kernel(self, time: int, *, dt: Tensor | float | None = None, rate: float = 1.0) -> Tensor:
         """Return the impulse response at lags `0 ... time-1`, `(*batch, p, m, time)`.
 

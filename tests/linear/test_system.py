@@ -187,6 +187,22 @@ def test_hold_has_the_semigroup_property() -> None:
     assert (fast[..., 1::2, :] - slow).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_hold_solves_the_differential_equation(kind: str) -> None:
+    """Sixteen fourth-order Runge-Kutta steps over one held input."""
+    model = system(kind)
+    u, z0, _, _ = inputs(model, 1)
+    z, h = z0, 1 / 256
+    for _ in range(16):
+        k1 = model.derivative(z, u[..., 0, :])
+        k2 = model.derivative(z + h / 2 * k1, u[..., 0, :])
+        k3 = model.derivative(z + h / 2 * k2, u[..., 0, :])
+        k4 = model.derivative(z + h * k3, u[..., 0, :])
+        z = z + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+    _, expected = model.run(u, z0, dt=1 / 16)
+    torch.testing.assert_close(z, expected, rtol=1e-8, atol=1e-8)
+
+
 def test_errors_name_the_argument() -> None:
     model = system("dense")
     u, z0, dt, _ = inputs(model, 5)
@@ -198,3 +214,5 @@ def test_errors_name_the_argument() -> None:
         model.run(u, dt=dt[..., None])
     with pytest.raises(ValueError, match="`dt` and `rate` need a system in continuous time"):
         model.discretized(0.1).run(u, rate=2.0)
+    with pytest.raises(ValueError, match="`derivative` needs a system in continuous time"):
+        model.discretized(0.1).derivative(z0, u[..., 0, :])
