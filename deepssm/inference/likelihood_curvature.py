@@ -111,7 +111,7 @@ def _positive_definite(matrix: Matrix) -> bool:
 
 
 def _bound(objective: Objective, free: Free, at: Vector, i: int, value: float) -> str:
-    if free.constraint is constraints.positive:
+    if free.positive:
         moved = at.copy()
         moved[i] += np.log(1e-6)
         lower, _ = objective.guarded(moved)

@@ -35,6 +35,12 @@ class Free(NamedTuple):
         """Map an unconstrained value to the constrained one."""
         return transform_to(self.constraint)(value)
 
+    @property
+    def positive(self) -> bool:
+        """Whether it is the exponential of what the optimiser moves."""
+        kind = self.constraint
+        return type(kind) is constraints.greater_than and float(kind.lower_bound) == 0.0
+
     def active(self) -> Tensor:
         """Say which entries of the flat unconstrained tensor move the constrained one."""
         elementwise = transform_to(self.constraint).domain.event_dim == 0

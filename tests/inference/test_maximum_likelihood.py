@@ -16,7 +16,7 @@ from deepssm.inference.kalman import Kalman
 from deepssm.inference.likelihood_curvature import hessian
 from deepssm.inference.likelihood_objective import Objective
 from deepssm.inference.maximum_likelihood import MaximumLikelihood
-from deepssm.models import Cycle, LinearGaussian, LocalLevel, LocalLinearTrend
+from deepssm.models import Cycle, LinearGaussian, LocalLevel, LocalLinearTrend, Seasonal
 
 from .. import oracles
 
@@ -124,12 +124,15 @@ def test_hessian_is_that_of_the_dense_joint() -> None:
     assert ours == pytest.approx((values[0] - 2 * values[1] + values[2]) / 1e-6, rel=1e-4)
 
 
-def test_a_variance_at_zero_is_said_and_the_others_keep_their_errors() -> None:
+@pytest.mark.parametrize("prefix", ["", "trend."])
+def test_a_variance_at_zero_is_said_and_the_others_keep_their_errors(prefix: str) -> None:
     """On the Nile the slope does not move; the level model is nested in it."""
-    model = LocalLinearTrend()
+    season = Seasonal(2, variance=0.0)
+    model = LocalLinearTrend() + season if prefix else LocalLinearTrend()
     learned = fit(model, nile())
-    assert any("`slope_variance` sits at its bound 0" in text for text in learned.warnings)
-    assert learned.standard_errors["slope_variance"].isnan()
+    name = f"{prefix}slope_variance"
+    assert any(f"`{name}` sits at its bound 0" in text for text in learned.warnings)
+    assert learned.standard_errors[name].isnan()
     assert learned.standard_errors["noise_variance"].item() > 0
 
 

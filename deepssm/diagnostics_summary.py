@@ -1,0 +1,158 @@
+"""The table that `Fit.summary()` prints."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import textwrap
+
+import torch
+from torch import Tensor
+
+from .base import LinearGaussianModel, Series, StateSpaceModel
+from .inference.likelihood_objective import Free, free_parameters
+from .results import Learned
+
+_WIDTH, _MOST_ENTRIES, _MOST_CHANNELS = 78, 16, 4
+
+
+def summary_text(model: StateSpaceModel, learned: Learned, series: Series) -> str:
+    """Return parameters, standard errors, criteria and residual tests as a table of text.
+
+    Intervals of positive parameters are symmetric in their logarithm, others in the parameter.
+
+    Args:
+        model: The fitted model.
+        learned: What its learner reported.
+        series: The data it was fitted to.
+    """
+    blocks = [
+        _header(model, learned, series),
+        _parameters(model, learned),
+        _residual_lines(model, learned, series),
+        _warning_lines(learned),
+    ]
+    rule = "=" * _WIDTH
+    return "\n".join([rule, f"\n{rule}\n".join(block for block in blocks if block), rule])
+
+
+def _header(model: StateSpaceModel, learned: Learned, series: Series) -> str:
+    batch = "" if not series.batch_shape else f" x {math.prod(series.batch_shape)} series"
+    pairs = [
+        ("Model", " + ".join(_model_names(model))),
+        ("Inference", type(learned.method).__name__),
+        ("Steps", f"{series.time}{batch}"),
+        ("Observed values", f"{int((~series.y.isnan()).sum())}"),
+        ("Objective (nats)", f"{learned.objective:.4f}"),
+    ]
+    titles = {
+        "log_likelihood": "Log likelihood",
+        "log_prior": "Log prior",
+        "aic": "AIC",
+        "bic": "BIC",
+        "num_parameters": "Parameters",
+        "gradient_norm": "Gradient norm",
+    }
+    for key, title in titles.items():
+        if key in learned.diagnostics:
+            pairs.append((title, f"{learned.diagnostics[key]:.{_digits(key)}}"))
+    half = _WIDTH // 2
+    model_line = textwrap.shorten(f"Model: {pairs[0][1]}", _WIDTH)
+    cells = [f"{title + ':':<18}{value:>{half - 20}}" for title, value in pairs[1:]]
+    cells += [""] * (len(cells) % 2)
+    rows = zip(cells[::2], cells[1::2], strict=True)
+    return "\n".join([model_line, *(f"{left:<{half}}  {right}".rstrip() for left, right in rows)])
+
+
+def _digits(key: str) -> str:
+    return {"num_parameters": "0f", "gradient_norm": "1e"}.get(key, "4f")
+
+
+def _model_names(model: StateSpaceModel) -> list[str]:
+    parts = getattr(model, "parts", None)
+    if not isinstance(parts, dict):
+        return [type(model).__name__]
+    return [type(part).__name__ for part in parts.values()]
+
+
+def _parameters(model: StateSpaceModel, learned: Learned) -> str:
+    free = free_parameters(model)
+    if not free:
+        return "No free parameters."
+    width = min(34, max(len(f.name) for f in free) + 8)
+    lines = [
+        f"{'':<{width}}{'estimate':>11}{'std err':>11}{'[0.025':>11}{'0.975]':>11}",
+        "-" * _WIDTH,
+    ]
+    for parameter in free:
+        lines += _parameter_rows(parameter, learned.standard_errors.get(parameter.name), width)
+    return "\n".join(lines)
+
+
+def _parameter_rows(parameter: Free, errors: Tensor | None, width: int) -> list[str]:
+    value = parameter.constrained(parameter.tensor.detach()).double().cpu()
+    if value.numel() > _MOST_ENTRIES:
+        shape = " x ".join(str(size) for size in value.shape)
+        return [f"{textwrap.shorten(parameter.name, width):<{width}}{shape + ' values':>22}"]
+    positive = parameter.positive
+    flat = torch.full_like(value, torch.nan) if errors is None else errors.double().cpu()
+    rows = []
+    for i, index in enumerate(itertools.product(*map(range, value.shape))):
+        label = f"[{', '.join(map(str, index))}]" if index else ""
+        estimate, error = value.reshape(-1)[i].item(), flat.reshape(-1)[i].item()
+        low, high = _interval(estimate, error, positive)
+        numbers = "".join(f"{_number(x):>11}" for x in (estimate, error, low, high))
+        rows.append(f"{(parameter.name + label)[-width + 1 :]:<{width}}{numbers}")
+    return rows
+
+
+def _interval(estimate: float, error: float, positive: bool) -> tuple[float, float]:
+    if positive and estimate > 0:
+        ratio = math.exp(min(1.959964 * error / estimate, 700.0)) if error == error else error
+        return estimate / ratio, estimate * ratio
+    return estimate - 1.959964 * error, estimate + 1.959964 * error
+
+
+def _number(x: float) -> str:
+    if x != x:
+        return "-"
+    return f"{x:.4f}" if 1e-2 <= abs(x) < 1e4 or x == 0 else f"{x:.3e}"
+
+
+def _residual_lines(model: StateSpaceModel, learned: Learned, series: Series) -> str:
+    from .diagnostics import residual_tests, residuals
+
+    if not isinstance(model, LinearGaussianModel):
+        return ""
+    e = residuals(model, series, learned.method).movedim(-2, -1)
+    e = e.reshape(-1, series.time).mT
+    if int((~e.isnan()).sum(0).min()) < 10:
+        return ""
+    tests = residual_tests(e)
+    rows = [
+        (f"Ljung-Box Q({tests.lags})", *tests.ljung_box),
+        ("Jarque-Bera", *tests.jarque_bera),
+        ("Heteroskedasticity H", *tests.heteroskedasticity),
+    ]
+    lines = [f"{'Standardised residuals':<34}{'statistic':>11}{'p':>11}", "-" * _WIDTH]
+    for title, statistic, p in rows:
+        if e.shape[-1] > _MOST_CHANNELS:
+            share = f"p < 0.05 in {int((p < 0.05).sum())} of {e.shape[-1]}"
+            lines.append(f"{title:<34}{share:>22}")
+            continue
+        for i in range(e.shape[-1]):
+            label = title if e.shape[-1] == 1 else f"{title} [{i}]"
+            lines.append(f"{label:<34}{statistic[i].item():>11.3f}{p[i].item():>11.3f}")
+    if e.shape[-1] == 1:
+        lines.append(
+            f"{'Skewness, kurtosis':<34}{tests.skewness[0].item():>11.3f}"
+            f"{tests.kurtosis[0].item():>11.3f}"
+        )
+    return "\n".join(lines)
+
+
+def _warning_lines(learned: Learned) -> str:
+    return "\n".join(
+        textwrap.fill(f"Warning: {sentence}", _WIDTH, subsequent_indent="  ")
+        for sentence in learned.warnings
+    )
