@@ -41,6 +41,14 @@ def selective_scan(
 
     Source: Gu & Dao (2023), Mamba, algorithm 2.
     """
+    with torch.autocast(u.device.type, enabled=False):
+        u, delta, B, C = u.to(A.real.dtype), delta.to(A.real.dtype), B.to(A.dtype), C.to(A.dtype)
+        return _selective_scan(u, delta, A, B, C, z0, block)
+
+
+def _selective_scan(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, z0: Tensor | None, block: int
+) -> tuple[Tensor, Tensor]:
     time = u.shape[-2]
     z = A.new_zeros(*u.shape[:-2], *A.shape) if z0 is None else z0
     outputs = []

@@ -59,7 +59,7 @@ class LinearSystem(NamedTuple):
             view: `looped`, `scanned`, `chunked` or `convolved`; the cheapest one when `None`.
 
         Returns:
-            Outputs, `(*batch, time, p)`.
+            Outputs, `(*batch, time, p)`, in the precision of the system, also under autocast.
 
         Raises:
             ValueError: shapes do not fit, or a discrete system is given a `dt` or `rate`.
@@ -99,10 +99,13 @@ class LinearSystem(NamedTuple):
             u = torch.where(mask[..., None], u, torch.zeros((), dtype=u.dtype, device=u.device))
         if reverse:
             u, dt = u.flip(-2), _reversed_steps(dt)
-        recurrence = self.recurrence(dt, rate)
-        y, last = (view or _cheapest(recurrence, u, state))(recurrence, u, z0)
-        if last is None:
-            last = advance(recurrence, u, z0) if state else y
+        # Half precision would lose the phase of a mode within a few hundred steps.
+        with torch.autocast(u.device.type, enabled=False):
+            u = u.to(self.B.real.dtype)
+            recurrence = self.recurrence(dt, rate)
+            y, last = (view or _cheapest(recurrence, u, state))(recurrence, u, z0)
+            if last is None:
+                last = advance(recurrence, u, z0) if state else y
         return (y.flip(-2) if reverse else y), last
 
     def step(
@@ -151,15 +154,17 @@ class LinearSystem(NamedTuple):
             dt: Time step, a scalar; 1 when `None`.
             rate: Factor on the step.
         """
-        recurrence = self.recurrence(dt, rate)
-        kernel = recurrence.transition.kernel(recurrence.B, recurrence.C, time)
+        with torch.autocast(self.B.device.type, enabled=False):
+            recurrence = self.recurrence(dt, rate)
+            kernel = recurrence.transition.kernel(recurrence.B, recurrence.C, time)
         if self.D is None:
             return kernel
         return torch.cat([kernel[..., :1] + self.D[..., None], kernel[..., 1:]], -1)
 
     def discretized(self, dt: Tensor | float | None = None, rate: float = 1.0) -> LinearSystem:
         """Return the system in discrete time with step `rate * dt`, a scalar."""
-        recurrence = self.recurrence(dt, rate)
+        with torch.autocast(self.B.device.type, enabled=False):
+            recurrence = self.recurrence(dt, rate)
         return LinearSystem(recurrence.transition, recurrence.B, recurrence.C, self.D, None)
 
     def recurrence(self, dt: Tensor | float | None = None, rate: float = 1.0) -> Recurrence:

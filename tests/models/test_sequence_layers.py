@@ -143,6 +143,23 @@ def test_layers_without_time_refuse_steps(name: str) -> None:
         layer(u, dt=torch.ones(1, 5))
 
 
+@pytest.mark.parametrize("name", ["s4d", "s4", "s5", "lru", "dss", "lssl"])
+def test_autocast_leaves_the_core_in_full_precision(name: str) -> None:
+    layer = SPACES[name]()
+    u = torch.randn(2, 300, H)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = layer(u), layer(u.bfloat16())
+    assert torch.equal(mixed[0], layer(u))
+    torch.testing.assert_close(mixed[1].float(), layer(u.bfloat16().float()), rtol=0, atol=0.1)
+
+
+def test_selection_runs_under_autocast() -> None:
+    layer, u = Mamba(H, 4), torch.randn(2, 100, H)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = layer(u)
+    torch.testing.assert_close(mixed.float(), layer(u), rtol=0, atol=0.05)
+
+
 def test_bidirectional_mirrors_and_refuses_pieces() -> None:
     torch.manual_seed(4)
     layer = Bidirectional(S5(H, 4), S5(H, 4)).double()
