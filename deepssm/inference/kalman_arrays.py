@@ -160,11 +160,23 @@ def in_threads(
 
 def _start(parameters: LinearParameters, batch: torch.Size) -> tuple[np.ndarray, np.ndarray]:
     start = parameters.initial
-    mean = _f64(start.mean)[..., None]
+    mean, cov = _f64(start.mean)[..., None], start.cov
     if start.diffuse is not None:
         slopes = _f64(start.diffuse).expand(*mean.shape[:-2], *start.diffuse.shape[-2:])
         mean = torch.cat((mean, slopes), -1)
-    return _flat(mean, batch, 2), _flat(_factor(start.cov, "P0"), batch, 2)
+        cov = _f64(cov) + _spread(_f64(start.diffuse), _f64(parameters.transition.cov))
+    return _flat(mean, batch, 2), _flat(_factor(cov, "P0"), batch, 2)
+
+
+def _spread(directions: Tensor, noise: Tensor) -> Tensor:
+    """Return a covariance along the diffuse directions, of the size of the process noise.
+
+    A flat prior spread by any finite covariance stays flat, so this changes no answer; it keeps
+    `S` regular where a sensor without noise sees a state that starts diffuse.
+    """
+    variances = noise.diagonal(dim1=-2, dim2=-1).flatten(0, -2).amax(0)[:, None]
+    ratio = torch.where(directions != 0, variances / directions.square(), 0.0).amax(0)
+    return (directions * torch.where(ratio > 0, ratio, 1.0)) @ directions.mT
 
 
 def _factor(cov: Tensor, name: str) -> np.ndarray:

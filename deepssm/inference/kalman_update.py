@@ -58,12 +58,12 @@ def load_row(
 
 
 @njit(**INLINE)
-def contradicted(n: int, h: np.ndarray, m: np.ndarray, v: float, y: float) -> bool:
-    """True when a component without noise differs from what is known by more than round-off."""
+def size_of_parts(n: int, h: np.ndarray, m: np.ndarray, y: float) -> float:
+    """Size of what an innovation is the difference of: its round-off, but for the last digit."""
     size = abs(y) + abs(h[n])
     for j in range(n):
         size += abs(h[j] * m[j, 0])
-    return abs(v) > 1e6 * _EPS * size
+    return size
 
 
 @njit(**INLINE)
@@ -128,10 +128,13 @@ def condition(n, p, k, C, d, R, y, a, L, m, F, G, chol, E, rows, U, work):  # no
         scale = scale_of_row(n, C, R, L, row) if i > 0 else s
         worst = min(worst, s / scale) if scale > 0.0 else 0.0
         place[i] = -1
-        if noise == 0.0 and s <= (8.0 * _EPS * (n + o)) ** 2 * scale:
-            if contradicted(n, H[i], m, v[0], y[row]):
-                ll = -np.inf
-            continue
+        if noise == 0.0:
+            size, limit = size_of_parts(n, H[i], m, y[row]), 8.0 * _EPS * (n + o)
+            if s <= limit * limit * max(scale, size * size):
+                worst = 0.0
+                if abs(v[0]) > 1e6 * _EPS * size:
+                    ll = -np.inf
+                continue
         root = math.sqrt(s)
         chol_row(n, i, c, M, H, G, chol, place)
         chol[c, c], rows[c], place[i] = root, row, c

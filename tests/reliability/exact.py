@@ -142,7 +142,7 @@ def _filter(
                 mean = mean + row.K * v
                 volume, square, count = volume * row.s, square + v * v / row.s, count + 1
             elif abs(v) > Decimal(10) ** (-digits // 2) * (abs(value) + abs(row.c @ mean)):
-                return steps, a, m, white, Decimal("-Infinity")
+                square = Decimal("Infinity")
         m.append(mean)
         steps.append(step)
         white.append(innovations)

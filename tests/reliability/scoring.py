@@ -61,6 +61,14 @@ def score(given: Case, truth: Exact) -> Score:
     )
 
 
+def change(truth: Exact, other: Exact, tolerance: Tolerance) -> float:
+    """How far two exact answers are apart, as a multiple of the tolerance."""
+    pairs = zip(other[1:4], truth[1:4], strict=True)
+    moments = [moments_error(ours, exact, truth, tolerance) for ours, exact in pairs]
+    total = likelihood_error(float(other.log_likelihood), truth, tolerance)
+    return _worst(total, *moments, _cross_error(other.cross_cov, truth, tolerance))
+
+
 def likelihood_error(total: float, truth: Exact, tolerance: Tolerance) -> float:
     """Relative error over its tolerance; infinite for NaN."""
     exact = float(truth.log_likelihood)
