@@ -10,6 +10,7 @@ from deepssm.inference.guides import SmoothingGuide
 from deepssm.models.deep_markov import DeepMarkov
 from deepssm.models.emissions import GaussianEmission
 from deepssm.models.transitions import LinearTransition
+from deepssm.sequences import seeded
 
 
 def scramble(module: torch.nn.Module, seed: int, size: float = 0.3) -> None:
@@ -69,13 +70,14 @@ def linear_parameters(model: DeepMarkov, u: Tensor) -> LinearParameters:
 
 
 def gappy_series(model: DeepMarkov, time: int = 12, batch: int = 3, seed: int = 0) -> Series:
-    """A batch with inputs, scattered gaps, a missing step and ragged ends."""
+    """A draw of the model with inputs, scattered gaps, a missing step and ragged ends."""
     g = torch.Generator().manual_seed(seed)
-    y = torch.randn(batch, time, model.obs_dim, generator=g, dtype=torch.float64)
     u = torch.randn(batch, time, model.input_dim, generator=g, dtype=torch.float64)
+    with seeded(g), torch.no_grad():
+        y = model(u=u)[1]
     y[torch.rand(y.shape, generator=g) < 0.2] = torch.nan
     y[0, 3] = torch.nan
     if batch > 1:
         y[1, time - 4 :] = torch.nan
-    y[:, 0] = 0.5
+    y[:, 0] = y[:, 0].nan_to_num(0.5)
     return Series(y, u)

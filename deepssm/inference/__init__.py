@@ -2,11 +2,14 @@
 
 from .amortized import Amortized as Amortized
 from .baum_welch import BaumWelch as BaumWelch
+from .chain_guide import ChainGuide as ChainGuide
 from .combiners import GateCombiner as GateCombiner
 from .combiners import ProductCombiner as ProductCombiner
+from .diagonal_encoder import DiagonalEncoder as DiagonalEncoder
 from .elbo import GuideProgram as GuideProgram
 from .elbo import bound as bound
 from .elbo import importance_log_likelihood as importance_log_likelihood
+from .elbo import negative_elbo as negative_elbo
 from .encoders import RecurrentEncoder as RecurrentEncoder
 from .ensemble import Ensemble as Ensemble
 from .ensemble import gaspari_cohn as gaspari_cohn
@@ -18,7 +21,9 @@ from .gaussian_filters import Unscented as Unscented
 from .guides import SmoothingGuide as SmoothingGuide
 from .hidden_markov import ForwardBackward as ForwardBackward
 from .kalman import Kalman as Kalman
+from .linearized_guide import LinearizedGuide as LinearizedGuide
 from .maximum_likelihood import MaximumLikelihood as MaximumLikelihood
+from .overshooting import forecast_score as forecast_score
 from .particle import Particle as Particle
 from .posterior_linearization import PosteriorLinearization as PosteriorLinearization
 from .proposals import Bootstrap as Bootstrap
@@ -32,3 +37,4 @@ from .robust import Gate as Gate
 from .robust import Huber as Huber
 from .robust import StudentT as StudentT
 from .svi import SVI as SVI
+from .switching import Switching as Switching

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from ..base import Series, StateSpaceModel
 from ..sequences import MarkovSequence, joint, observed_log_prob, observed_steps, series_plates
-from .guide_sequence import GuideSequence, step_divergence
+from .guide_law import GuideLaw, step_divergence
 
 
 class Guide(Protocol):
     """A module that gives `q(z_{1:T} | y, u)` for a model and a series."""
 
-    def __call__(self, model: StateSpaceModel, series: Series) -> GuideSequence:
+    def __call__(self, model: StateSpaceModel, series: Series) -> GuideLaw:
         """Return the guide's law of the whole path."""
         ...
 

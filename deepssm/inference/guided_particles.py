@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, Normal
+from torch.distributions import Distribution
 
 from ..base import Series, StateSpaceModel
 from ..results import Filtered
 from ..sequences import at, draw, observed_log_prob
-from .guide_sequence import GuideSequence
+from .guide_law import GuideLaw
 
 
 class Particles(NamedTuple):
@@ -40,7 +40,7 @@ def guided_filter(
 
     Source: Doucet, Godsill, Andrieu (2000), algorithm 2, with the guide as proposal.
     """
-    law: GuideSequence = guide.filtering(model, series)  # type: ignore[operator]
+    law: GuideLaw = guide.filtering(model, series)  # type: ignore[operator]
     shape = (num_particles, *series.batch_shape)
     prior = model.initial().expand(torch.Size(shape))
     weight = series.y.new_full(shape, -math.log(num_particles))
@@ -71,16 +71,16 @@ def guided_filter(
 
 
 def _propose(
-    law: GuideSequence, particles: Particles, prior: Distribution, t: int
+    law: GuideLaw, particles: Particles, prior: Distribution, t: int
 ) -> tuple[Tensor, Tensor]:
     """Draw from the guide where the step was observed, else from the prior; `log p - log q`."""
     blind = draw(prior)
     if not bool(law.steps[..., t].any()):
         return blind, torch.zeros_like(particles.log_weight)
-    mean, scale = law.step(particles.z, prior, t)
+    proposal = law.proposal(particles.z, prior, t).law()
     seen = law.steps[..., t, None]
-    z = torch.where(seen, mean + scale * torch.randn_like(mean), blind)
-    log_q = Normal(mean, scale, validate_args=False).log_prob(z).sum(-1)
+    z = torch.where(seen, proposal.rsample(), blind)
+    log_q = proposal.log_prob(z)
     return z, torch.where(seen[..., 0], prior.log_prob(z) - log_q, torch.zeros_like(log_q))
 
 

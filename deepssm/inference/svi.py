@@ -18,6 +18,7 @@ from .amortized import Amortized
 from .elbo import bound, negative_elbo
 from .guides import default_guide
 from .minibatches import evaluation_batch, flatten, minibatches
+from .overshooting import forecast_score
 from .training_state import Keeper, best_line, check_finite
 
 
@@ -29,7 +30,8 @@ class SVI:
     which so becomes the law of a state at no particular time.
 
     Args:
-        guide: A guide; `None` builds one that fits the model. It is trained in place.
+        guide: A guide, trained in place; `None` builds one that fits the model, for real data
+            `LinearizedGuide`, which needs few steps. Guides with weights need a thousand or more.
         steps: Gradient steps.
         batch_size: Series or windows a step.
         window: Steps of a window; shorter series are used whole. `None` never cuts.
@@ -45,13 +47,16 @@ class SVI:
         patience: Evaluations without a new best before stopping; `None` runs all steps.
         max_rescues: How often a non-finite loss may send the training back to the last good
             weights at half the learning rate.
-        hidden: Width of the default guide.
+        hidden: Width of the default guide, where it has weights.
+        overshoot: Steps at the end of each window that are also forecast without their
+            observations and scored by CRPS; 0 does not.
+        overshoot_weight: Weight of that score beside the bound per step.
 
     Source: Kingma, Welling (2014); Krishnan, Shalit, Sontag (2017), algorithm 1.
     """
 
     guide: nn.Module | None = None
-    steps: int = 1000
+    steps: int = 300
     batch_size: int = 16
     window: int | None = 128
     learning_rate: float = 1e-2
@@ -64,6 +69,8 @@ class SVI:
     patience: int | None = None
     max_rescues: int = 5
     hidden: int = 32
+    overshoot: int = 0
+    overshoot_weight: float = 1.0
 
     def fit(
         self,
@@ -135,6 +142,8 @@ class SVI:
         keeper: Keeper,
     ) -> None:
         weight = self.kl_start + (1 - self.kl_start) * min(step / max(self.kl_warmup, 1), 1.0)
+        if not any(True for _ in loss.guide.guide.parameters()):  # type: ignore[attr-defined]
+            weight = 1.0  # A guide without weights cannot collapse; it fits the bound itself.
         for group in optimizer.param_groups:
             group["lr"] = self.learning_rate * keeper.caution * _schedule(step / self.steps)
         optimizer.zero_grad(set_to_none=True)
@@ -142,6 +151,10 @@ class SVI:
             # Pyro warns of NaN and goes on; here it is dealt with below.
             warnings.filterwarnings("ignore", "Encountered NaN", UserWarning)
             value = loss(*batch, weight, 1.0 / max(_count(batch), 1))
+            if self.overshoot and batch.y.shape[1] > self.overshoot:
+                value = value + self.overshoot_weight * forecast_score(
+                    loss.model.model, loss.guide.guide, batch, self.overshoot
+                )
             value.backward()
         norm = nn.utils.clip_grad_norm_(parameters, self.clip)
         if check_finite(value, norm):

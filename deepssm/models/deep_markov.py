@@ -11,7 +11,12 @@ from torch.nn import functional as F
 from ..base import Series, StateSpaceModel
 from ..sequences import joint
 from .emissions import GaussianEmission, roughness
-from .transitions import GatedTransition, NeuralTransition, diagonal_normal, inverse_softplus
+from .transitions import (
+    NeuralTransition,
+    ResidualTransition,
+    diagonal_normal,
+    inverse_softplus,
+)
 
 
 class DeepMarkov(StateSpaceModel):
@@ -24,7 +29,7 @@ class DeepMarkov(StateSpaceModel):
         obs_dim: Size of `y`.
         state_dim: Size of `z`.
         input_dim: Size of `u`; 0 when there is none.
-        transition: A module `(z, u, dt) -> Distribution`; `GatedTransition` by default.
+        transition: A module `(z, u, dt) -> Distribution`; `ResidualTransition` by default.
         emission: A module `(z, u) -> Distribution`; `GaussianEmission` by default.
         hidden: Width of the default networks.
 
@@ -59,7 +64,9 @@ class DeepMarkov(StateSpaceModel):
                 raise ValueError(f"`{name}` must be at least {least}, got {size}.")
         self.obs_dim, self.state_dim, self.input_dim = obs_dim, state_dim, input_dim
         self.hidden = hidden
-        self.transition_net = transition or GatedTransition(state_dim, input_dim, hidden)
+        self.transition_net = transition or ResidualTransition(
+            state_dim, input_dim, hidden, levels=min(obs_dim, state_dim)
+        )
         self.emission_net = emission or GaussianEmission(state_dim, obs_dim, input_dim, hidden)
         self.initial_mean = nn.Parameter(torch.zeros(state_dim))
         self.initial_raw_scale = nn.Parameter(torch.full((state_dim,), inverse_softplus(1.0)))

@@ -119,24 +119,41 @@ class MLPTransition(NeuralTransition):
 
 
 class ResidualTransition(NeuralTransition):
-    """`z_t ~ N(z + dt f(z, u), dt scale^2)`, `f` a small network: a step of a neural SDE.
+    """`z_t ~ N(z + dt (r (R z + V u + b + f(z, u)) - k z), dt scale^2)`: a step of a neural SDE.
 
-    A state that nothing moves persists, so levels and trends carry over any horizon.
+    `f` is a small bounded network and the noise does not depend on the state, so a free run
+    stays near what was seen. The first `levels` states have no decay `k`, so trends persist; the
+    others start to forget within 2, 4, 8, ... steps. `r` is the noise's first guess, which makes
+    slow drifts as easy to learn as fast ones.
 
     Args:
         state_dim: Size of `z`.
         input_dim: Size of `u`.
         hidden: Width of the one hidden layer.
+        levels: States without a decay.
         min_scale: Floor of the noise's standard deviation, per root unit of time.
     """
 
+    rate: Tensor
+
     def __init__(
-        self, state_dim: int, input_dim: int = 0, hidden: int = 32, *, min_scale: float = 1e-3
+        self,
+        state_dim: int,
+        input_dim: int = 0,
+        hidden: int = 32,
+        *,
+        levels: int = 1,
+        min_scale: float = 1e-3,
     ) -> None:
         super().__init__(state_dim, input_dim, min_scale=min_scale)
-        self.hidden = hidden
+        self.hidden, self.levels = hidden, min(levels, state_dim)
+        decays = 2.0 ** -torch.arange(1, 1 + state_dim - self.levels)
+        self.raw_decay = nn.Parameter(torch.log(torch.expm1(decays)))
+        self.linear = small_linear(state_dim + input_dim, state_dim)
         self.layer = nn.Linear(state_dim + input_dim, hidden)
         self.drift = small_linear(hidden, state_dim)
+        self.register_buffer("rate", torch.ones(state_dim))
+        self.initialize_scale(0.3)
 
     def forward(self, z: Tensor, u: Tensor | None = None, dt: Tensor | None = None) -> Independent:
         """Return `p(z_t | z_{t-1} = z, u_t)`.
@@ -146,13 +163,25 @@ class ResidualTransition(NeuralTransition):
             u: `(*axes, input)` or `None`.
             dt: Time since the last step, `(*axes)` or `()`; `None` means 1.
         """
-        drift = self.drift(torch.tanh(self.layer(join(z, u))))
+        joined = join(z, u)
+        push = self.linear(joined) + self.drift(torch.tanh(self.layer(joined)))
+        decay = F.pad(F.softplus(self.raw_decay), (self.levels, 0))
+        drift = self.rate * push - decay * z
         if dt is None:
             return self.noise(z + drift)
         step = dt[..., None]
         scale = (F.softplus(self.raw_scale) + self.min_scale) * step.sqrt()
         # A step of zero length would be a point mass, whose density is infinite.
         return diagonal_normal(z + step * drift, scale.clamp_min(1e-6))
+
+    def initialize_scale(self, scale: float) -> None:
+        """Start the noise at one standard deviation, and at a fifth of it where states persist."""
+        super().initialize_scale(scale)
+        levels = getattr(self, "levels", 0)
+        if levels and self.raw_scale.requires_grad:
+            with torch.no_grad():
+                self.raw_scale[:levels] = inverse_softplus(max(scale / 5 - self.min_scale, 1e-4))
+                self.rate.copy_(F.softplus(self.raw_scale) + self.min_scale)
 
 
 class LinearTransition(NeuralTransition):

@@ -14,12 +14,13 @@ from torch import Tensor
 from deepssm.base import Series
 from deepssm.inference.amortized import Amortized
 from deepssm.inference.elbo import GuideProgram
-from deepssm.inference.guides import default_guide
+from deepssm.inference.guides import SmoothingGuide
+from deepssm.inference.linearized_guide import LinearizedGuide
 from deepssm.inference.minibatches import evaluation_batch, flatten, minibatches
 from deepssm.inference.svi import SVI
 from deepssm.models.deep_markov import DeepMarkov
 from deepssm.models.emissions import BernoulliEmission
-from deepssm.models.transitions import ResidualTransition
+from deepssm.models.transitions import GatedTransition, ResidualTransition
 
 QUICK = SVI(steps=40, batch_size=8, window=32, hidden=8, report_every=10, kl_warmup=10)
 
@@ -150,7 +151,7 @@ def test_nothing_observed_is_an_error() -> None:
 def test_nothing_to_learn_is_an_error() -> None:
     model = _model().requires_grad_(False)
     series = _wave()
-    guide = default_guide(model, series, 8).requires_grad_(False)
+    guide = LinearizedGuide()
     with pytest.raises(ValueError, match="no free parameter"):
         SVI(guide, steps=2).fit(model, series, progress=False)
 
@@ -164,7 +165,7 @@ def test_sizes_are_checked(size: str, value: int) -> None:
 
 def test_discrete_transitions_refuse_time_steps() -> None:
     with pytest.raises(ValueError, match="`dt` was given, but GatedTransition"):
-        _model().transition(torch.zeros(3), dt=torch.tensor(0.5))
+        GatedTransition(3).forward(torch.zeros(3), dt=torch.tensor(0.5))
 
 
 def test_irregular_steps_train_and_forecast() -> None:
@@ -221,7 +222,7 @@ def test_users_own_pyro_works(module_local: bool) -> None:
     series = flatten(_wave(30))
     with pyro.settings.context(module_local_params=module_local):
         model = _model()
-    guide = default_guide(model, series, 8)
+    guide = SmoothingGuide(2, 3, hidden=8)
     program = GuideProgram(model, guide)
     pyro.clear_param_store()
     if module_local:

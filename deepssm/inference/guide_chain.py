@@ -1,0 +1,90 @@
+"""The law of a guide whose steps are linear in the state before: drawn by a parallel scan."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from ..base import Series, StateSpaceModel
+from ..linear import matrix_scan
+from ..sequences import at, draw
+from .guide_law import GuideLaw, Path
+
+
+class GuideChain(GuideLaw):
+    """`q(z_t | z_{t-1}) = N(A_t z_{t-1} + b_t, L_t L_t')`; `A_1` is unused.
+
+    With a gradient, steps after the last observation, which no density counts, are left to the
+    chain; without one they are drawn from the model.
+
+    Args:
+        model: The model whose states these are.
+        series: Data; NaN in `y` is missing.
+        gates: `A`, `(*batch, time, state, state)`.
+        drive: `b`, `(*batch, time, state)`.
+        chol: `L`, lower with a positive diagonal, `(*batch, time, state, state)`.
+        steps: `(*batch, time)`, true up to the last observation.
+        batch_shape: Shape of independent paths, by default that of the series.
+    """
+
+    def __init__(
+        self,
+        model: StateSpaceModel,
+        series: Series,
+        gates: Tensor,
+        drive: Tensor,
+        chol: Tensor,
+        steps: Tensor,
+        batch_shape: torch.Size | None = None,
+    ) -> None:
+        self.gates, self.drive, self.chol = gates, drive, chol
+        super().__init__(model, series, steps, batch_shape)
+
+    def expand(self, batch_shape: torch.Size, _instance: object = None) -> GuideChain:
+        """Return the same law for more independent paths; it draws its own."""
+        parts = (self.model, self.series, self.gates, self.drive, self.chol, self.steps)
+        return GuideChain(*parts, torch.Size(batch_shape))
+
+    def rsample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
+        """Draw paths by one scan, `(*sample_shape, *batch, time, state)`."""
+        shape = torch.Size(sample_shape) + self.batch_shape
+        noise = torch.randn(
+            *shape, *self.event_shape, dtype=self.drive.dtype, device=self.drive.device
+        )
+        shock = (self.chol @ noise[..., None])[..., 0]
+        z = matrix_scan(self.gates, self.drive + shock)
+        if not torch.is_grad_enabled() and not bool(self.steps.all()):
+            z = self._continue(z)
+        self.path = Path(z, z - shock, self._diagonal(z), self.chol)
+        return z
+
+    def conditionals(self, value: Tensor) -> Path:
+        """Return the conditionals along any path, all steps at once."""
+        before = value[..., :-1, :, None]
+        rest = (self.gates[..., 1:, :, :] @ before)[..., 0] + self.drive[..., 1:, :]
+        first = self.drive[..., :1, :].expand_as(value[..., :1, :])
+        return Path(value, torch.cat([first, rest], -2), self._diagonal(value), self.chol)
+
+    def proposal(self, z: Tensor, prior: Distribution, t: int) -> Path:
+        """Return `q(z_t | z_{t-1} = z)`; see `GuideLaw.proposal`."""
+        mean = self.drive[..., t, :].expand_as(z)
+        if t:
+            mean = mean + (self.gates[..., t, :, :] @ z[..., None])[..., 0]
+        chol = self.chol[..., t, :, :]
+        return Path(z, mean, chol.diagonal(dim1=-2, dim2=-1).expand_as(z), chol)
+
+    def _diagonal(self, z: Tensor) -> Tensor:
+        return self.chol.diagonal(dim1=-2, dim2=-1).expand_as(z)
+
+    def _continue(self, z: Tensor) -> Tensor:
+        """Redraw from the model what lies after each series' last observation."""
+        active = self.steps.reshape(-1, self.series.time).all(0)
+        u, dt = self.series.u, self.series.dt
+        path = list(z.unbind(-2))
+        for t in range(int(active.sum()), self.series.time):
+            prior = self.model.initial().expand(z.shape[:-2])
+            if t:
+                prior = self.model.transition(path[t - 1], at(u, t), at(dt, t, axes=1))
+            path[t] = torch.where(self.steps[..., t, None], path[t], draw(prior))
+        return torch.stack(path, dim=-2)
