@@ -1,10 +1,11 @@
 """A Kalman filter and an inverse-free smoother in decimal arithmetic of any precision.
 
-Rows of an observation are decorrelated by the `L D L'` of `R` and absorbed one at a time, so that
-nothing is inverted; the smoother is the disturbance form `a + P r`, `P - P N P`, whose subtraction
-costs digits that are there to be lost. It shares no formula with the square-root filter it judges.
+The textbook's covariance form, `S` by `L D L'` with zero pivots for redundant rows; the smoother
+is the disturbance form `a + P r`, `P - P N P`, which inverts no covariance of states and whose
+subtractions cost digits that are there to be lost. It shares no formula with the square-root
+filter it judges.
 
-Source: Durbin & Koopman (2012), sections 4.4 and 6.4.
+Source: Durbin & Koopman (2012), section 4.4.
 """
 
 from __future__ import annotations
@@ -55,20 +56,15 @@ class Model(NamedTuple):
         return all(x.shape[0] == 1 for x in (self.A, self.Q, self.C, self.R))
 
 
-class _Row(NamedTuple):
-    """One decorrelated scalar observation: its emission row, gain and variance."""
-
-    c: Array
-    K: Array
-    s: Decimal
-
-
 class _Step(NamedTuple):
     """Covariance side of one time step; shared by all later steps once it repeats itself."""
 
     P: Array
-    rows: list[_Row]
-    unit: Array
+    C: Array
+    unit: Array  # M^-1 of S = M D M'
+    pivots: Array  # D, zero where a row is redundant
+    precision: Array  # S^-1, or that of the rows that are not redundant
+    K: Array
     seen: Array
     F: Array
 
@@ -116,7 +112,7 @@ def _context(digits: int) -> decimal.Context:
 
 def _filter(
     model: Model, y: Tensor, digits: int
-) -> tuple[list[_Step], list[Array], list[Array], list[list[Decimal]], Decimal]:
+) -> tuple[list[_Step], list[Array], list[Array], list[Array], Decimal]:
     values, seen = y.detach().double().numpy(), ~y.isnan().numpy()
     steps, a, m, white = [], [], [], []
     volume, square, count = Decimal(1), Decimal(0), 0
@@ -131,21 +127,16 @@ def _filter(
             step = steps[-1]
         else:
             step = _update_cov(P, _at(model.C, t), _at(model.R, t), seen[t], digits)
-        offset = _at(model.d, t)[seen[t]]
-        e = step.unit @ (_decimal(values[t][seen[t]]) - offset) if seen[t].any() else []
         a.append(mean)
-        innovations = []
-        for row, value in zip(step.rows, e, strict=True):
-            v = value - row.c @ mean
-            innovations.append(v)
-            if row.s:
-                mean = mean + row.K * v
-                volume, square, count = volume * row.s, square + v * v / row.s, count + 1
-            elif abs(v) > Decimal(10) ** (-digits // 2) * (abs(value) + abs(row.c @ mean)):
+        v = _decimal(values[t][seen[t]]) - _at(model.d, t)[seen[t]] - step.C @ mean
+        white.append(v)
+        for e, pivot in zip(step.unit @ v, step.pivots, strict=True):
+            if pivot:
+                volume, square, count = volume * pivot, square + e * e / pivot, count + 1
+            elif abs(e) > Decimal(10) ** (-digits // 2) * max(abs(v) + abs(step.C @ mean)):
                 square = Decimal("Infinity")
-        m.append(mean)
+        m.append(mean + step.K @ v if len(v) else mean)
         steps.append(step)
-        white.append(innovations)
     if count == 0:
         return steps, a, m, white, Decimal(0)
     total = -(volume.ln() + square + count * (2 * _pi(digits)).ln()) / 2
@@ -153,25 +144,19 @@ def _filter(
 
 
 def _update_cov(P: Array, C: Array, R: Array, seen: Array, digits: int) -> _Step:
-    """Absorb the observed rows; a row without variance of its own gets `s = 0` and no gain."""
-    unit, variances = _unit_factor_inverse(R[np.ix_(seen, seen)], digits)
-    F, rows = P, []
-    emission = unit @ C[seen] if seen.any() else C[seen]
-    for c, r in zip(emission, variances, strict=True):
-        before = sum(c * c * P.diagonal()) + r
-        Fc = F @ c
-        s = c @ Fc + r
-        if s <= Decimal(10) ** (-digits // 2) * before:
-            s, K = Decimal(0), Fc * 0
-        else:
-            K = Fc / s
-            F = _symmetric(F - np.multiply.outer(K, Fc))
-        rows.append(_Row(c, K, s))
-    return _Step(P, rows, unit, seen, F)
+    C, R = C[seen], R[np.ix_(seen, seen)]
+    if not seen.any():
+        empty = C @ P
+        return _Step(P, C, R, R.diagonal(), R, empty.T, seen, P)
+    unit, pivots = _unit_factor_inverse(_symmetric(C @ P @ C.T + R), digits)
+    weights = np.array([1 / pivot if pivot else Decimal(0) for pivot in pivots])
+    precision = unit.T @ (weights[:, None] * unit)
+    K = P @ C.T @ precision
+    return _Step(P, C, unit, pivots, precision, K, seen, _symmetric(P - K @ C @ P))
 
 
 def _smooth(
-    model: Model, steps: list[_Step], a: list[Array], white: list[list[Decimal]], digits: int
+    model: Model, steps: list[_Step], a: list[Array], white: list[Array], digits: int
 ) -> tuple[list[Array], list[Array], list[Array]]:
     n = len(model.m0)
     r, N = _decimal(np.zeros(n)), _decimal(np.zeros((n, n)))
@@ -180,19 +165,15 @@ def _smooth(
     old: tuple[_Step, Array, Array, Array] | None = None
     for t in range(len(white) - 1, -1, -1):
         step = steps[t]
-        for row, v in zip(step.rows[::-1], white[t][::-1], strict=True):
-            if row.s:
-                r = r + row.c * (v / row.s - row.K @ r)
+        if step.seen.any():
+            r = r + step.C.T @ (step.precision @ white[t] - step.K.T @ r)
         if old and model.constant and step is old[0] and _same(N, old[1], digits):
             N, V = old[2], old[3]
         else:
             before = N
-            for row in step.rows[::-1]:
-                if row.s:
-                    NK = N @ row.K
-                    cross_term = np.multiply.outer(row.c, NK)
-                    scale = 1 / row.s + row.K @ NK
-                    N = N - cross_term - cross_term.T + np.multiply.outer(row.c, row.c) * scale
+            if step.seen.any():
+                left = eye - step.K @ step.C
+                N = _symmetric(step.C.T @ step.precision @ step.C + left.T @ N @ left)
             V = _symmetric(step.P - step.P @ N @ step.P)
             old = (step, before, N, V)
         mean.append(a[t] + step.P @ r)
@@ -206,13 +187,14 @@ def _smooth(
     return mean[::-1], cov[::-1], cross[::-1]
 
 
-def _unit_factor_inverse(R: Array, digits: int) -> tuple[Array, Array]:
-    """Return `L^-1` and `D` of `R = L D L'`; a zero pivot of a semi-definite `R` ends a column."""
-    S, inverse = R.copy(), _decimal(np.eye(len(R)))
-    pivots = np.empty(len(R), object)
-    for i in range(len(R)):
-        pivots[i] = S[i, i] if S[i, i] > Decimal(10) ** (-digits // 2) * R[i, i] else Decimal(0)
-        for j in range(i + 1, len(R)):
+def _unit_factor_inverse(cov: Array, digits: int) -> tuple[Array, Array]:
+    """Return `M^-1` and `D` of `S = M D M'`; a pivot lost to the digits is zero."""
+    S, inverse = cov.copy(), _decimal(np.eye(len(cov)))
+    pivots = np.empty(len(cov), object)
+    for i in range(len(cov)):
+        lost = S[i, i] <= Decimal(10) ** (-digits // 2) * cov[i, i]
+        pivots[i] = Decimal(0) if lost else S[i, i]
+        for j in range(i + 1, len(cov)):
             if pivots[i]:
                 factor = S[j, i] / pivots[i]
                 S[j, i:] = S[j, i:] - factor * S[i, i:]
