@@ -39,7 +39,8 @@ def radar(
 ) -> Experiment:
     """Track a target that flies straight but for white-noise acceleration.
 
-    `z = (east, north, east velocity, north velocity)`; the step is exact for any `dt`.
+    `z = (east, east velocity, north, north velocity)`, the order of `models.ConstantVelocity`;
+    the step is exact for any `dt`.
 
     Args:
         time: Number of sweeps.
@@ -68,9 +69,10 @@ def radar(
         position = position + h * velocity + acceleration * drift
         z = torch.cat([position, velocity + acceleration * speed])
         states.append(z)
-    path = torch.stack(states)
-    east, north = path[:, 0], path[:, 1]
-    seen = torch.stack([east.hypot(north), north.atan2(east)], -1) if polar else path[:, :2]
+    path = torch.stack(states)[:, [0, 2, 1, 3]]
+    east, north = path[:, 0], path[:, 2]
+    angle = torch.stack([east.hypot(north), north.atan2(east)], -1)
+    seen = angle if polar else torch.stack([east, north], -1)
     scale = torch.tensor([noise, noise / 1000 if polar else noise], dtype=torch.float64)
     return _observe(path, seen, steps, scale, gaps, generator)
 

@@ -61,7 +61,7 @@ def test_radar_steps_are_those_of_an_integrated_wiener_process() -> None:
     q, found = 0.4, data.radar(4000, jitter=0.6, acceleration=0.4, seed=2)
     assert found.dt.min() >= 0.4 and found.dt.max() <= 1.6 and found.dt.std() > 0.2
     h = found.dt[1:]
-    position, velocity = found.z[:, :2], found.z[:, 2:]
+    position, velocity = found.z[:, ::2], found.z[:, 1::2]
     jump = position[1:] - position[:-1] - h[:, None] * velocity[:-1]
     residual = torch.stack([jump, velocity[1:] - velocity[:-1]], -1)
     cov = torch.stack([torch.stack([h**3 / 3, h**2 / 2], -1), torch.stack([h**2 / 2, h], -1)], -2)
