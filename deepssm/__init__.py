@@ -56,7 +56,8 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401
         return import_module(f".{name}", __name__)
     for home, names in _HOMES.items():
         if name in names:
-            return getattr(import_module(home, __name__), name)
+            globals()[name] = getattr(import_module(home, __name__), name)
+            return globals()[name]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

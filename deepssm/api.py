@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .base import InferenceMethod, LearningMethod, LinearGaussianModel, StateSpaceModel
+from .base import InferenceMethod, LearningMethod, StateSpaceModel
 from .checks import Data, as_series, labels_of, positive
 from .fitted import Fit as Fit
 from .future import extend, future_labels
@@ -285,7 +285,7 @@ def default_method(model: StateSpaceModel) -> InferenceMethod:
     """Return the exact method for a model if there is one, else the unscented filter."""
     from . import inference
 
-    return inference.Kalman() if isinstance(model, LinearGaussianModel) else inference.Unscented()
+    return inference.Kalman() if hasattr(model, "linear_parameters") else inference.Unscented()
 
 
 def default_learner(model: StateSpaceModel) -> LearningMethod:

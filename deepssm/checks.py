@@ -76,10 +76,10 @@ def as_tensor(model: StateSpaceModel, name: str, value: Data, *, regular: bool =
     """
     from .interop.frames import from_frame, is_frame
 
-    if is_frame(value):
-        tensor = from_frame(value, regular=regular).y
-    elif isinstance(value, Tensor):
+    if isinstance(value, Tensor):
         tensor = value
+    elif is_frame(value):
+        tensor = from_frame(value, regular=regular).y
     else:
         try:
             tensor = torch.from_numpy(np.array(value, dtype=float))

@@ -13,13 +13,11 @@ from ..results import Filtered, Forecast, Smoothed
 from .kalman_arrays import Pass, Problem, prepare
 from .kalman_autograd import autograd_log_likelihood
 from .kalman_diffuse import diffuse_moments, posterior_mix
+from .kalman_flag import DOUBTFUL, Answer, differ, nudged
 from .kalman_gradient import exact_log_likelihood
 from .kalman_online import OnlineKalman
 from .kalman_passes import covariances, run_backward, run_forward
 from .simulation_smoother import draw_observations, draw_paths
-
-# Below this ratio of a pivot to its row, round-off costs more than six digits of the result.
-_LOST = 1e-10
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ class Kalman:
             predicted_mean=_restore(predicted_mean, problem, series.y),
             predicted_cov=_restore(predicted_cov, problem, series.y),
             log_likelihood=_restore(torch.from_numpy(result.log_likelihood), problem, series.y),
-            ill_conditioned=_flag(problem, result, series.y),
+            ill_conditioned=self._flag(model, series, problem, result),
         )
 
     def smooth(self, model: StateSpaceModel, series: Series) -> Smoothed:
@@ -62,7 +60,7 @@ class Kalman:
             cov=_restore(cov, problem, series.y),
             cross_cov=_restore(cross, problem, series.y),
             log_likelihood=_restore(torch.from_numpy(result.log_likelihood), problem, series.y),
-            ill_conditioned=_flag(problem, result, series.y),
+            ill_conditioned=self._flag(model, series, problem, result),
         )
 
     def log_likelihood(self, model: StateSpaceModel, series: Series) -> Tensor:
@@ -114,12 +112,22 @@ class Kalman:
         """Return a filter that takes one observation at a time."""
         return OnlineKalman(model)
 
+    def _flag(
+        self, model: StateSpaceModel, series: Series, problem: Problem, result: Pass
+    ) -> Tensor:
+        bad = _certainly_bad(problem, result)
+        doubtful = ~bad & torch.from_numpy(result.worst < DOUBTFUL)
+        if bool(doubtful.any()):
+            other = _run(*nudged(_parameters(model, series), series.y))
+            bad = bad | doubtful & differ(_answer(problem, result), _answer(*other))
+        return bad.reshape(problem.batch).to(series.y.device)
+
     def _run(self, model: StateSpaceModel, series: Series) -> tuple[Problem, Pass]:
         return _run(_parameters(model, series), series.y)
 
 
 def _parameters(model: StateSpaceModel, series: Series) -> LinearParameters:
-    if not isinstance(model, LinearGaussianModel):
+    if not hasattr(model, "linear_parameters"):
         raise ValueError(
             f"`Kalman` needs a linear-Gaussian model (one with `linear_parameters`), got "
             f"{type(model).__name__}. Use `Extended()`, `Unscented()` or `Particle(...)` for it."
@@ -165,12 +173,17 @@ def _restore(x: Tensor, problem: Problem, y: Tensor) -> Tensor:
     return x.reshape(*problem.batch, *x.shape[1:]).to(y.device, y.dtype)
 
 
-def _flag(problem: Problem, result: Pass, y: Tensor) -> Tensor:
-    bad = torch.from_numpy(result.worst < _LOST).expand(problem.sizes.series)
+def _certainly_bad(problem: Problem, result: Pass) -> Tensor:
+    """Redundant rows, impossible data, diffuse directions that the data leave open."""
+    bad = torch.from_numpy(result.worst == 0.0).expand(problem.sizes.series)
     bad = bad | ~torch.from_numpy(result.log_likelihood).isfinite().all(-1)
     if problem.sizes.k and problem.sizes.time:
         bad = bad | posterior_mix(torch.from_numpy(result.info[:, -1]))[1].any(-1)
-    return bad.reshape(problem.batch).to(y.device)
+    return bad
+
+
+def _answer(problem: Problem, result: Pass) -> Answer:
+    return Answer(*_filter_moments(problem, result), torch.from_numpy(result.log_likelihood))
 
 
 def _last(x: Tensor, horizon: int, event: int) -> Tensor:

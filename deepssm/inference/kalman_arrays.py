@@ -90,7 +90,8 @@ def batch_shape(parameters: LinearParameters, y: Tensor) -> torch.Size:
     shapes = [y.shape[:-2], start.mean.shape[:-1], start.cov.shape[:-2]]
     for part in conditionals:
         shapes += [part.matrix.shape[:-3], part.offset.shape[:-2], part.cov.shape[:-3]]
-    return torch.broadcast_shapes(*shapes)
+    distinct = {shape for shape in shapes if shape}
+    return distinct.pop() if len(distinct) == 1 else torch.broadcast_shapes(*distinct)
 
 
 def prepare(parameters: LinearParameters, y: Tensor) -> Problem:
@@ -146,13 +147,13 @@ def in_threads(
     """Call a kernel on ranges of series, one thread and one scratch `space()` each."""
     work = size.series * size.time * (size.n + size.p) ** 2
     parts = min(torch.get_num_threads(), size.series) if work > 200_000 else 1
-    edges = np.linspace(0, size.series, parts + 1).astype(int).tolist()
 
     def call(first: int, last: int) -> None:
         kernel(first, last, *arguments, space())
 
     if parts == 1:
         return call(0, size.series)
+    edges = [size.series * i // parts for i in range(parts + 1)]
     call(0, 0)  # compiles once, before the threads start
     with ThreadPoolExecutor(parts) as pool:
         list(pool.map(call, edges[:-1], edges[1:]))

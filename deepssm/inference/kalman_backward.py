@@ -332,21 +332,3 @@ def backward_kernel(sizes: tuple[int, int, int, int] | None = None) -> Callable[
                 combine(n, 1 + k, m[s, t], F[s, i], U, zeta, W, mean[s, t], factor[s, t])
 
     return backward
-
-
-@njit(**DRIVER)
-def cross_covariances(first, last, shared, gain, cov, cross, _):  # noqa: ANN001, ANN201
-    """`cross[s, t] = gain cov[s, t-1]` for the gain that links `t-1` to `t`."""
-    n = cov.shape[2]
-    for s in range(first, last):
-        for t in range(1, cov.shape[1]):
-            i = shared[s, t - 1]
-            if t > 1 and shared[s, t - 2] == i:
-                copy_matrix(n, n, cross[s, t - 1], cross[s, t])
-                continue
-            for r in range(n):
-                for c in range(n):
-                    total = 0.0
-                    for j in range(n):
-                        total += gain[s, i, r, j] * cov[s, t - 1, j, c]
-                    cross[s, t, r, c] = total

@@ -67,7 +67,9 @@ class _LogLikelihood(torch.autograd.Function):
         scale = flat[:, 0].numpy() if flat.numel() else np.zeros(batch.numel())
         score = _score_shared if shares_moments(ctx.problem, ctx.result) else _score
         grads = score(ctx.problem, ctx.result, scale)
-        out = [_reduce(g, batch, *t) for g, t in zip(grads, ctx.templates, strict=True)]
+        wanted = (ctx.needs_input_grad[0], *ctx.needs_input_grad[2:])
+        parts = zip(grads, ctx.templates, wanted, strict=True)
+        out = [_reduce(g, batch, *t) if wish else None for g, t, wish in parts]
         return out[0], None, *out[1:]
 
 

@@ -11,18 +11,16 @@ gaps share a slot and cost one mean update.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numba import njit
 
+from .kalman_repeat import complete, log_volume, repeat, run_repeating
 from .kalman_steps import (
-    _HALF_LOG_2PI,
     DRIVER,
-    INLINE,
-    absorb,
     copy_matrix,
     pick,
     predict_factor,
@@ -33,58 +31,18 @@ from .kalman_update import condition
 
 
 @njit(forceinline=True)
-def complete(p: int, y: np.ndarray) -> bool:
-    """True when no component is missing."""
-    for i in range(p):
-        if math.isnan(y[i]):
-            return False
-    return True
-
-
-@njit(forceinline=True)
 def constant(array: np.ndarray) -> bool:
     """True when a parameter has one entry for all steps."""
     return array.shape[1] == 1
 
 
-def forward_space(
-    n: int, p: int, k: int, q: int
-) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, ...]]:
+def forward_space(n: int, p: int, k: int, q: int) -> tuple[Any, ...]:
     """Scratch arrays: the kernels allocate nothing, so that views need no reference counts."""
     order, place = np.zeros(p, np.int64), np.zeros(p, np.int64)
     work = (order, place, np.zeros((p, p)), np.zeros((p, n + 1)), np.zeros(n))
-    return np.zeros((n, n + q)), np.zeros((k + 1, k + 1)), work
-
-
-@njit(**INLINE)
-def log_volume(p: int, chol: np.ndarray) -> float:
-    """Log-density of a complete observation whose whitened innovation is zero."""
-    total = 0.0
-    for i in range(p):
-        total -= _HALF_LOG_2PI + math.log(chol[i, i])
-    return total
-
-
-@njit(**INLINE)
-def repeat(n, p, k, C, d, y, a, m, G, chol, E, U):  # noqa: ANN001, ANN201
-    """Condition the mean alone, by the gains of an earlier step; return the quadratic term."""
-    ll = 0.0
-    for i in range(p):
-        for col in range(1 + k):
-            total = y[i] - d[i] if col == 0 else 0.0
-            for j in range(n):
-                total -= C[i, j] * a[j, col]
-            for j in range(i):
-                total -= chol[i, j] * E[j, col]
-            E[i, col] = total / chol[i, i]
-        ll += absorb(U, k, E[i]) if k > 0 else -0.5 * E[i, 0] * E[i, 0]
-    for j in range(n):
-        for col in range(1 + k):
-            total = a[j, col]
-            for i in range(p):
-                total += G[j, i] * E[i, col]
-            m[j, col] = total
-    return ll
+    folded = (np.zeros((p, p)), np.zeros((p, n)), np.zeros((n, n)), np.zeros((n, p)))
+    folded += (np.zeros(n), np.zeros(n), np.zeros(p), np.zeros(p))
+    return np.zeros((n, n + q)), np.zeros((k + 1, k + 1)), work, folded
 
 
 @cache
@@ -104,7 +62,7 @@ def forward_kernel(sizes: tuple[int, int, int, int] | None = None) -> Callable[.
         ll, slot, a, L, m, F, G, chol, E, rows, count, info, worst = out
         n, p = (N, P) if fixed else (C.shape[3], C.shape[2])
         k, q = (K, Q) if fixed else (info.shape[2], LQ.shape[3])
-        W, U, work = space
+        W, U, work, folded = space
         same = constant(A) and constant(LQ) and constant(C) and constant(R)
         for s in range(first, last):
             for r in range(k):
@@ -113,7 +71,8 @@ def forward_kernel(sizes: tuple[int, int, int, int] | None = None) -> Callable[.
             i, now, steady, volume = 0, 0, False, 0.0
             copy_matrix(n, 1 + k, m0[pick(s, m0.shape[0])], a[s, 0])
             copy_matrix(n, n, L0[pick(s, L0.shape[0])], L[s, 0])
-            for t in range(y.shape[1]):
+            t = 0
+            while t < y.shape[1]:
                 if t > 0:
                     before, now = now, t if store else 0
                     At = A[pick(s, A.shape[0]), pick(t, A.shape[1])]
@@ -127,6 +86,14 @@ def forward_kernel(sizes: tuple[int, int, int, int] | None = None) -> Callable[.
                             steady, i, volume = True, j, log_volume(p, chol[s, j])
                 Ct = C[pick(s, C.shape[0]), pick(t, C.shape[1])]
                 dt = d[pick(s, d.shape[0]), pick(t, d.shape[1])]
+                if steady and k == 0 and complete(p, y[s, t]):
+                    t = run_repeating(
+                        n, p, store, t, At, b[pick(s, b.shape[0])], Ct, d[pick(s, d.shape[0])],
+                        y[s], ll[s], slot[s], i, a[s], m[s], E[s], G[s, i], chol[s, i], volume,
+                        folded,
+                    )  # fmt: skip
+                    now = t - 1 if store else 0
+                    continue
                 if steady and complete(p, y[s, t]):
                     ll[s, t] = volume + repeat(
                         n, p, k, Ct, dt, y[s, t], a[s, now], m[s, now], G[s, i], chol[s, i],
@@ -145,6 +112,7 @@ def forward_kernel(sizes: tuple[int, int, int, int] | None = None) -> Callable[.
                 slot[s, t] = i
                 if k > 0:
                     copy_matrix(k, k + 1, U, info[s, now])
+                t += 1
 
     return forward
 
@@ -168,7 +136,7 @@ def update_once(params, y, out, space):  # noqa: ANN001, ANN201
     _, _, _, C, d, R = params
     _, _, a, L, m, F, G, chol, E, rows, count, info, _ = out
     n, p, k = C.shape[3], C.shape[2], m.shape[3] - 1
-    _, U, work = space
+    _, U, work, _ = space
     copy_matrix(k, k + 1, info[0, 0], U)
     count[0, 0], ll, _ = condition(
         n, p, k, C[0, C.shape[1] - 1], d[0, d.shape[1] - 1], R[0, R.shape[1] - 1], y, a[0, 0],
@@ -178,22 +146,3 @@ def update_once(params, y, out, space):  # noqa: ANN001, ANN201
     copy_matrix(n, 1 + k, m[0, 0], a[0, 0])
     copy_matrix(n, n, F[0, 0], L[0, 0])
     return ll
-
-
-@njit(**DRIVER)
-def gram(first, last, slot, L, cov, _):  # noqa: ANN001, ANN201
-    """`cov[s, t] = L L'` for the factor in slot `slot[s, t]`; repeated slots are copied."""
-    n = L.shape[2]
-    for s in range(first, last):
-        for t in range(slot.shape[1]):
-            i = slot[s, t]
-            if t > 0 and slot[s, t - 1] == i:
-                copy_matrix(n, n, cov[s, t - 1], cov[s, t])
-                continue
-            for r in range(n):
-                for c in range(r + 1):
-                    total = 0.0
-                    for j in range(n):
-                        total += L[s, i, r, j] * L[s, i, c, j]
-                    cov[s, t, r, c] = total
-                    cov[s, t, c, r] = total

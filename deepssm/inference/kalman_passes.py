@@ -45,7 +45,7 @@ def shares_moments(problem: Problem, result: Pass) -> bool:
 
 def covariances(problem: Problem, slot: np.ndarray, factor: np.ndarray) -> np.ndarray:
     """`L L'` of the factor in each step's slot, `(series or 1, time, n, n)`."""
-    from .kalman_kernels import gram
+    from .kalman_moments import gram
 
     cov = np.empty((*slot.shape, *factor.shape[2:]))
     in_threads(gram, problem.sizes._replace(series=slot.shape[0]), slot, factor, cov)
@@ -54,7 +54,7 @@ def covariances(problem: Problem, slot: np.ndarray, factor: np.ndarray) -> np.nd
 
 def run_backward(problem: Problem, result: Pass) -> Backward:
     """Run the smoother on the results of `run_forward(..., store=True)`."""
-    from .kalman_backward import cross_covariances
+    from .kalman_moments import cross_covariances
 
     alike = shares_moments(problem, result)
     smoother = _smooth_shared if alike else _smooth

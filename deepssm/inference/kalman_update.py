@@ -104,8 +104,26 @@ def chol_row(
 
 
 @njit(**INLINE)
+def smallest_part(n: int, L: np.ndarray, F: np.ndarray) -> float:
+    """Smallest fraction of a state's variance that an update leaves, above zero."""
+    least = 1.0
+    for i in range(n):
+        before, after = 0.0, 0.0
+        for j in range(n):
+            before += L[i, j] * L[i, j]
+            after += F[i, j] * F[i, j]
+        if after < least * before:
+            least = after / before
+    return max(least, 1e-300)
+
+
+@njit(**INLINE)
 def condition(n, p, k, C, d, R, y, a, L, m, F, G, chol, E, rows, U, work):  # noqa: ANN001, ANN201
-    """Condition on one observation; return pivots, log-density and the smallest relative pivot."""
+    """Condition on one observation; return pivots, log-density and what is left of deviations.
+
+    The last is the smallest fraction that conditioning leaves of a state's deviation, or of a
+    component's given the earlier ones; zero where a component is redundant.
+    """
     order, place, M, H, f = work
     o = observed(p, y, order)
     copy_matrix(n, 1 + k, a, m)
@@ -149,4 +167,5 @@ def condition(n, p, k, C, d, R, y, a, L, m, F, G, chol, E, rows, U, work):  # no
             volume = 1.0
         ll += (absorb(U, k, v) if k > 0 else -0.5 * v[0] * v[0]) - _HALF_LOG_2PI
         c += 1
+    worst = min(worst, smallest_part(n, L, F)) if c > 0 else worst
     return c, ll - 0.5 * math.log(volume), math.sqrt(worst)
