@@ -244,5 +244,6 @@ def _stack(forecasts: list[Forecast]) -> Forecast:
 def _average(part: Tensor, by: Grouping, total: bool) -> list[float]:
     """Average (or add) a score `(origin, *batch, horizon, obs)` over all axes but one."""
     axis = {"overall": None, "horizon": -2, "origin": 0, "column": -1}[by]
+    part = part.detach()
     rows = part.reshape(1, -1) if axis is None else part.movedim(axis, 0).flatten(1)
     return (rows.nansum(-1) if total else rows.nanmean(-1)).tolist()

@@ -140,4 +140,5 @@ def consistency(squared: Squared, level: float = 0.95) -> Consistency:
 
     count = int(squared.dof.sum())
     lower, upper = chi2.ppf([(1 - level) / 2, (1 + level) / 2], count) / count
-    return Consistency(float(squared.value.nansum()) / count, float(lower), float(upper), count)
+    mean = squared.value.detach().nansum().item() / count
+    return Consistency(mean, float(lower), float(upper), count)

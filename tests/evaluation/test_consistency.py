@@ -84,3 +84,13 @@ def test_diffuse_steps_are_left_out() -> None:
     assert squared.dof.tolist() == [0, 1, 0, 1]
     assert found.standardized[:, 0].isnan().tolist() == [True, False, True, False]
     torch.testing.assert_close(found.standardized[1].square()[0], squared.value[1])
+
+
+def test_parameters_that_are_learnt_can_be_judged() -> None:
+    """A tensor with a gradient must not turn into a number by accident: that warns."""
+    eye = torch.eye(1, dtype=torch.float64)
+    model = ds.models.LinearGaussian(eye, eye, eye, torch.nn.Parameter(eye), P0=eye)
+    y = torch.tensor([[3.0], [NAN], [2.0]], dtype=torch.float64)
+    found = ev.innovations(model, as_series(model, y), ds.filter(model, y))
+    assert found.cov.requires_grad
+    assert ev.consistency(ev.nis(found)).count == 2
