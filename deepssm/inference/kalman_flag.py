@@ -1,9 +1,9 @@
 """A second opinion on doubtful answers: does the last digit of the inputs decide them?
 
-Conditioning that leaves almost nothing of a deviation is harmless in most models (a vague start, an
-exact sensor) and fatal in some, where the covariances, as rounded to float64, no longer hold what
-the answer depends on. Only a second run with every number moved by half a digit tells them apart,
-and only doubtful models pay for it.
+Conditioning that leaves almost nothing of a deviation is harmless in most models (a vague start,
+an exact sensor) and fatal in some, where the covariances, as rounded to float64, no longer hold
+what the answer depends on. Only a second run with every number moved by one unit in its last place
+tells them apart, and only doubtful models pay for it.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from torch import Tensor
 
 from ..base import GaussianInitial, LinearConditional, LinearParameters
 
-# Deviations that a step shrinks below this fraction make the answer doubtful: beyond it, a relative
-# change of 1e-16 of a covariance is felt in the fifth digit of what is left.
+_EPS = torch.finfo(torch.float64).eps
+# A step that leaves less than this of a deviation makes the answer doubtful: beyond it, a change
+# of 1e-16 of a covariance is felt in the fifth digit of what is left.
 DOUBTFUL = 3e-6
 # A third of what counts as wrong: 1e-6 of a log-likelihood, 1e-3 of a posterior deviation.
 _TOTAL, _MOMENT = 3e-7, 3e-4
@@ -39,8 +40,8 @@ def nudged(parameters: LinearParameters, y: Tensor) -> tuple[LinearParameters, T
     generator = torch.Generator().manual_seed(0)
 
     def move(x: Tensor) -> Tensor:
-        signs = torch.randint(0, 2, x.shape, generator=generator).to(x.device) * 2 - 1
-        return x.detach().double() * (1 + torch.finfo(torch.float64).eps * signs)
+        signs = torch.randint(0, 2, x.shape, generator=generator) * 2.0 - 1.0
+        return x.detach().double() * (1 + _EPS * signs.to(x.device, torch.float64))
 
     def move_cov(x: Tensor) -> Tensor:
         moved = move(x).tril()

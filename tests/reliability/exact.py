@@ -21,7 +21,7 @@ from torch import Tensor
 from deepssm.base import LinearParameters
 
 Array = np.ndarray[Any, Any]
-DIGITS = 120
+DIGITS = 100
 
 
 class Moments(NamedTuple):

@@ -19,7 +19,7 @@ BOTH = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["64
 
 def judge(given: Case, dtype: torch.dtype) -> Score:
     rounded = cast(given, dtype)
-    digits = 60 if len(given.y) > 1000 else 120
+    digits = 60 if len(given.y) > 1000 else 100
     return score(rounded, exact(rounded.params, rounded.y, digits))
 
 

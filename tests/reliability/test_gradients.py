@@ -1,4 +1,4 @@
-"""Gradients of the log-likelihood against central differences of 120 digits."""
+"""Gradients of the log-likelihood against central differences of 100 digits."""
 
 from __future__ import annotations
 
