@@ -43,6 +43,7 @@ from .structural_decomposition import Decomposition as Decomposition
 from .structural_regression import Autoregressive as Autoregressive
 from .structural_regression import Cycle as Cycle
 from .structural_regression import Regression as Regression
+from .switching import SwitchingLinearGaussian as SwitchingLinearGaussian
 from .transitions import GatedTransition as GatedTransition
 from .transitions import LinearTransition as LinearTransition
 from .transitions import MLPTransition as MLPTransition

@@ -1,0 +1,208 @@
+"""Approximate filters and smoothers for switching linear models: IMM and Kim's GPB2."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import torch
+from torch import Tensor
+
+from ..base import LinearParameters, Series, StateSpaceModel
+from ..gaussian import beside, outer, psd_factor, tria
+from ..results import Filtered, Forecast, Smoothed
+from ..sequences import seeded
+from .gaussian_steps import condition
+from .moments import Linearized
+from .switching_mixtures import (
+    Mixture,
+    SwitchingModel,
+    Trace,
+    at_step,
+    collapse,
+    merge,
+    mix,
+    moments,
+)
+from .switching_paths import draw_along, sample_paths, simulate, smooth_along
+
+
+@dataclass(frozen=True)
+class Switching:
+    """Filter one Gaussian a mode, and merge histories of modes.
+
+    Args:
+        order: 1 merges before the prediction, with as many filters as modes (the interacting
+            multiple model filter, IMM); 2 merges after the update, with as many filters as pairs
+            (GPB2, Kim's filter), slower and closer to the truth.
+        num_paths: Paths of modes behind `smooth`.
+        seed: Of those paths.
+
+    Weights are logarithms and covariances factors; the log-likelihood is differentiable.
+
+    Source: Blom & Bar-Shalom (1988), IEEE Transactions on Automatic Control 33(8); Kim (1994),
+        Journal of Econometrics 60.
+    """
+
+    order: Literal[1, 2] = 1
+    num_paths: int = 200
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check `order`."""
+        if self.order not in (1, 2):
+            raise ValueError(f"`order` must be 1 (IMM) or 2 (GPB2), got {self.order}.")
+
+    def filter(self, model: StateSpaceModel, series: Series) -> Filtered:
+        """Return mode probabilities and state, given the past with and without the present."""
+        trace = self.run(model, series)
+        score = torch.stack(trace.log_likelihood, -1)
+        before, after = moments(trace.predicted), moments(trace.filtered)
+        return Filtered(*after, *before, score, ~torch.isfinite(score).all(-1))
+
+    def smooth(self, model: StateSpaceModel, series: Series) -> Smoothed:
+        """Return mode probabilities and state given all of `y`.
+
+        Modes are drawn backwards `num_paths` times; given the modes the states are smoothed
+        exactly. Kim's collapsed recursion is quicker, but on manoeuvring targets it was measured
+        to be worse than not smoothing at all.
+        """
+        trace, switching = self.run(model, series), cast(SwitchingModel, model)
+        with torch.no_grad(), seeded(torch.Generator().manual_seed(self.seed)):
+            paths = sample_paths(switching, series, trace, self.num_paths)
+            found = smooth_along(switching, series, paths)
+        score = torch.stack(trace.log_likelihood, -1)
+        return Smoothed(*found, score, ~torch.isfinite(score).all(-1))
+
+    def log_likelihood(self, model: StateSpaceModel, series: Series) -> Tensor:
+        """Return `log p(y_t | y_{1:t-1})` of the merged mixtures in nats, `(*batch, time)`."""
+        return torch.stack(self.run(model, series).log_likelihood, -1)
+
+    def sample_posterior(
+        self,
+        model: StateSpaceModel,
+        series: Series,
+        num_samples: int,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Draw modes and states, `(num_samples, *batch, time, modes + latent)`."""
+        with torch.no_grad(), seeded(generator):
+            trace = self.run(model, series)
+            switching = cast(SwitchingModel, model)
+            modes = sample_paths(switching, series, trace, num_samples)
+            return draw_along(switching, series, modes)
+
+    def forecast(
+        self,
+        model: StateSpaceModel,
+        series: Series,
+        horizon: int,
+        num_samples: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Forecast:
+        """Forecast the last `horizon` steps, whose `y` is NaN; draws come from the model."""
+        trace, first = self.run(model, series), series.time - horizon
+        emission = cast(SwitchingModel, model).mode_parameters(series.u, series.dt).emission
+        laws = []
+        for t in range(first, series.time):
+            C, d, R = (at_step(x, t, rank) for x, rank in zip(emission, (2, 1, 2), strict=True))
+            part = trace.predicted[t]
+            mean = (C @ part.mean[..., None])[..., 0] + d
+            laws.append(collapse(part.log_weight, mean, beside(C @ part.factor, psd_factor(R))))
+        state_mean, state_cov = moments(trace.predicted[first:])
+        mean, factor = (
+            torch.stack(x, -rank) for x, rank in zip(zip(*laws, strict=True), (2, 3), strict=True)
+        )
+        count = num_samples or 1_000
+        with torch.no_grad(), seeded(generator):
+            z, y = simulate(model, series, trace, first, count)
+        return Forecast(mean, outer(factor), y, state_mean, state_cov, z)
+
+    def run(self, model: StateSpaceModel, series: Series) -> Trace:
+        """Run the filter and return the mixtures themselves."""
+        _require_switching(model)
+        switching = cast(SwitchingModel, model)
+        parameters = switching.mode_parameters(series.u, series.dt)
+        log_A = switching.log_transition()
+        noise = (
+            psd_factor(parameters.transition.cov, "Q"),
+            psd_factor(parameters.emission.cov, "R"),
+        )
+        observed = ~torch.isnan(series.y)
+        y = torch.where(observed, series.y, 0.0)
+        trace, shape = Trace([], [], []), series.batch_shape
+        for t in range(series.time):
+            if t == 0:
+                start = _start(switching, parameters, shape)
+                prior = Mixture(
+                    start.log_weight[..., None, :],
+                    start.mean[..., None, :, :],
+                    start.factor[..., None, :, :, :],
+                )
+            else:
+                prior = self._predict(trace.filtered[-1], parameters, noise[0], log_A, t)
+            posterior, score = _update(
+                prior, parameters, noise[1], t, y[..., t, :], observed[..., t, :]
+            )
+            trace.predicted.append(merge(prior))
+            trace.filtered.append(merge(posterior))
+            trace.log_likelihood.append(score)
+        return trace
+
+    def _predict(
+        self, past: Mixture, parameters: LinearParameters, LQ: Tensor, log_A: Tensor, t: int
+    ) -> Mixture:
+        """Return mixtures over (past mode, mode), the first axis of size one for IMM."""
+        joint = past.log_weight[..., :, None] + log_A
+        A, b, _ = parameters.transition
+        A, b, LQ = at_step(A, t, 2), at_step(b, t, 1), at_step(LQ, t, 2)
+        if self.order == 1:
+            weight = torch.logsumexp(joint, -2)
+            mean, factor = mix(joint, past)
+            mean, factor, weight = (
+                mean[..., None, :, :],
+                factor[..., None, :, :, :],
+                weight[..., None, :],
+            )
+        else:
+            weight = joint
+            mean = past.mean[..., :, None, :].expand(*joint.shape, -1)
+            factor = past.factor[..., :, None, :, :].expand(*joint.shape, *past.factor.shape[-2:])
+        A, b, LQ = A[..., None, :, :, :], b[..., None, :, :], LQ[..., None, :, :, :]
+        moved = (A @ mean[..., None])[..., 0] + b
+        return Mixture(weight, moved, tria(beside(A @ factor, LQ)))
+
+
+def _require_switching(model: StateSpaceModel) -> None:
+    if not hasattr(model, "mode_parameters"):
+        raise ValueError(
+            f"`Switching()` needs a `SwitchingLinearGaussian` model, got {type(model).__name__}."
+        )
+
+
+def _start(model: SwitchingModel, parameters: LinearParameters, shape: torch.Size) -> Mixture:
+    mean, cov, _ = parameters.initial
+    factor = psd_factor(cov, "P0")
+    return Mixture(
+        model.log_initial().expand(*shape, -1),
+        mean.expand(*shape, *mean.shape[-2:]),
+        factor.expand(*shape, *factor.shape[-3:]),
+    )
+
+
+def _update(
+    prior: Mixture, parameters: LinearParameters, LR: Tensor, t: int, y: Tensor, observed: Tensor
+) -> tuple[Mixture, Tensor]:
+    """Condition every component; reweight them by how well they predicted."""
+    C, d, _ = parameters.emission
+    C, d = at_step(C, t, 2)[..., None, :, :, :], at_step(d, t, 1)[..., None, :, :]
+    expected = (C @ prior.mean[..., None])[..., 0] + d
+    step = Linearized(expected, C @ prior.factor, at_step(LR, t, 2)[..., None, :, :, :])
+    gap = y[..., None, None, :] - expected
+    found = condition(step, gap, observed[..., None, None, :].expand(gap.shape))
+    joint = prior.log_weight + found.log_likelihood
+    total = torch.logsumexp(joint.flatten(-2), -1)
+    score = torch.where(observed.any(-1), total, torch.zeros_like(total))
+    mean = prior.mean + (prior.factor @ found.shift[..., None])[..., 0]
+    weight = joint - total[..., None, None]
+    return Mixture(weight, mean, prior.factor @ found.gain), score
