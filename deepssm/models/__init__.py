@@ -7,6 +7,14 @@ from .deep_markov import DeepMarkov as DeepMarkov
 from .emissions import BernoulliEmission as BernoulliEmission
 from .emissions import GaussianEmission as GaussianEmission
 from .hidden_markov import HiddenMarkov as HiddenMarkov
+from .kinematic import ConstantAcceleration as ConstantAcceleration
+from .kinematic import ConstantVelocity as ConstantVelocity
+from .kinematic import ContinuousTime as ContinuousTime
+from .kinematic import CoordinatedTurn as CoordinatedTurn
+from .kinematic import Singer as Singer
+from .kinematic_stationary import DampedOscillator as DampedOscillator
+from .kinematic_stationary import Matern as Matern
+from .kinematic_stationary import OrnsteinUhlenbeck as OrnsteinUhlenbeck
 from .linear_gaussian import LinearGaussian as LinearGaussian
 from .linear_model import LinearModel as LinearModel
 from .lssl import LSSL as LSSL

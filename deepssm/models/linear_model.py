@@ -54,7 +54,7 @@ class LinearModel(StateSpaceModel):
             u: `(*axes, input)`.
             dt: `(*axes)` or `()`.
         """
-        return _conditional(self.linear_parameters(_lift(u), dt).transition, z)
+        return _conditional(self._transition_part(_lift(u), dt), z)
 
     def emission(self, z: Tensor, u: Tensor | None = None) -> MultivariateNormal:
         """Return `p(y_t | z_t = z, u_t)`.
@@ -63,10 +63,16 @@ class LinearModel(StateSpaceModel):
             z: `(*axes, state)`.
             u: `(*axes, input)`.
         """
-        return _conditional(self.linear_parameters(_lift(u), None).emission, z)
+        return _conditional(self._emission_part(_lift(u)), z)
 
     def _start(self) -> GaussianInitial:
         return self.linear_parameters(None, None).initial
+
+    def _transition_part(self, u: Tensor | None, dt: Tensor | None) -> LinearConditional:
+        return self.linear_parameters(u, dt).transition
+
+    def _emission_part(self, u: Tensor | None) -> LinearConditional:
+        return self.linear_parameters(u, None).emission
 
 
 def block_diagonal(blocks: list[Tensor]) -> Tensor:
