@@ -88,6 +88,7 @@ def _fit(sub: _Sub) -> argparse.ArgumentParser:
         "--period", type=_positive, help="rows in a season (structural, deep-kalman)"
     )
     command.add_argument("--harmonics", type=_count, help="waves in a season (default: 4)")
+    command.add_argument("--ar", type=_count, help="order of autoregressive noise (structural)")
     command.add_argument("--state-dim", type=_count, help="size of the state (deep-kalman)")
     command.add_argument("--hidden", type=_count, help="width of the networks (deep-kalman)")
     command.add_argument("--steps", type=_count, help="training steps (deep-kalman)")

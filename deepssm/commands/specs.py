@@ -31,6 +31,7 @@ class ModelSpec:
         period: Rows in a season; 0 when there is none. A deep model gets the season's waves as
             inputs.
         harmonics: Waves in a season.
+        ar: Order of an autoregressive part, which takes the place of white noise; 0 for none.
         state_dim: Size of a deep model's state.
         hidden: Width of a deep model's networks.
         steps: Training steps of a deep model.
@@ -41,6 +42,7 @@ class ModelSpec:
     u: tuple[str, ...] = ()
     period: float = 0.0
     harmonics: int = 0
+    ar: int = 0
     state_dim: int = 0
     hidden: int = 0
     steps: int = 0
@@ -69,13 +71,18 @@ class ModelSpec:
     def words(self) -> str:
         """The model in words."""
         return {
-            "local-level": "local level",
-            "local-linear-trend": "local linear trend",
-            "structural": f"trend + season of {self.period:g} rows ({self.harmonics} harmonics)",
+            "local-level": "local level" + self._ar_words,
+            "local-linear-trend": "local linear trend" + self._ar_words,
+            "structural": f"trend + season of {self.period:g} rows ({self.harmonics} harmonics)"
+            + self._ar_words,
             "constant-velocity": "constant velocity",
             "deep-kalman": f"deep Kalman filter, state {self.state_dim}, width {self.hidden}"
             + (f", season of {self.period:g} rows" if self.period else ""),
         }[self.kind]
+
+    @property
+    def _ar_words(self) -> str:
+        return f" + AR({self.ar})" if self.ar else ""
 
     def to_config(self) -> dict[str, Any]:
         """Return plain data for `config.toml`."""
@@ -88,7 +95,7 @@ def spec_from_config(config: dict[str, Any]) -> ModelSpec:
     Raises:
         DataError: an entry is unknown, missing, or of a wrong kind or size.
     """
-    whole = ("harmonics", "state_dim", "hidden", "steps")
+    whole = ("harmonics", "ar", "state_dim", "hidden", "steps")
     names = set(ModelSpec.__dataclass_fields__)
     if set(config) != names:
         odd = sorted(set(config) ^ names)
@@ -133,6 +140,8 @@ def complete(spec: ModelSpec, *, step: str) -> ModelSpec:
         raise UsageError(
             f"--model {spec.kind} has no season: leave out --period, or choose structural."
         )
+    if spec.ar and (spec.deep or spec.uneven):
+        raise UsageError(f"--model {spec.kind} has no autoregressive part: leave out --ar.")
     if spec.kind == "structural" and not spec.period:
         spec = replace(spec, period=usual_period(step))
         if not spec.period:
@@ -147,9 +156,9 @@ def complete(spec: ModelSpec, *, step: str) -> ModelSpec:
     if spec.deep:
         spec = replace(
             spec,
-            state_dim=spec.state_dim or 4 + 2 * len(spec.y),
-            hidden=spec.hidden or 32,
-            steps=spec.steps or 600,
+            state_dim=spec.state_dim or 2 + len(spec.y),
+            hidden=spec.hidden or 16,
+            steps=spec.steps or 300,
         )
     return spec
 
@@ -158,10 +167,9 @@ def usual_period(step: str) -> float:
     """Return the rows in a year, or in a day for steps below one, or 0 for other steps."""
     import pandas as pd
 
-    try:
-        days = pd.Timedelta(step) / pd.Timedelta(days=1)
-    except ValueError:
+    if not any(letter.isalpha() for letter in step):
         return 0.0
+    days = pd.Timedelta(step) / pd.Timedelta(days=1)
     for low, high, rows in ((28, 31, 12.0), (90, 92, 4.0), (7, 7, 365.25 / 7), (1, 1, 7.0)):
         if low <= days <= high:
             return rows
@@ -195,16 +203,16 @@ def build(spec: ModelSpec) -> StateSpaceModel:
     model = models.LocalLevel() if spec.kind == "local-level" else models.LocalLinearTrend()
     if spec.kind == "structural":
         model = model + models.Seasonal(spec.period, harmonics=spec.harmonics)
+    if spec.ar:
+        model = model + models.Autoregressive(spec.ar, noise_variance=0.0)
     return model + models.Regression(inputs) if inputs else model
 
 
 def build_guide(spec: ModelSpec) -> nn.Module | None:
-    """Return the untrained guide of a deep model; classical models need none."""
-    from ..inference import SmoothingGuide
+    """Return the guide of a deep model, which follows the model as it learns; others need none."""
+    from ..inference.linearized_guide import LinearizedGuide
 
-    if not spec.deep:
-        return None
-    return SmoothingGuide(len(spec.y), spec.state_dim, spec.input_dim, hidden=spec.hidden)
+    return LinearizedGuide(2) if spec.deep else None
 
 
 def learner(spec: ModelSpec, guide: nn.Module | None) -> LearningMethod:

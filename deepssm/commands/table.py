@@ -95,7 +95,7 @@ def read_inputs(path: Path, names: list[str], horizon: int) -> np.ndarray:
         DataError: the table has not one complete row a step.
     """
     text = _read_text(path)
-    _wanted(text, path, None, None, names)
+    _wanted(text, path, None, names, [])
     frame = _numbers(text, names, path)
     _check_inputs(frame, names, path)
     if len(frame) != horizon:

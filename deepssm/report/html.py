@@ -55,12 +55,14 @@ class Section(NamedTuple):
         text: A sentence or two.
         pictures: Its figures.
         grid: A table, or `None`.
+        side_by_side: Whether small figures stand beside each other.
     """
 
     title: str
     text: str = ""
     pictures: Sequence[Picture] = ()
     grid: Grid | None = None
+    side_by_side: bool = False
 
 
 class Page(NamedTuple):
@@ -143,5 +145,6 @@ def _inline(svg: str, name: str) -> str:
     svg = re.sub(r"#000000|(?<=fill: )black", "currentColor", svg)
     svg = re.sub(r"font: ([^;\"]*?)px [^;\"]*", r"font-size: \1px", svg)
     svg = re.sub(r'(<svg[^>]*?) width="[\d.]+pt" height="[\d.]+pt"', r"\1", svg, count=1)
-    svg = re.sub(r"(\d+\.\d\d)\d+", r"\1", svg)
+    # A tenth of a point is finer than a screen shows.
+    svg = re.sub(r"(\d+\.\d)\d+", r"\1", svg)
     return re.sub(r"\n\s*", "\n", svg)
