@@ -13,6 +13,7 @@ from .elbo import negative_elbo as negative_elbo
 from .encoders import RecurrentEncoder as RecurrentEncoder
 from .ensemble import Ensemble as Ensemble
 from .ensemble import gaspari_cohn as gaspari_cohn
+from .expectation_maximization import ExpectationMaximization as ExpectationMaximization
 from .gaussian_filters import Cubature as Cubature
 from .gaussian_filters import Extended as Extended
 from .gaussian_filters import GaussHermite as GaussHermite
