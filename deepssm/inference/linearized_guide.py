@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
@@ -167,24 +168,58 @@ def backward_information(parts: Linearization) -> tuple[Tensor, Tensor, Tensor]:
     """
     F, f, Q, H, residual, R = (part.double() for part in parts)
     weighted = H.mT / R[..., None, :]
-    J, j = weighted @ H, (weighted @ residual[..., None])
-    information, vector = torch.zeros_like(J[..., 0, :, :]), torch.zeros_like(j[..., 0, :, :])
-    eye = torch.eye(Q.shape[-1], dtype=torch.float64, device=Q.device)
+    J, j = weighted @ H, (weighted @ residual[..., None])[..., 0]
+    if F.device.type == "cpu":
+        return _compiled_pass(F, f, Q, J, j)
+    return information_loop(F, f, Q, J, j)
+
+
+def information_loop(
+    F: Tensor, f: Tensor, Q: Tensor, J: Tensor, j: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Run the pass of `backward_information` step by step on any device.
+
+    Args:
+        F: `(*batch, time, state, state)`.
+        f: `(*batch, time, state)`.
+        Q: Variances, `(*batch, time, state)`.
+        J: Information of each observation, `(*batch, time, state, state)`.
+        j: Its vector, `(*batch, time, state)`.
+    """
+    information, vector = torch.zeros_like(J[..., 0, :, :]), torch.zeros_like(j[..., 0, :, None])
+    eye = torch.eye(Q.shape[-1], dtype=Q.dtype, device=Q.device)
     gates, drive, cov = [], [], []
     for t in reversed(range(Q.shape[-2])):
-        information, vector = J[..., t, :, :] + information, j[..., t, :, :] + vector
+        information, vector = J[..., t, :, :] + information, j[..., t, :, None] + vector
         W = torch.linalg.inv(eye + Q[..., t, :, None] * information)
-        S = W * Q[..., t, None, :]
-        start = f[..., t, :, None]
+        S, start = W * Q[..., t, None, :], f[..., t, :, None]
         gates.append(W @ F[..., t, :, :])
-        drive.append(W @ start + S @ vector)
-        cov.append(S)
+        drive.append((W @ start + S @ vector)[..., 0])
+        cov.append(_symmetric(S))
         back, M = F[..., t, :, :].mT, information @ W
         vector = back @ (W.mT @ vector - M @ start)
         information = _symmetric(back @ M @ F[..., t, :, :])
-    stack = (torch.stack(parts[::-1], dim=-3) for parts in (gates, drive, cov))
-    gate, push, spread = stack
-    return gate, push[..., 0], _symmetric(spread)
+    return (
+        torch.stack(gates[::-1], dim=-3),
+        torch.stack(drive[::-1], dim=-2),
+        torch.stack(cov[::-1], dim=-3),
+    )
+
+
+def _compiled_pass(*parts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    from .information_kernels import backward_pass
+
+    batch, n = parts[0].shape[:-3], parts[0].shape[-1]
+    arrays = [part.reshape(-1, *part.shape[len(batch) :]).contiguous().numpy() for part in parts]
+    F, f, Q, J, j = arrays
+    gates, drive, cov = np.empty_like(F), np.empty_like(f), np.empty_like(F)
+    backward_pass(F, f, Q, J, j, gates, drive, cov)
+    time = F.shape[1]
+    return (
+        torch.from_numpy(gates).reshape(*batch, time, n, n),
+        torch.from_numpy(drive).reshape(*batch, time, n),
+        torch.from_numpy(cov).reshape(*batch, time, n, n),
+    )
 
 
 def _jacobian(

@@ -56,7 +56,7 @@ class SVI:
     """
 
     guide: nn.Module | None = None
-    steps: int = 300
+    steps: int = 600
     batch_size: int = 16
     window: int | None = 128
     learning_rate: float = 1e-2

@@ -175,12 +175,12 @@ class ResidualTransition(NeuralTransition):
         return diagonal_normal(z + step * drift, scale.clamp_min(1e-6))
 
     def initialize_scale(self, scale: float) -> None:
-        """Start the noise at one standard deviation, and at a fifth of it where states persist."""
+        """Start the noise at one standard deviation, at a quarter of it where states persist."""
         super().initialize_scale(scale)
         levels = getattr(self, "levels", 0)
         if levels and self.raw_scale.requires_grad:
             with torch.no_grad():
-                self.raw_scale[:levels] = inverse_softplus(max(scale / 5 - self.min_scale, 1e-4))
+                self.raw_scale[:levels] = inverse_softplus(max(scale / 4 - self.min_scale, 1e-4))
                 self.rate.copy_(F.softplus(self.raw_scale) + self.min_scale)
 
 

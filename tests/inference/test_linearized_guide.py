@@ -6,7 +6,12 @@ import torch
 from deepssm.base import Series
 from deepssm.inference.elbo import bound, importance_log_likelihood
 from deepssm.inference.guided_particles import guided_filter
-from deepssm.inference.linearized_guide import LinearizedGuide, linearize
+from deepssm.inference.linearized_guide import (
+    LinearizedGuide,
+    _compiled_pass,
+    information_loop,
+    linearize,
+)
 from deepssm.models.deep_markov import DeepMarkov
 from deepssm.models.emissions import BernoulliEmission
 from deepssm.sequences import MarkovSequence, observed_log_prob, observed_steps
@@ -28,6 +33,21 @@ def test_linear_models_get_their_exact_posterior(time: int) -> None:
     for i in range(2):
         exact = oracles.log_likelihood(linear_parameters(model, series.u[i]), series.y[i]).sum()
         torch.testing.assert_close(got[i], exact, rtol=1e-9, atol=1e-9)
+
+
+def test_compiled_pass_equals_the_loop() -> None:
+    """Generic position, and a noise of 1e-9 beside one of 1."""
+    g = torch.Generator().manual_seed(0)
+    F = torch.randn(2, 3, 9, 4, 4, generator=g, dtype=torch.float64) / 2
+    f, j = torch.randn(2, 2, 3, 9, 4, generator=g, dtype=torch.float64)
+    Q = torch.rand(2, 3, 9, 4, generator=g, dtype=torch.float64) + 0.1
+    Q[..., 2] = 1e-9
+    H = torch.randn(2, 3, 9, 2, 4, generator=g, dtype=torch.float64)
+    J = H.mT @ H
+    for left, right in zip(
+        _compiled_pass(F, f, Q, J, j), information_loop(F, f, Q, J, j), strict=True
+    ):
+        torch.testing.assert_close(left, right, rtol=1e-9, atol=1e-12)
 
 
 def test_linear_models_get_their_smoothed_moments() -> None:
