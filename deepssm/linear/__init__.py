@@ -4,6 +4,7 @@ from .chunk import chunked as chunked
 from .chunk import chunked_by as chunked_by
 from .convolution import causal_convolution as causal_convolution
 from .convolution import convolved as convolved
+from .diagonal import Diagonal as Diagonal
 from .discretize import Bilinear as Bilinear
 from .discretize import Dirac as Dirac
 from .discretize import Discretization as Discretization
@@ -42,7 +43,6 @@ from .scan import matrix_scan as matrix_scan
 from .selective import scalar_decay_scan as scalar_decay_scan
 from .selective import selective_scan as selective_scan
 from .structure import Dense as Dense
-from .structure import Diagonal as Diagonal
 from .structure import Structure as Structure
 from .structure import Transition as Transition
 from .system import LinearSystem as LinearSystem

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from .chunk import advance, chunked
 from .convolution import convolved
+from .diagonal import Diagonal
 from .discretize import Discretization, ZeroOrderHold
 from .recurrence import Recurrence, View, looped, scanned
-from .structure import Dense, Diagonal, Structure
+from .structure import Dense, Structure
 
 
 class LinearSystem(NamedTuple):
