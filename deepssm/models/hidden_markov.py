@@ -79,7 +79,7 @@ class HiddenMarkov(StateSpaceModel):
         """
         if self.transition_function is not None:
             probs = self.transition_function(u, dt)
-            return (probs if probs.ndim > 2 else probs[None]).log()
+            return _log(probs if probs.ndim > 2 else probs[None])
         logits = self.transition_logits
         if self.transition_weight is not None and u is not None:
             logits = logits + torch.einsum("ijm,...m->...ij", self.transition_weight, u)
@@ -131,6 +131,11 @@ class HiddenMarkov(StateSpaceModel):
             u: `(*axes, input)`.
         """
         return self.family.law_after(z, past, u)
+
+    @property
+    def has_closed_form(self) -> bool:
+        """Whether `maximize` can set every free parameter."""
+        return self.transition_function is None and self.transition_weight is None
 
     @property
     def lags(self) -> int:
@@ -189,6 +194,12 @@ class HiddenMarkov(StateSpaceModel):
                 f"that sum to one, got shape {tuple(probs.shape)} and sums {total.tolist()}."
             )
         self.register_buffer(name, probs.log())
+
+
+def _log(probs: Tensor) -> Tensor:
+    """Return the logarithm, with a gradient of zero instead of NaN where `probs` is zero."""
+    possible = probs > 0
+    return torch.where(possible, torch.where(possible, probs, 1.0).log(), -torch.inf)
 
 
 def _safe_log(probs: Tensor) -> Tensor:
