@@ -3,6 +3,7 @@
 from .arviz import loo as loo
 from .arviz import to_arviz as to_arviz
 from .datatree import to_datatree as to_datatree
+from .draws import Draws as Draws
 from .filterpy import from_filterpy as from_filterpy
 from .filterpy import from_measurements as from_measurements
 from .filterpy import to_filterpy as to_filterpy

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .datatree import Pointwise, Result, to_datatree
+from .datatree import Result, to_datatree
+from .labelled import Pointwise
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from ..base import LinearGaussianModel, Series, StateSpaceModel
+from ..base import Series, StateSpaceModel
 from ..fitted import Fit
 from ..results import Filtered, Forecast, Smoothed
-from .labelled import Variables, dataset
+from .draws import Draws, left_out
+from .labelled import Pointwise, Variables, dataset
 
 if TYPE_CHECKING:
+    import pandas as pd
     import xarray as xr
 
-Pointwise = Literal["one_step", "leave_one_out"]
-Result = Fit | Filtered | Smoothed | Forecast | Tensor
+Result = Fit | Draws | Filtered | Smoothed | Forecast | Tensor
 Groups = dict[str, "xr.Dataset"]
 
 _DRAWS = ("chain", "draw")
@@ -39,6 +40,8 @@ def to_datatree(
                             drawn given the data, beside the parameters repeated),
                             `posterior_predictive` (with `num_samples`), `log_likelihood`,
                             `sample_stats`, `smoothed`, `observed_data`, `constant_data`
+    `Draws` give            `posterior` (parameters of each draw), `log_likelihood` under each,
+                            `observed_data`, `constant_data`
     a `Filtered` gives      `filtered` (moments), `log_likelihood`, `sample_stats`
     a `Smoothed` gives      `smoothed` (moments), `log_likelihood`, `sample_stats`
     a `Forecast` gives      `predictions`: draws where it has them, else its moments; the time
@@ -86,6 +89,8 @@ def _groups(
 ) -> Groups:
     if isinstance(result, Fit):
         return _fit_groups(result, num_samples, pointwise, generator)
+    if isinstance(result, Draws):
+        return _draws_groups(result, pointwise)
     if isinstance(result, Filtered):
         return _filtered_groups(result)
     if isinstance(result, Smoothed):
@@ -120,15 +125,13 @@ def _fit_groups(
     groups["posterior"] = posterior.assign_attrs(
         parameters="point estimate, the same in every draw: state draws leave out its error"
     )
-    groups["log_likelihood"] = _pointwise(fit, smoothed, pointwise)
+    one_step = smoothed.log_likelihood
+    value = one_step if pointwise == "one_step" else left_out(model, series, fit.method)
+    groups["log_likelihood"] = _pointwise(value[None, None], series, pointwise, index)
     groups["sample_stats"] = groups["sample_stats"].assign(
         objective=(("chain", "draw"), [[fit.learned.objective]])
     )
-    groups["observed_data"] = dataset({"y": (series.y, "obs")}, index, names=names)
-    known = _constant(series)
-    if known:
-        groups["constant_data"] = dataset(known, index)
-    return groups
+    return groups | _data_groups(series, index, names)
 
 
 def _filtered_groups(result: Filtered) -> Groups:
@@ -187,25 +190,30 @@ def _predictions(forecast: Forecast) -> xr.Dataset:
     )
 
 
-def _pointwise(fit: Fit, smoothed: Smoothed, pointwise: Pointwise) -> xr.Dataset:
-    from ..evaluation.leave_one_out import leave_one_out
+def _draws_groups(draws: Draws, pointwise: Pointwise) -> Groups:
+    density = _pointwise(draws.pointwise(pointwise), draws.series, pointwise, None)
+    groups = {"posterior": draws.dataset(), "log_likelihood": density}
+    return groups | _data_groups(draws.series, None, None)
 
+
+def _data_groups(series: Series, index: pd.Index | None, names: tuple[str, ...] | None) -> Groups:
+    groups = {"observed_data": dataset({"y": (series.y, "obs")}, index, names=names)}
+    known = _constant(series)
+    if known:
+        groups["constant_data"] = dataset(known, index)
+    return groups
+
+
+def _pointwise(
+    value: Tensor, series: Series, pointwise: Pointwise, index: pd.Index | None
+) -> xr.Dataset:
+    found = dataset({"y": (value, "")}, index, lead=_DRAWS)
     if pointwise == "one_step":
-        value, meaning = smoothed.log_likelihood, _ONE_STEP
-    elif not isinstance(fit.model, LinearGaussianModel):
-        raise ValueError(
-            '`pointwise="leave_one_out"` needs a linear-Gaussian model, got '
-            f"{type(fit.model).__name__}. Compare forecasts with `deepssm.backtest()` instead."
-        )
-    else:
-        value = leave_one_out(fit.model, fit.series, smoothed).log_density
-        meaning = _LEAVE_ONE_OUT
-    found = dataset({"y": (value[None, None], "")}, fit.index, lead=_DRAWS)
-    if pointwise == "leave_one_out":
-        # A step without data has density 1 in every draw, whose tail ArviZ cannot fit.
-        empty = fit.series.y.isnan().movedim(-2, 0).flatten(1).all(-1)
-        found = found.isel(time=(~empty).cpu().numpy())
-    return found.assign_attrs(pointwise=pointwise, meaning=meaning)
+        return found.assign_attrs(pointwise=pointwise, meaning=_ONE_STEP)
+    # A step without data has density 1 in every draw, whose tail ArviZ cannot fit.
+    empty = series.y.isnan().movedim(-2, 0).flatten(1).all(-1)
+    found = found.isel(time=(~empty).cpu().numpy())
+    return found.assign_attrs(pointwise=pointwise, meaning=_LEAVE_ONE_OUT)
 
 
 def _replicate(

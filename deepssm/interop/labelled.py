@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
+Pointwise = Literal["one_step", "leave_one_out"]
 Kind = Literal["", "state", "obs", "input", "cov", "obs_cov"]
 Variables = dict[str, tuple[Tensor, Kind]]
 
