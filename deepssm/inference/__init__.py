@@ -4,6 +4,7 @@ from .amortized import Amortized as Amortized
 from .baum_welch import BaumWelch as BaumWelch
 from .chain_guide import ChainGuide as ChainGuide
 from .combiners import GateCombiner as GateCombiner
+from .combiners import IndependentCombiner as IndependentCombiner
 from .combiners import ProductCombiner as ProductCombiner
 from .diagonal_encoder import DiagonalEncoder as DiagonalEncoder
 from .elbo import GuideProgram as GuideProgram
@@ -24,7 +25,10 @@ from .hidden_markov import ForwardBackward as ForwardBackward
 from .kalman import Kalman as Kalman
 from .linearized_guide import LinearizedGuide as LinearizedGuide
 from .maximum_likelihood import MaximumLikelihood as MaximumLikelihood
+from .mcmc import NUTS as NUTS
+from .observation_distribution import ObservationDistribution as ObservationDistribution
 from .overshooting import forecast_score as forecast_score
+from .parameter_average import ParameterAverage as ParameterAverage
 from .particle import Particle as Particle
 from .posterior_linearization import PosteriorLinearization as PosteriorLinearization
 from .proposals import Bootstrap as Bootstrap

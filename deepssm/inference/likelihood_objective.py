@@ -78,9 +78,14 @@ def free_parameters(model: StateSpaceModel) -> list[Free]:
     ]
 
 
+def priors_of(model: StateSpaceModel) -> list[Prior]:
+    """Return every `PyroSample` of the model."""
+    return list(_priors(model))
+
+
 def replace_priors(model: StateSpaceModel) -> list[Prior]:
     """Turn every `PyroSample` into a `PyroParam` that starts at the prior's centre."""
-    priors = list(_priors(model))
+    priors = priors_of(model)
     for module, name, density in priors:
         support: Any = density.support
         setattr(module, name, PyroParam(_centre(density), support, density.event_dim))
@@ -178,8 +183,13 @@ def _priors(model: StateSpaceModel) -> Iterator[Prior]:
     for module in model.modules():
         if isinstance(module, PyroModule):
             for name, prior in list(module.__dict__["_pyro_samples"].items()):
-                density = prior if hasattr(prior, "log_prob") else prior(module)
-                yield Prior(module, name, density)
+                if not hasattr(prior, "log_prob"):
+                    raise ValueError(
+                        f"The prior of `{name}` is a function, perhaps of other parameters, which "
+                        "is not supported. Give it a distribution, or write a Pyro program with "
+                        "`ObservationDistribution`."
+                    )
+                yield Prior(module, name, prior)
 
 
 def _centre(density: TorchDistribution) -> Tensor:
