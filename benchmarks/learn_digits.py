@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deepssm.linear import s4d_lin
 from deepssm.models import S4D, ResidualBlock, SequenceClassifier, SequenceModel, param_groups
 
 
@@ -37,7 +38,8 @@ def train(
 ) -> None:
     """Fit by AdamW on a cosine schedule, in batches of 64."""
     batches = -(-len(u) // 64)
-    optimizer = torch.optim.AdamW(param_groups(model, lr=rate, slow_lr=rate / 4))
+    groups = param_groups(model, lr=rate, slow_lr=rate / 4, weight_decay=0.05)
+    optimizer = torch.optim.AdamW(groups)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * batches)
     model.train()
     for _ in range(epochs):
@@ -63,7 +65,9 @@ def main(steps: int = 30, seed: int = 0) -> dict[str, float]:
         torch.manual_seed(seed)
         u, labels, test, test_labels = load(seed, permute)
         blocks = [
-            ResidualBlock(S4D(64, 16, smallest_dt=1e-2, largest_dt=0.5), dropout=0.1)
+            ResidualBlock(
+                S4D(64, 16, initial=s4d_lin, smallest_dt=1e-2, largest_dt=0.5), dropout=0.2
+            )
             for _ in range(4)
         ]
         model = SequenceClassifier(SequenceModel(1, 10, [*blocks]))
