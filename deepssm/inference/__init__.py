@@ -34,6 +34,7 @@ from .posterior_linearization import PosteriorLinearization as PosteriorLineariz
 from .proposals import Bootstrap as Bootstrap
 from .proposals import FromGuide as FromGuide
 from .proposals import Guided as Guided
+from .rao_blackwell import RaoBlackwellised as RaoBlackwellised
 from .resampling import multinomial as multinomial
 from .resampling import residual as residual
 from .resampling import stratified as stratified
