@@ -30,6 +30,7 @@ from .observation_distribution import ObservationDistribution as ObservationDist
 from .overshooting import forecast_score as forecast_score
 from .parameter_average import ParameterAverage as ParameterAverage
 from .particle import Particle as Particle
+from .particle_metropolis import ParticleMetropolis as ParticleMetropolis
 from .posterior_linearization import PosteriorLinearization as PosteriorLinearization
 from .proposals import Bootstrap as Bootstrap
 from .proposals import FromGuide as FromGuide

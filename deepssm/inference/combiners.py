@@ -52,6 +52,7 @@ class ProductCombiner(nn.Module):
     ) -> None:
         super().__init__()
         self.uses_innovation = innovation
+        self.hidden = hidden
         self.state = nn.Linear(state_dim, hidden)
         self.output = nn.Linear(hidden, 2 * state_dim)
         self.gain = nn.Linear(obs_dim, state_dim, bias=False) if innovation else None
@@ -99,7 +100,7 @@ class GateCombiner(nn.Module):
         self, state_dim: int, obs_dim: int, hidden: int, *, min_scale: float = 1e-3
     ) -> None:
         super().__init__()
-        self.min_scale = min_scale
+        self.min_scale, self.hidden = min_scale, hidden
         self.state = nn.Linear(state_dim, hidden)
         self.output = nn.Linear(hidden, 2 * state_dim)
 
@@ -108,3 +109,36 @@ class GateCombiner(nn.Module):
         hidden = 0.5 * (torch.tanh(self.state(step.z)) + step.context)
         mean, raw = self.output(hidden).chunk(2, dim=-1)
         return mean, F.softplus(raw) + self.min_scale
+
+
+class IndependentCombiner(nn.Module):
+    """`q(z_t) = N(W_m context_t, softplus(W_s context_t)^2)`: a mean-field guide.
+
+    Steps do not depend on one another, which leaves the bound a gap on every model with memory;
+    it is here as the reference that structured guides are measured against.
+
+    Args:
+        state_dim: Size of `z`.
+        obs_dim: Size of `y`; unused, kept so that combiners are interchangeable.
+        hidden: Width of the projected context.
+        min_scale: Floor of the standard deviation.
+
+    Source: Krishnan, Shalit, Sontag (2017), table 1: MF-LR.
+    """
+
+    uses_prior = False
+    uses_innovation = False
+
+    def __init__(
+        self, state_dim: int, obs_dim: int, hidden: int, *, min_scale: float = 1e-3
+    ) -> None:
+        super().__init__()
+        self.min_scale, self.hidden = min_scale, hidden
+        self.output = nn.Linear(hidden, 2 * state_dim)
+
+    def forward(self, step: Step) -> tuple[Tensor, Tensor]:
+        """Return the guide's mean and standard deviation, each `(*axes, state)`."""
+        mean, raw = self.output(step.context).chunk(2, dim=-1)
+        scale = F.softplus(raw) + self.min_scale
+        axes = torch.broadcast_shapes(mean.shape, step.z.shape)
+        return mean.expand(axes), scale.expand(axes)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class RecurrentEncoder(nn.Module):
-    """A GRU or LSTM that carries the past, the future or both to every step.
+    """A recurrent network that carries the past, the future or both to every step.
 
     The future is read backwards from each series' own last observation, so padding never
     reaches a context.
@@ -18,7 +18,7 @@ class RecurrentEncoder(nn.Module):
         features: Size of what is read at a step.
         hidden: Size of the context.
         reads: `"future"` reads `t..T`, `"past"` reads `1..t`, `"both"` adds the two up.
-        cell: `"gru"` or `"lstm"`.
+        cell: `"gru"`, `"lstm"`, or `"relu"` for the plain network of the paper.
 
     Source: Krishnan, Shalit, Sontag (2017), table 1: ST-R, ST-L and ST-LR.
     """
@@ -29,13 +29,12 @@ class RecurrentEncoder(nn.Module):
         hidden: int,
         *,
         reads: Literal["future", "past", "both"] = "future",
-        cell: Literal["gru", "lstm"] = "gru",
+        cell: Literal["gru", "lstm", "relu"] = "gru",
     ) -> None:
         super().__init__()
         self.features, self.hidden, self.reads = features, hidden, reads
-        kind = nn.GRU if cell == "gru" else nn.LSTM
-        self.backward_net = None if reads == "past" else kind(features, hidden, batch_first=True)
-        self.forward_net = None if reads == "future" else kind(features, hidden, batch_first=True)
+        self.backward_net = None if reads == "past" else _recurrent(cell, features, hidden)
+        self.forward_net = None if reads == "future" else _recurrent(cell, features, hidden)
 
     def forward(self, features: Tensor, last: Tensor) -> Tensor:
         """Return contexts for smoothing, `(*batch, time, hidden)`.
@@ -68,6 +67,14 @@ class RecurrentEncoder(nn.Module):
         if self.forward_net is not None:
             total = total + self.forward_net(flat)[0]
         return total.reshape(*features.shape[:-1], self.hidden)
+
+
+def _recurrent(cell: Literal["gru", "lstm", "relu"], features: int, hidden: int) -> nn.Module:
+    if cell == "gru":
+        return nn.GRU(features, hidden, batch_first=True)
+    if cell == "lstm":
+        return nn.LSTM(features, hidden, batch_first=True)
+    return nn.RNN(features, hidden, batch_first=True, nonlinearity="relu")
 
 
 def reversal(last: Tensor, time: int) -> Tensor:

@@ -47,32 +47,49 @@ class GuideSequence(GuideLaw):
         parts = (self.model, self.series, self.context, self.combine, self.steps, self.spread)
         return GuideSequence(*parts, torch.Size(batch_shape))
 
+    @property
+    def blind(self) -> bool:
+        """Whether a step needs nothing of the model."""
+        return self.spread is None and not getattr(self.combine, "uses_prior", True)
+
     def rsample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
-        """Draw paths by the guide's recursion, `(*sample_shape, *batch, time, state)`."""
+        """Draw paths by the guide's recursion, `(*sample_shape, *batch, time, state)`.
+
+        With a gradient, a guide that never looks at the model does not simulate it either after
+        the last observation, where no density counts.
+        """
         shape = torch.Size(sample_shape) + self.batch_shape
         # Where the guide ends for some series, the model takes over; asked once, not T times.
         steps = self.steps.reshape(-1, self.series.time)
         every, some = steps.all(0).tolist(), steps.any(0).tolist()
-        model, series = self.model, self.series
-        noise = torch.randn(
-            series.time, *shape, model.state_dim, dtype=series.y.dtype, device=series.y.device
-        )
-        prior = model.initial().expand(shape)
-        z, draws, means, scales = prior.mean, [], [], []
-        for t in range(series.time):
-            if t:
-                prior = model.transition(z, at(series.u, t), at(series.dt, t, axes=1))
-            if some[t]:
-                mean, scale = self.step(z, prior, t)
-                z = mean + scale * noise[t]
-                z = z if every[t] else torch.where(self.steps[..., t, None], z, draw(prior))
+        y, free = self.series.y, self.blind and torch.is_grad_enabled()
+        size = (self.series.time, *shape, self.model.state_dim)
+        noise = torch.randn(size, dtype=y.dtype, device=y.device).unbind(0)
+        context, z = self.context.unbind(-2), self.model.initial().expand(shape).mean
+        path: list[tuple[Tensor, Tensor, Tensor]] = []
+        for t, shock in enumerate(noise):
+            if self.blind and (free or every[t]):
+                mean, scale = self.combine(Step(z, z, z, None, context[t]))
+                z = torch.addcmul(mean, scale, shock)
             else:
-                mean, scale, z = prior.mean, prior.variance.sqrt(), draw(prior)
-            draws.append(z)
-            means.append(mean)
-            scales.append(scale)
-        self.path = Path(*(torch.stack(parts, dim=-2) for parts in (draws, means, scales)))
+                z, mean, scale = self._advance(z, shock, t, some[t], every[t])
+            path.append((z, mean, scale))
+        self.path = Path(*(torch.stack(parts, dim=-2) for parts in zip(*path, strict=True)))
         return self.path.z
+
+    def _advance(
+        self, z: Tensor, shock: Tensor, t: int, some: bool, every: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw one step from the guide for series still observed, from the model for others."""
+        prior = self.model.initial().expand(z.shape[:-1])
+        if t:
+            u, dt = at(self.series.u, t), at(self.series.dt, t, axes=1)
+            prior = self.model.transition(z, u, dt)
+        if not some:
+            return draw(prior), prior.mean, prior.variance.sqrt()
+        mean, scale = self.step(z, prior, t)
+        z = mean + scale * shock
+        return z if every else torch.where(self.steps[..., t, None], z, draw(prior)), mean, scale
 
     def conditionals(self, value: Tensor) -> Path:
         """Return the conditionals along any path, all steps at once."""

@@ -8,7 +8,7 @@ from torch.distributions import constraints
 
 from ..base import Series, StateSpaceModel
 from ..sequences import observed_steps
-from .combiners import GateCombiner, ProductCombiner
+from .combiners import GateCombiner, IndependentCombiner, ProductCombiner
 from .diagonal_encoder import DiagonalEncoder
 from .encoders import RecurrentEncoder
 from .guide_sequence import GuideSequence
@@ -42,7 +42,7 @@ class SmoothingGuide(nn.Module):
         *,
         hidden: int = 32,
         encoder: RecurrentEncoder | DiagonalEncoder | None = None,
-        combiner: ProductCombiner | GateCombiner | None = None,
+        combiner: ProductCombiner | GateCombiner | IndependentCombiner | None = None,
         reader: Reader | None = None,
     ) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class SmoothingGuide(nn.Module):
         self.reader = reader or Reader(obs_dim, input_dim)
         self.encoder = encoder or RecurrentEncoder(self.reader.size, hidden)
         self.combiner = combiner or ProductCombiner(state_dim, obs_dim, hidden)
-        self.projection = nn.Linear(self.encoder.hidden, self.combiner.state.out_features)
+        self.projection = nn.Linear(self.encoder.hidden, self.combiner.hidden)
 
     def initialize_from(self, model: StateSpaceModel, series: Series) -> None:
         """Store the data's location and scale and start as precise as the model's transition.

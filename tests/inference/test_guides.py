@@ -6,7 +6,7 @@ from torch.distributions import Independent, MultivariateNormal, Normal, kl_dive
 
 from deepssm.base import Series, StateSpaceModel
 from deepssm.inference.chain_guide import ChainGuide
-from deepssm.inference.combiners import GateCombiner, ProductCombiner
+from deepssm.inference.combiners import GateCombiner, IndependentCombiner, ProductCombiner
 from deepssm.inference.diagonal_encoder import DiagonalEncoder
 from deepssm.inference.elbo import bound, importance_log_likelihood, negative_elbo
 from deepssm.inference.encoders import RecurrentEncoder, reversal
@@ -39,6 +39,8 @@ def _guides() -> dict[str, torch.nn.Module]:
         diagonal = DiagonalEncoder(7, 8, reads=reads)  # type: ignore[arg-type]
         guides[f"chain-{reads}"] = ChainGuide(2, 2, 1, encoder=diagonal)
     guides["gate"] = SmoothingGuide(2, 2, 1, hidden=8, combiner=GateCombiner(2, 2, 8))
+    alone = IndependentCombiner(2, 2, 8)
+    guides["mean-field"] = SmoothingGuide(2, 2, 1, hidden=8, combiner=alone)
     lstm = RecurrentEncoder(7, 8, cell="lstm")
     guides["lstm"] = SmoothingGuide(2, 2, 1, hidden=8, encoder=lstm)
     guides["blind"] = SmoothingGuide(2, 2, 1, combiner=ProductCombiner(2, 2, 8, innovation=False))
