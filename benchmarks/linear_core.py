@@ -134,36 +134,33 @@ def s4d_by(view: View) -> Case:
     return apply
 
 
-def s4d_tables(found: dict[str, Any], device: torch.device) -> None:
-    for batch, time, channels, modes in (
-        (8, 4096, 64, 32),
-        (32, 1024, 64, 32),
-        (1, 16384, 64, 32),
-    ):
-        torch.manual_seed(0)
-        leaves = [
-            math.log(1e-3) + math.log(100) * torch.rand(channels),
-            torch.full((channels, modes), math.log(0.5)),
-            math.pi * torch.arange(modes).float().expand(channels, modes).clone(),
-            torch.randn(channels, modes, dtype=torch.complex64),
-            torch.randn(batch, channels, time),
-        ]
-        leaves = [x.to(device) for x in leaves]
+def s4d_table(
+    found: dict[str, Any], device: torch.device, batch: int, time: int, channels: int, modes: int
+) -> None:
+    torch.manual_seed(0)
+    leaves = [
+        math.log(1e-3) + math.log(100) * torch.rand(channels),
+        torch.full((channels, modes), math.log(0.5)),
+        math.pi * torch.arange(modes).float().expand(channels, modes).clone(),
+        torch.randn(channels, modes, dtype=torch.complex64),
+        torch.randn(batch, channels, time),
+    ]
+    leaves = [x.to(device) for x in leaves]
 
-        def peer(*parts: Tensor) -> Tensor:
-            apply = peers.s4d(found, parts[:-1])
-            assert apply is not None
-            return apply(parts[-1])
+    def peer(*parts: Tensor) -> Tensor:
+        apply = peers.s4d(found, parts[:-1])
+        assert apply is not None
+        return apply(parts[-1])
 
-        cases: dict[str, Case | None] = {
-            "published listing": plain_s4d,
-            "state-spaces s4d.py": peer if "s4d" in found else None,
-            "convolved": s4d_by(convolved),
-            "chunked": s4d_by(chunked),
-        }
-        if batch * time * channels * modes <= 4_194_304 or device.type == "cuda":
-            cases["scanned"] = s4d_by(scanned)
-        table(f"S4D, B {batch} L {time} H {channels} N {modes}", cases, leaves, device)
+    cases: dict[str, Case | None] = {
+        "published listing": plain_s4d,
+        "state-spaces s4d.py": peer if "s4d" in found else None,
+        "convolved": s4d_by(convolved),
+        "chunked": s4d_by(chunked),
+    }
+    if batch * time * channels * modes <= 4_194_304 or device.type == "cuda":
+        cases["scanned"] = s4d_by(scanned)
+    table(f"S4D, B {batch} L {time} H {channels} N {modes}", cases, leaves, device)
 
 
 def scan_table(found: dict[str, Any], device: torch.device) -> None:
@@ -275,7 +272,8 @@ def main() -> None:
     found = peers.load(options.peers) if options.peers else {}
     name = torch.cuda.get_device_name() if device.type == "cuda" else "one CPU thread"
     print(f"torch {torch.__version__}, {name}; ratios are to the first row of each table")
-    s4d_tables(found, device)
+    for batch, time in ((8, 4096), (32, 1024), (1, 16384)):
+        s4d_table(found, device, batch, time, 64, 32)
     scan_table(found, device)
     selective_table(device)
     s4_table(found, device)
