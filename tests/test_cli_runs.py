@@ -11,6 +11,7 @@ import pytest
 import xarray as xr
 
 from deepssm import cli, data
+from deepssm.commands.runs import load
 from deepssm.run_folder import RunFolder
 
 FILES = {
@@ -49,7 +50,7 @@ def test_fit_writes_a_whole_run_folder(nile: Path) -> None:
         methods = np.asarray(tree["predictions"]["method"]).tolist()
     assert float(posterior["noise_variance"].squeeze()) == pytest.approx(15098.52, rel=1e-3)
     assert float(posterior["level_variance"].squeeze()) == pytest.approx(1469.18, rel=1e-3)
-    assert methods == ["local-level", "seasonal naive"]
+    assert methods == ["local-level", "last value"]
     config = RunFolder(nile / "run").read_config()
     assert config["learning"]["local-level"]["objective"] == pytest.approx(-633.46456, abs=1e-3)
     assert config["data"]["rows"] == 100 and config["models"]["local-level"]["y"] == ["flow"]
@@ -84,7 +85,9 @@ def test_filter_and_smooth_fill_the_gaps_of_a_new_table(
     for verb in ("filter", "smooth"):
         out = nile / f"{verb}.csv"
         code, text, _ = _main(capsys, verb, nile / "run", nile / "gaps.csv", "-o", out)
-        assert code == 0 and "40 missing" in text and f"Wrote {out}." in text
+        assert (
+            code == 0 and "The 40 missing readings are filled" in text and f"Wrote {out}." in text
+        )
     smoothed = pd.read_csv(nile / "smooth.csv", index_col=0)
     assert smoothed["level_mean"].iloc[30] == pytest.approx(893.79, rel=2e-3)
     assert smoothed["level_sd"].iloc[30] ** 2 == pytest.approx(9715.0, rel=1e-2)
@@ -101,13 +104,13 @@ def test_backtest_and_report_speak_json(nile: Path, capsys: pytest.CaptureFixtur
     code, text, _ = _main(capsys, *words)
     found = json.loads(text)
     assert code == 0 and found["written"] == str(out)
-    assert found["scores"]["local-level"]["crps"] < found["scores"]["seasonal naive"]["crps"]
+    assert found["scores"]["local-level"]["crps"] < found["scores"]["last value"]["crps"]
     assert len(pd.read_csv(out)) == 5
     page = nile / "again.html"
     code, text, _ = _main(capsys, "report", nile / "run", "-o", page, "--json")
     assert code == 0 and set(json.loads(text)["scores"]) == {
         "local-level (linear, exact)",
-        "seasonal naive",
+        "last value",
     }
     assert page.read_text() == (nile / "run" / "report.html").read_text()
 
@@ -275,6 +278,28 @@ def test_a_table_of_another_step_is_refused(
     assert code == 3 and "2 apart, but the run was learnt on steps of 1" in line
 
 
+def test_uneven_rows_with_two_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A forecast of uneven rows goes on by the usual step; `load` gives what the command used."""
+    chance = np.random.default_rng(0)
+    days = pd.Timestamp("2024-01-01") + pd.to_timedelta(np.cumsum(chance.integers(1, 5, 60)), "D")
+    path = np.cumsum(np.cumsum(chance.normal(size=(60, 2)), 0), 0).round(3)
+    table = pd.DataFrame({"t": days, "px": path[:, 0], "py": path[:, 1]})
+    table.to_csv(tmp_path / "d.csv", index=False)
+    words = ["fit", tmp_path / "d.csv", "--time", "t", "--out", tmp_path / "r"]
+    assert _main(capsys, *words)[0] == 3
+    assert _main(capsys, *words, "--model", "constant-velocity")[0] == 0
+    words = ["forecast", tmp_path / "r", "--horizon", "4", "-o", tmp_path / "fc.csv"]
+    assert _main(capsys, *words)[0] == 0
+    found = pd.read_csv(tmp_path / "fc.csv", index_col=0, parse_dates=True)
+    usual = days.to_series().diff().median()
+    assert found.index.tolist() == [days[-1] + usual * k for k in (1, 2, 3, 4)]
+    fit = load(tmp_path / "r")
+    again = fit.forecast(4, dt_future=1.0)
+    np.testing.assert_allclose(found["py_mean"], again.mean[:, 1].detach(), rtol=1e-8)
+    with pytest.raises(ValueError, match="there is no run folder"):
+        load(tmp_path / "nowhere")
+
+
 @pytest.mark.slow
 def test_the_demo_keeps_its_promise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Both models beat seasonal naive and cover 80 to 98 % of the held-out weeks at 90 %."""
@@ -285,3 +310,6 @@ def test_the_demo_keeps_its_promise(tmp_path: Path, capsys: pytest.CaptureFixtur
     for score in scores.values():
         assert score["crps"] < naive["crps"] and 0.80 <= score["cov90"] <= 0.98
     assert {path.name for path in (tmp_path / "demo").iterdir()} == FILES
+    page = tmp_path / "again.html"
+    assert _main(capsys, "report", tmp_path / "demo", "-o", page)[0] == 0
+    assert page.read_text() == (tmp_path / "demo" / "report.html").read_text()

@@ -7,13 +7,12 @@ import argparse
 import torch
 
 from ..evaluation.backtest import backtest
-from ..evaluation.baselines import SeasonalNaive
 from ..run_folder import finite
 from .outcome import DataError, Outcome
 from .runs import open_run
 from .specs import learner
 from .states import write_table
-from .study import NAIVE, frame_of, season
+from .study import naive_backtest, naive_name, season
 
 
 def run(args: argparse.Namespace) -> Outcome:
@@ -36,9 +35,10 @@ def run(args: argparse.Namespace) -> Outcome:
         generator=torch.Generator(fit.model.device).manual_seed(args.seed),
     ).labelled(fit.index, fit.names)  # fmt: skip
     step = chosen.config.get("data", {}).get("step", "")
-    naive = backtest(SeasonalNaive(season(spec, step, start)), frame_of(fit), **where)
+    period = season(spec, step, start)
+    naive = naive_backtest(fit, period, where)
     write_table(found.scores(by="horizon"), args.out)
-    scores = {chosen.name: found.scores().iloc[0], NAIVE: naive.scores().iloc[0]}
+    scores = {chosen.name: found.scores().iloc[0], naive_name(period): naive.scores().iloc[0]}
     lines = [f"{'method':20}{'CRPS':>12}{'90 % coverage':>16}{'90 % width':>14}"]
     for name, score in scores.items():
         cov = f"{100 * score['cov90']:.1f} %"

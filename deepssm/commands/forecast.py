@@ -32,6 +32,8 @@ def run(args: argparse.Namespace) -> Outcome:
         generator=torch.Generator(fit.model.device).manual_seed(args.seed),
     )
     frame = forecast_frame(forecast, chosen.spec.y, args.levels)
+    if fit.series.dt is not None and fit.index is not None:
+        frame.index = _times(chosen, fit.index, args.horizon)
     write_table(frame, args.out)
     data = {"horizon": args.horizon, "levels": args.levels, "columns": list(frame.columns)}
     text = f"{_preview(frame)}\n{args.horizon} steps ahead with {chosen.spec.words}."
@@ -60,6 +62,16 @@ def _steps(run: Run, fit: Fit) -> float | None:
         return None
     settings = run.config.get("data", {})
     return float(settings.get("usual", 1.0)) / float(settings.get("unit", 1.0))
+
+
+def _times(run: Run, index: pd.Index, horizon: int) -> pd.Index:
+    """Return the times of the steps ahead: the usual step apart, whatever the past was."""
+    import pandas as pd
+
+    ahead = float(run.config["data"]["usual"]) * np.arange(1, horizon + 1)
+    dated = isinstance(index, pd.DatetimeIndex)
+    later = index[-1] + (pd.to_timedelta(ahead, unit="s") if dated else ahead)
+    return pd.Index(later, name=index.name)
 
 
 def forecast_frame(

@@ -106,7 +106,7 @@ def _scored(study: Study) -> str:
 def _smoothed_section(study: Study) -> Section:
     spec, fit = study.main
     smoothed = fit.smooth()
-    readings = from_moments(fit.model, smoothed.mean, smoothed.cov, fit.series.u)
+    readings = from_moments(fit.model, smoothed.mean, smoothed.cov, fit.series)
     x, y = positions(fit.index, fit.series.time), _array(fit.series.y)
     pictures = []
     for i, name in enumerate(spec.y[:_COLUMNS]):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..base import LinearGaussianModel, StateSpaceModel
+from ..base import LinearGaussianModel, Series, StateSpaceModel
 
 
 class Readings(NamedTuple):
@@ -25,7 +25,7 @@ class Readings(NamedTuple):
 
 
 def from_moments(
-    model: StateSpaceModel, mean: Tensor, cov: Tensor, u: Tensor | None, *, draws: int = 400
+    model: StateSpaceModel, mean: Tensor, cov: Tensor, series: Series, *, draws: int = 400
 ) -> Readings:
     """Return the moments of readings given those of Gaussian states.
 
@@ -35,18 +35,18 @@ def from_moments(
         model: Whose emission it is.
         mean: `(time, state)`.
         cov: `(time, state, state)`.
-        u: Inputs, `(time, input)`, or `None`.
+        series: Inputs and time steps.
         draws: Number of draws where there is no exact answer.
     """
     if isinstance(model, LinearGaussianModel):
-        return _exact(model, mean, cov, u)
+        return _exact(model, mean, cov, series)
     generator = torch.Generator(mean.device).manual_seed(0)
     values, vectors = torch.linalg.eigh((cov + cov.mT) / 2)
     factor = vectors * values.clamp(min=0).sqrt()[..., None, :]
     noise = torch.randn(
         draws, *mean.shape, 1, generator=generator, dtype=mean.dtype, device=mean.device
     )
-    return from_draws(model, mean + (factor @ noise)[..., 0], u)
+    return from_draws(model, mean + (factor @ noise)[..., 0], series.u)
 
 
 def from_draws(model: StateSpaceModel, z: Tensor, u: Tensor | None) -> Readings:
@@ -58,9 +58,9 @@ def from_draws(model: StateSpaceModel, z: Tensor, u: Tensor | None) -> Readings:
     return Readings(signal.mean(0), between.sqrt(), (between + noise.mean(0)).sqrt())
 
 
-def _exact(model: LinearGaussianModel, mean: Tensor, cov: Tensor, u: Tensor | None) -> Readings:
+def _exact(model: LinearGaussianModel, mean: Tensor, cov: Tensor, series: Series) -> Readings:
     with torch.no_grad():
-        C, offset, R = model.linear_parameters(u, None).emission
+        C, offset, R = model.linear_parameters(series.u, series.dt).emission
         centre = (C @ mean[..., None])[..., 0] + offset
         # A diffuse direction has an infinite variance, and infinity times zero is NaN.
         spread = (C @ cov @ C.mT).diagonal(dim1=-2, dim2=-1).nan_to_num(nan=torch.inf)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from ..atomic import replacing
 from ..base import Series, StateSpaceModel
@@ -12,10 +14,9 @@ from ..fitted import Fit
 from ..interop.datatree import to_datatree
 from ..results import Forecast
 from ..run_folder import RunFolder
+from .learning import future_inputs
 from .outcome import DataError
-
-if TYPE_CHECKING:
-    import numpy as np
+from .specs import ModelSpec
 
 
 def write_results(folder: RunFolder, fit: Fit, forecasts: Mapping[str, Forecast]) -> None:
@@ -26,7 +27,6 @@ def write_results(folder: RunFolder, fit: Fit, forecasts: Mapping[str, Forecast]
         fit: The main fit.
         forecasts: By method; `predictions` holds `y_mean` and `y_sd` with the dimension `method`.
     """
-    import numpy as np
     import xarray as xr
 
     tree = to_datatree(fit)
@@ -54,13 +54,14 @@ def write_results(folder: RunFolder, fit: Fit, forecasts: Mapping[str, Forecast]
 
 
 def read_data(
-    folder: RunFolder, model: StateSpaceModel, label: str | None
+    folder: RunFolder, model: StateSpaceModel, spec: ModelSpec, label: str | None
 ) -> tuple[Series, Labels]:
     """Read a run's data back.
 
     Args:
         folder: The run folder.
         model: Checks and takes the data.
+        spec: Says which inputs the model takes.
         label: Name of the time index.
 
     Raises:
@@ -80,7 +81,15 @@ def read_data(
         names = tuple(str(name) for name in observed["obs"].values)
     except (OSError, KeyError, ValueError) as error:
         raise DataError(f"{path} is damaged ({error}): run `deepssm fit` again.") from None
-    return as_series(model, y, u, dt), Labels(index, names)
+    return as_series(model, y, _inputs(spec, u, len(y)), dt), Labels(index, names)
+
+
+def _inputs(spec: ModelSpec, stored: np.ndarray | None, rows: int) -> np.ndarray | None:
+    """Return the model's inputs; those stored are of the main model, the given ones first."""
+    if not spec.input_dim:
+        return None
+    given = np.empty((rows, 0)) if stored is None else stored[:, : len(spec.u)]
+    return future_inputs(spec, given, start=0)
 
 
 def _values(dataset: Mapping[Any, Any], name: str) -> np.ndarray | None:

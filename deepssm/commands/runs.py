@@ -35,6 +35,22 @@ class Run(NamedTuple):
     fit: Fit
 
 
+def load(path: str | Path, which: str | None = None) -> Fit:
+    """Return a fit that a run folder holds, ready to filter, smooth and forecast.
+
+    Args:
+        path: A folder that `deepssm fit` or `deepssm demo` wrote.
+        which: Name of the model, where the folder holds several; the first if `None`.
+
+    Raises:
+        ValueError: there is no such folder or model, or a file is damaged.
+    """
+    try:
+        return open_run(path, which).fit
+    except DataError as error:
+        raise ValueError(str(error)) from None
+
+
 def open_run(path: str | Path, which: str | None = None) -> Run:
     """Rebuild a model of a run folder from `config.toml`, `model.safetensors` and `results.nc`.
 
@@ -63,7 +79,7 @@ def open_run(path: str | Path, which: str | None = None) -> Run:
     modules = {"model": model} if guide is None else {"model": model, "guide": guide}
     saved = checkpoint.load(folder.weights_file)
     saved.restore(**{f"{name}.{part}": module for part, module in modules.items()})
-    series, labels = read_data(folder, model, config.get("data", {}).get("time"))
+    series, labels = read_data(folder, model, spec, config.get("data", {}).get("time"))
     learned = _learned(folder, config, name, guide)
     return Run(folder, config, name, spec, Fit(model, learned, series).labelled(labels))
 

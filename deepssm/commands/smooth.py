@@ -15,6 +15,6 @@ def run(args: argparse.Namespace) -> Outcome:
     chosen = open_run(args.folder, args.which)
     fit = fit_with_data(chosen, args.data)
     smoothed = fit.smooth()
-    readings = from_moments(fit.model, smoothed.mean, smoothed.cov, fit.series.u)
+    readings = from_moments(fit.model, smoothed.mean, smoothed.cov, fit.series)
     frame = table_of(smoothed.to_frame(), readings, chosen.spec.y)
     return outcome(chosen, fit, frame, args.out, "Smoothed")

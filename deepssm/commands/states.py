@@ -92,7 +92,8 @@ def outcome(run: Run, fit: Fit, frame: pd.DataFrame, path: Path, verb: str) -> O
     gaps = int(fit.series.y.isnan().sum())
     text = (
         f"{verb} {len(frame)} rows with {run.spec.words}: columns {', '.join(frame.columns[:4])} "
-        f"and {len(frame.columns) - 4} more; {gaps} missing readings have bands too."
+        f"and {len(frame.columns) - 4} more."
+        + (f" The {gaps} missing readings are filled, with bands." if gaps else "")
     )
     data = {"rows": len(frame), "columns": list(frame.columns), "missing": gaps}
     return Outcome(text, data, path, f"deepssm forecast {run.folder.path} --horizon 24")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -13,12 +13,7 @@ from ..evaluation.calibration import calibration_warnings
 from ..fitted import Fit
 from .specs import ModelSpec, usual_period
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 Fits = Mapping[str, tuple[ModelSpec, Fit]]
-
-NAIVE = "seasonal naive"
 
 
 class Study(NamedTuple):
@@ -85,7 +80,6 @@ def evaluate(fits: Fits, *, holdout: int, seed: int, step: str) -> Study:
     main_spec, main = next(iter(fits.values()))
     rows = main.series.time
     where = _one_origin(rows, holdout) if holdout else _many_origins(rows)
-    frame = frame_of(main)
     backtests = {}
     for name, (_, fit) in fits.items():
         generator = torch.Generator(fit.model.device).manual_seed(seed)
@@ -102,8 +96,13 @@ def evaluate(fits: Fits, *, holdout: int, seed: int, step: str) -> Study:
         )
         backtests[name] = found.labelled(main.index, main.names)
     period = season(main_spec, step, where["start"])
-    naive = backtest(SeasonalNaive(period), frame, **where)
-    return Study(fits, {**backtests, NAIVE: naive}, holdout)
+    naive = naive_backtest(main, period, where)
+    return Study(fits, {**backtests, naive_name(period): naive}, holdout)
+
+
+def naive_name(period: int) -> str:
+    """Return what the baseline is called."""
+    return "seasonal naive" if period > 1 else "last value"
 
 
 def season(spec: ModelSpec, step: str, past: int) -> int:
@@ -112,12 +111,16 @@ def season(spec: ModelSpec, step: str, past: int) -> int:
     return period if 2 * period <= past else 1
 
 
-def frame_of(fit: Fit) -> pd.DataFrame:
-    """Return the observations of a fit as a frame."""
-    import pandas as pd
+def naive_backtest(fit: Fit, period: int, where: Mapping[str, Any]) -> Backtest:
+    """Forecast a fit's readings with the seasonal naive method, row by row whatever their times.
 
-    values = fit.series.y.double().cpu().numpy()
-    return pd.DataFrame(values, fit.index, list(fit.names or ("y",)))
+    Args:
+        fit: Whose readings.
+        period: Rows to look back.
+        where: `start`, `horizon` and perhaps `stride`.
+    """
+    found = backtest(SeasonalNaive(period), fit.series.y.double().cpu(), **where)
+    return found.labelled(fit.index, fit.names)
 
 
 def _one_origin(rows: int, holdout: int) -> dict[str, Any]:
