@@ -47,7 +47,7 @@ def as_series(
     Raises:
         ValueError: A rank, size, dtype or value does not fit; the message names the argument.
     """
-    values = _observations(model, y)
+    values = _observations(model, y, regular=dt is None)
     inputs = _inputs(model, u, values)
     if inputs is not None:
         batch = torch.broadcast_shapes(values.shape[:-2], inputs.shape[:-2])
@@ -104,8 +104,8 @@ def positive(name: str, value: int) -> int:
     return value
 
 
-def _observations(model: StateSpaceModel, y: Data) -> Tensor:
-    values, size = as_tensor(model, "y", y), model.obs_dim
+def _observations(model: StateSpaceModel, y: Data, *, regular: bool) -> Tensor:
+    values, size = as_tensor(model, "y", y, regular=regular), model.obs_dim
     if values.ndim == 1 and size == 1:
         values = values[:, None]
     if values.ndim < 2 or values.shape[-1] != size:

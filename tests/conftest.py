@@ -18,9 +18,9 @@ def _seed() -> None:
 
 @pytest.fixture
 def dtype(request: pytest.FixtureRequest) -> torch.dtype:
-    return getattr(torch, request.config.getoption("--dtype"))
+    return getattr(torch, str(request.config.getoption("--dtype")))
 
 
 @pytest.fixture
 def device(request: pytest.FixtureRequest) -> torch.device:
-    return torch.device(request.config.getoption("--device"))
+    return torch.device(str(request.config.getoption("--device")))

@@ -48,7 +48,7 @@ def test_malformed_models(changes: dict[str, Any], message: str) -> None:
         ({"y": torch.zeros(5)}, "Time goes second to last"),
         ({"y": [[1.0, np.inf]]}, "`y` must be finite or NaN"),
         ({"y": [["a", "b"]]}, "`y` must hold numbers"),
-        ({"y": torch.zeros(5, 2).cfloat()}, "`y` must be real"),
+        ({"y": torch.zeros(5, 2, dtype=torch.complex64)}, "`y` must be real"),
         ({"u": torch.zeros(5, 1)}, "`u` is given, but the model has 0"),
         ({"dt": torch.ones(4)}, "`dt` must be a number or have shape"),
         ({"dt": -1.0}, "`dt` must be finite and not negative"),
@@ -123,6 +123,14 @@ def test_frames_go_in_and_come_out_with_their_dates() -> None:
     forecast = ds.forecast(model(), frame, 3).to_frame()
     assert list(forecast.index) == list(pd.date_range("2024-01-07", periods=3, freq="D"))
     assert list(forecast)[:4] == ["a_mean", "a_sd", "a_lower", "a_upper"]
+
+
+def test_irregular_dates_need_their_time_steps() -> None:
+    index = pd.DatetimeIndex(["2024-01-01", "2024-01-02", "2024-01-07", "2024-01-08"])
+    frame = pd.DataFrame({"a": 1.0, "b": 2.0}, index=index)
+    with pytest.raises(ValueError, match="irregular"):
+        ds.filter(model(), frame)
+    assert ds.filter(model(), frame, dt=[0.0, 1.0, 5.0, 1.0]).mean.shape == (4, 2)
 
 
 def test_simulations_follow_the_model() -> None:
