@@ -36,7 +36,7 @@ def tria(matrix: Tensor) -> Tensor:
     return (_signs(upper)[..., :, None] * upper).mT
 
 
-def psd_factor(cov: Tensor, name: str = "cov") -> Tensor:
+def psd_factor(cov: Tensor, name: str = "cov", *, eps: float | None = None) -> Tensor:
     """Return the lower-triangular `L` with `L L' = P` for a positive semi-definite `P`.
 
     Nothing is added to `P`: a singular matrix gets a factor with zero columns. The gradient of
@@ -45,6 +45,8 @@ def psd_factor(cov: Tensor, name: str = "cov") -> Tensor:
     Args:
         cov: `P`, `(*batch, n, n)`, symmetric, possibly singular.
         name: What to call `P` in an error.
+        eps: Relative rounding of the entries of `P`, if coarser than that of its dtype: what was
+            singular in float32 is slightly indefinite when read in float64.
 
     Returns:
         `(*batch, n, n)`.
@@ -52,14 +54,15 @@ def psd_factor(cov: Tensor, name: str = "cov") -> Tensor:
     Raises:
         ValueError: `P` is not square, not finite, not symmetric, or has a negative eigenvalue.
     """
-    _require_symmetric(cov, name)
+    eps = torch.finfo(cov.dtype).eps if eps is None else eps
+    _require_symmetric(cov, name, eps)
     scale = cov.detach().diagonal(dim1=-2, dim2=-1).clamp_min(0).sqrt()
     safe = torch.where(scale > 0, scale, torch.ones_like(scale))
     # Scaling to unit diagonal makes every test relative; `safe` cancels, so it needs no gradient.
     correlation = cov / (safe[..., :, None] * safe[..., None, :])
     factor, info = torch.linalg.cholesky_ex(correlation)
     if bool((info != 0).any()):
-        factor = _SingularFactor.apply(correlation, name)
+        factor = _SingularFactor.apply(correlation, name, eps)
     return safe[..., :, None] * factor  # type: ignore[operator]
 
 
@@ -149,10 +152,10 @@ class _Tria(torch.autograd.Function):
 
 class _SingularFactor(torch.autograd.Function):
     @staticmethod
-    def forward(cov: Tensor, name: str) -> Tensor:
+    def forward(cov: Tensor, name: str, eps: float) -> Tensor:
         values, vectors = torch.linalg.eigh(cov)
         largest = values[..., -1:].clamp_min(0)
-        if bool((values < -1e4 * torch.finfo(cov.dtype).eps * cov.shape[-1] * largest).any()):
+        if bool((values < -1e4 * eps * cov.shape[-1] * largest).any()):
             raise ValueError(
                 f"`{name}` must be positive semi-definite, but its correlation matrix has the "
                 f"eigenvalue {values.min().item():.3g}. Pass a covariance, not a factor or a "
@@ -161,19 +164,19 @@ class _SingularFactor(torch.autograd.Function):
         return _Tria.forward(vectors * values.clamp_min(0).sqrt()[..., None, :])[0]
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, str], output: Tensor) -> None:  # noqa: ANN401
+    def setup_context(ctx: Any, inputs: tuple[Tensor, str, float], output: Tensor) -> None:  # noqa: ANN401
         ctx.save_for_backward(output)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, factor_bar: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
+    def backward(ctx: Any, factor_bar: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401
         (factor,) = ctx.saved_tensors
         cotangent, _ = _gramian_cotangent(factor, factor_bar)
         inverse = torch.linalg.pinv(factor, rtol=1e3 * torch.finfo(factor.dtype).eps)
         # `half` is `G P` for the cotangent G of P and the projector P on its range.
         half, projector = 0.5 * cotangent @ inverse, factor @ inverse
         both = projector @ half
-        return half + half.mT - 0.5 * (both + both.mT), None
+        return half + half.mT - 0.5 * (both + both.mT), None, None
 
 
 def _at_least_square(matrix: Tensor) -> Tensor:
@@ -205,7 +208,7 @@ def _gramian_cotangent(factor: Tensor, factor_bar: Tensor) -> tuple[Tensor, Tens
     return torch.linalg.solve_triangular(solvable.mT, right, upper=True), good
 
 
-def _require_symmetric(cov: Tensor, name: str) -> None:
+def _require_symmetric(cov: Tensor, name: str, eps: float) -> None:
     if cov.ndim < 2 or cov.shape[-1] != cov.shape[-2]:
         raise ValueError(
             f"`{name}` must be a square matrix or a stack of them, got {tuple(cov.shape)}."
@@ -216,7 +219,7 @@ def _require_symmetric(cov: Tensor, name: str) -> None:
         diagonal = cov.diagonal(dim1=-2, dim2=-1)
         if not bool(torch.isfinite(size).all()):
             raise ValueError(f"`{name}` must be finite, got NaN or infinity.")
-        if bool((gap > 1e4 * torch.finfo(cov.dtype).eps * size).any()):
+        if bool((gap > 1e4 * eps * size).any()):
             raise ValueError(
                 f"`{name}` must be symmetric, but differs from its transpose by "
                 f"{gap.max().item():.3g}. Use `({name} + {name}.mT) / 2` if that is round-off."

@@ -165,7 +165,7 @@ def _start(parameters: LinearParameters, batch: torch.Size) -> tuple[np.ndarray,
     if start.diffuse is not None:
         slopes = _f64(start.diffuse).expand(*mean.shape[:-2], *start.diffuse.shape[-2:])
         mean = torch.cat((mean, slopes), -1)
-        cov = _f64(cov) + _spread(_f64(start.diffuse), _f64(parameters.transition.cov))
+        cov = cov + _spread(_f64(start.diffuse), _f64(parameters.transition.cov)).to(cov)
     return _flat(mean, batch, 2), _flat(_factor(cov, "P0"), batch, 2)
 
 
@@ -188,7 +188,7 @@ def _factor(cov: Tensor, name: str) -> np.ndarray:
         with contextlib.suppress(np.linalg.LinAlgError):
             if np.isfinite(matrix).all() and (matrix == matrix.swapaxes(-1, -2)).all():
                 return np.linalg.cholesky(matrix)
-    return psd_factor(values, name).numpy()
+    return psd_factor(values, name, eps=torch.finfo(cov.dtype).eps).numpy()
 
 
 def _f64(x: Tensor) -> Tensor:

@@ -6,10 +6,13 @@ float32 in and out, float64 inside: 1e-3, 3e-2, 3e-2.
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
-from .cases import CASES, LONG, Case, case, cast
+import deepssm as ds
+
+from .cases import CASES, LONG, Case, Given, case, cast, linear, simulate
 from .exact import exact
 from .scoring import Score, score
 
@@ -44,3 +47,14 @@ def test_a_long_series_shortened(name: str, dtype: torch.dtype) -> None:
 def test_a_hundred_thousand_steps(name: str, dtype: torch.dtype) -> None:
     result = judge(case(name), dtype)
     assert result.right and not result.flagged, result
+
+
+@pytest.mark.parametrize("g", [[0.1, 0.3, 0.7], [0.3, -1.1, 2.3]])
+def test_a_singular_float32_covariance_is_not_refused(g: list[float]) -> None:
+    """Rounded to float32, `g g'` has an eigenvalue of -1e-8: rounding, not a mistake."""
+    params = linear(Q=np.outer(g, g))
+    rounded = cast(Case(params, simulate(params, 30, 1)), torch.float32)
+    exactly = Case(params, rounded.y.double())
+    ours, theirs = (ds.log_likelihood(Given(x.params), x.y).double().sum()
+                    for x in (rounded, exactly))  # fmt: skip
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=0)
