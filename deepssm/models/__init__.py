@@ -4,6 +4,7 @@ from .comparators import CausalAttention as CausalAttention
 from .comparators import CausalCNN as CausalCNN
 from .comparators import Recurrent as Recurrent
 from .deep_markov import DeepMarkov as DeepMarkov
+from .dynamic_factor import DynamicFactor as DynamicFactor
 from .emissions import BernoulliEmission as BernoulliEmission
 from .emissions import GaussianEmission as GaussianEmission
 from .hidden_markov import HiddenMarkov as HiddenMarkov
