@@ -144,7 +144,12 @@ def _inline(svg: str, name: str) -> str:
     svg = svg.replace("url(#", f"url(#{name}-").replace('href="#', f'href="#{name}-')
     svg = re.sub(r"#000000|(?<=fill: )black", "currentColor", svg)
     svg = re.sub(r"font: ([^;\"]*?)px [^;\"]*", r"font-size: \1px", svg)
-    svg = re.sub(r'(<svg[^>]*?) width="[\d.]+pt" height="[\d.]+pt"', r"\1", svg, count=1)
-    # A tenth of a point is finer than a screen shows.
-    svg = re.sub(r"(\d+\.\d)\d+", r"\1", svg)
+    svg = re.sub(r'(<svg[^>]*?) width="([\d.]+)pt" height="[\d.]+pt"', _at_most, svg, count=1)
+    # A tenth of a point is finer than a screen shows; numbers outside of tags are labels.
+    svg = re.sub(r"<[^>]+>", lambda tag: re.sub(r"(\d\.\d)\d+", r"\1", tag[0]), svg)
     return re.sub(r"\n\s*", "\n", svg)
+
+
+def _at_most(match: re.Match[str]) -> str:
+    """Let a figure shrink with the page but not grow far beyond its size."""
+    return f'{match[1]} style="max-width: {1.4 * float(match[2]):.0f}px"'

@@ -51,6 +51,7 @@ def _figure() -> Figure:
     axes.plot([0, 1, 2], [1.0, 3.0, 2.0], "o", color="black")
     axes.fill_between([0, 1], [0, 1], [2, 3], alpha=0.3)
     axes.set_title("A & B < C")
+    axes.set_yticks([0.125, 2.375], ["0.125", "2.375"])
     return figure
 
 
@@ -83,6 +84,7 @@ def test_text_is_escaped_and_black_is_the_colour_of_the_page() -> None:
     assert "<script" not in html and "&lt;script&gt;" in html
     assert "#000000" not in html and "currentColor" in html
     assert "prefers-color-scheme: dark" in html
+    assert ">0.125<" in html and ">2.375<" in html, "labels keep their digits"
     for line in ("CO₂ &lt;demo&gt;", "too narrow", "lower is better", "Bands too narrow."):
         assert line in html
     assert not re.search(r"(src|href)\s*=\s*[\"']?https?:", html) and "@import" not in html
