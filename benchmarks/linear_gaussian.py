@@ -16,7 +16,7 @@ from typing import NamedTuple
 from agreement import disagreement
 from cases import CASES, QUICK, TASKS, Case, Task, save, simulate
 from common import HERE, Remote, alternate
-from report import Entry, Report, Row, write
+from report import Entry, Report, Row, store
 
 Peers = dict[str, Remote]
 
@@ -36,25 +36,29 @@ class Plan(NamedTuple):
 
 
 def main(arguments: list[str] | None = None) -> Report:
-    """Time every case and task, print the table and write it beside the raw numbers."""
+    """Time every case and task, and write the table and the raw numbers after every row."""
     options = _options(arguments)
     with tempfile.TemporaryDirectory() as scratch:
         plan = _plan(options, Path(scratch))
         cache = {} if options.quick else {"NUMBA_CACHE_DIR": scratch}
         ours = _open_ours(cache)
         peers, missing = _open_peers(options)
-        rows = []
-        for row in run(plan, ours, peers):
-            rows.append(row)
-            print(row.line(), flush=True)
         versions = ours.contestants | {n: p.contestants[n] for n, p in peers.items()}
+        report = Report([], versions, missing, {})
+        for row in run(plan, ours, peers):
+            print(row.line(), flush=True)
+            report = _with(report._replace(rows=[*report.rows, row]), options.output)
         ours.close()
-        cached = {} if options.quick else first_calls(plan, _open_ours(cache))
         for remote in set(peers.values()):
             remote.close()
-    report = Report(rows, versions, missing, cached)
-    write(report, options.output)
+        cached = {} if options.quick else first_calls(plan, _open_ours(cache))
+    report = _with(report._replace(cached=report.cached | cached), options.output)
+    print("\n" + report.markdown())
     return report
+
+
+def _with(report: Report, folder: Path | None) -> Report:
+    return report if folder is None else store(report, folder)
 
 
 def run(plan: Plan, ours: Remote, peers: Peers) -> Iterator[Row]:
@@ -86,14 +90,10 @@ def time_row(plan: Plan, case: Case, task: Task, source: Path, ours: Remote, pee
             reference = plan.folder / "cut.npz"
             size = {"series": found["series"], "time": found["time"]}
             ours.ask("reference", target=str(reference), **job, **size)
-        error = disagreement(reference, theirs)
-        if error:
-            entries[name] = Entry.unable(error)
-        else:
-            turns = _turns(plan, mine["second"] + found["second"])
-            pair = alternate(ours.measure, peer.measure, turns)
-            own.append(pair.ours)
-            entries[name] = Entry.of(pair, mine, found)
+        turns = _turns(plan, mine["second"] + found["second"])
+        pair = alternate(ours.measure, peer.measure, turns)
+        own.append(pair.ours)
+        entries[name] = Entry.of(pair, mine, found, disagreement(reference, theirs))
         peer.ask("clear")
     ours.ask("clear")
     return Row.of(case, task, own, mine, entries)

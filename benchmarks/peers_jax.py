@@ -48,7 +48,7 @@ def _dynamax_params(problem: Problem, matrices: Matrices) -> Any:  # noqa: ANN40
 
 
 def _dynamax_log_likelihood(problem: Problem, matrices: Matrices, y: jax.Array) -> jax.Array:
-    return lgssm_filter(_dynamax_params(problem, matrices), y).marginal_loglik
+    return jnp.asarray(lgssm_filter(_dynamax_params(problem, matrices), y).marginal_loglik)
 
 
 def _dynamax_read(post: Any, kind: str) -> Arrays:  # noqa: ANN401
@@ -137,6 +137,6 @@ def _moments(found: tuple[jax.Array, ...]) -> Arrays:
 if __name__ == "__main__":
     jax.config.update("jax_enable_x64", True)
     serve(
-        Contestant("dynamax", ("dynamax", "jax", "jaxlib"), dynamax),
-        Contestant("cuthbert", ("cuthbert", "jax", "jaxlib"), square_root),
+        Contestant("dynamax", ("dynamax", "jax", "jaxlib"), dynamax, (256, 100_000)),
+        Contestant("cuthbert", ("cuthbert", "jax", "jaxlib"), square_root, (16, 20_000)),
     )

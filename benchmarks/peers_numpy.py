@@ -181,5 +181,5 @@ if __name__ == "__main__":
         Contestant("statsmodels", ("statsmodels", "numpy"), statsmodels, (64, 10**9)),
         Contestant("filterpy", ("filterpy", "numpy"), filterpy, (1, 2_000)),
         Contestant("simdkalman", ("simdkalman", "numpy"), simd, (256, 10_000)),
-        Contestant("Pyro", ("pyro-ppl", "torch"), pyro),
+        Contestant("Pyro", ("pyro-ppl", "torch"), pyro, (64, 100_000)),
     )

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cases import Case, Task
+from cases import CASES, TASKS, Case, Task
 from common import Paired, Timing, machine, markdown, median
 
 # Least ratio to the best peer that issue 2 asks for; None: it asks for none.
@@ -19,7 +19,7 @@ class Entry(NamedTuple):
     """What one peer did in one row; times in microseconds per step and series.
 
     Attributes:
-        reason: Why there is no time; empty if there is.
+        reason: Why there is no ratio; empty if there is.
         wall: On the clock. cpu: Processor time. ours: Our processor time in the same turns.
         ratio: Median over turns of `their / our` processor time. wall_ratio: Same on the clock.
         spread: Quartiles of `ratio`. turns: How many turns.
@@ -43,12 +43,12 @@ class Entry(NamedTuple):
         return cls(reason)
 
     @classmethod
-    def of(cls, pair: Paired, mine: dict[str, Any], theirs: dict[str, Any]) -> Entry:
+    def of(cls, pair: Paired, mine: dict[str, Any], theirs: dict[str, Any], reason: str) -> Entry:
         """Scale a pair of timings to one step of one series."""
         a, b = mine["series"] * mine["time"], theirs["series"] * theirs["time"]
         low, high = pair.spread
         return cls(
-            reason="",
+            reason=reason,
             wall=pair.theirs.wall / b * 1e6,
             cpu=pair.theirs.cpu / b * 1e6,
             ours=pair.ours.cpu / a * 1e6,
@@ -62,7 +62,10 @@ class Entry(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One task on one data set; our times in microseconds per step and series."""
+    """One task on one data set; our times in microseconds per step and series.
+
+    Rows of one report may come from several runs, so each tells when it was taken, and of what.
+    """
 
     size: str
     data: str
@@ -72,6 +75,8 @@ class Row(NamedTuple):
     cpu: float
     first: float
     second: float
+    date: str
+    commit: str
     peers: dict[str, Entry]
 
     @classmethod
@@ -85,9 +90,10 @@ class Row(NamedTuple):
     ) -> Row:
         """Collect a row."""
         scale, ours = 1e6 / (mine["series"] * mine["time"]), median(own)
+        about = machine()
         return cls(
             case.label, case.data, task, target(case, task), ours.wall * scale, ours.cpu * scale,
-            mine["first"], mine["second"], peers,
+            mine["first"], mine["second"], about["date"], about["commit"], peers,
         )  # fmt: skip
 
     @property
@@ -107,13 +113,13 @@ class Row(NamedTuple):
         """Cells of the main table."""
         head = [self.size, self.data, self.task.replace("_", "-"), _micro(self.cpu)]
         if self.best is None:
-            return [*head, "none", "", "", "", "", ""]
+            return [*head, "none", "", "", "", "", "", self.commit]
         name, entry = self.best
         low, high = entry.spread
         wanted = "" if self.target is None else f"{self.target:g}"
         return [
             *head, name, _micro(entry.cpu), f"{entry.ratio:.1f}", f"{low:.1f} to {high:.1f}",
-            wanted, self.verdict,
+            wanted, self.verdict, self.commit,
         ]  # fmt: skip
 
     def line(self) -> str:
@@ -149,14 +155,30 @@ class Report(NamedTuple):
         ]  # fmt: skip
         return "\n\n".join(part for part in parts if part) + "\n"
 
+    def after(self, path: Path) -> Report:
+        """Add the rows of an earlier report that this one does not have."""
+        if not path.exists():
+            return self
+        old = json.loads(path.read_text())
+        keys = {(row.size, row.data, row.task) for row in self.rows}
+        for kept in old["rows"]:
+            if (kept["size"], kept["data"], kept["task"]) not in keys:
+                peers = {name: Entry(**entry) for name, entry in kept.pop("peers").items()}
+                self.rows.append(Row(**kept, peers=peers))
+        order = [(c.label, c.data, task) for c in CASES for task in TASKS]
+        self.rows.sort(key=lambda row: order.index((row.size, row.data, row.task)))
+        cached = old["cached_first_calls"] | self.cached
+        return self._replace(versions=old["versions"] | self.versions, cached=cached)
+
     def _names(self) -> list[str]:
         return list(dict.fromkeys(name for row in self.rows for name in row.peers))
 
     def _everyone(self) -> str:
         def cell(entry: Entry | None) -> str:
-            if entry is None or entry.reason:
+            if entry is None or not entry.steps:
                 return ""
-            return f"{_micro(entry.cpu)} ({entry.ratio:.1f}×)"
+            ratio = "other result" if entry.reason else f"{entry.ratio:.1f}×"
+            return f"{_micro(entry.cpu)} ({ratio})"
 
         rows = [
             [r.size, r.data, r.task, _micro(r.cpu), *(cell(r.peers.get(n)) for n in self._names())]
@@ -175,7 +197,7 @@ class Report(NamedTuple):
             rows.append([
                 row.size, row.task, f"{max(0.0, row.first - row.second):.2f}",
                 "" if cached is None else f"{max(0.0, cached):.2f}",
-                *("" if e is None or e.reason else f"{e.first:.2f}" for e in theirs),
+                *("" if e is None or not e.steps else f"{e.first:.2f}" for e in theirs),
             ])  # fmt: skip
         return markdown(["size", "task", "deepssm", "deepssm, cached on disk", *names], rows)
 
@@ -202,14 +224,11 @@ def target(case: Case, task: Task) -> float | None:
     return {(1, 10_000): ONE, (256, 1_000): MANY}.get((case.series, case.time), {}).get(task)
 
 
-def write(report: Report, folder: Path | None) -> None:
-    """Print the report and, given a folder, write it as Markdown and JSON."""
-    text = report.markdown()
-    print("\n" + text)
-    if folder is None:
-        return
+def store(report: Report, folder: Path) -> Report:
+    """Write a report as Markdown and JSON, with the rows that are there already; return both."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "linear_gaussian.md").write_text(text)
+    report = report.after(folder / "linear_gaussian.json")
+    (folder / "linear_gaussian.md").write_text(report.markdown())
     rows = [
         row._asdict() | {"peers": {n: e._asdict() for n, e in row.peers.items()}}
         for row in report.rows
@@ -217,6 +236,7 @@ def write(report: Report, folder: Path | None) -> None:
     content = {"machine": machine(), "rows": rows, "versions": report.versions}
     content |= {"missing": report.missing, "cached_first_calls": report.cached}
     (folder / "linear_gaussian.json").write_text(json.dumps(content, indent=1) + "\n")
+    return report
 
 
 def _micro(x: float) -> str:
@@ -225,7 +245,7 @@ def _micro(x: float) -> str:
 
 _MAIN = (
     "size", "data", "task", "deepssm, µs", "best peer", "its µs", "ratio", "quartiles", "target",
-    "met",
+    "met", "commit",
 )  # fmt: skip
 _MEANING = """\
 Times are processor time in µs per step and series, one thread, float64; `ratio` is the median of
