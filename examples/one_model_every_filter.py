@@ -55,7 +55,7 @@ def main(steps: int = 600, seed: int = 0) -> dict[str, float]:
     """
     torch.manual_seed(seed)
     z, y = ds.simulate(
-        physics(), 100, num_samples=60, generator=torch.Generator().manual_seed(seed)
+        physics(), 60, num_samples=50, generator=torch.Generator().manual_seed(seed)
     )
     train, test, truth = y[:40].float(), y[40:], z[40:, :, :1].sin()
     deep = ds.models.DeepMarkov(1, 4)
@@ -66,8 +66,8 @@ def main(steps: int = 600, seed: int = 0) -> dict[str, float]:
         "Extended(iterations=3)": ds.inference.Extended(iterations=3),
         "Unscented()": ds.inference.Unscented(),
         "Cubature()": ds.inference.Cubature(),
-        "Ensemble(500)": ds.inference.Ensemble(500),
-        "Particle(2000)": ds.inference.Particle(2_000),
+        "Ensemble(200)": ds.inference.Ensemble(200),
+        "Particle(1000)": ds.inference.Particle(1_000),
         "the trained guide": fit.method,
     }
     found = {}
