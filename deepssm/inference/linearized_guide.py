@@ -67,7 +67,8 @@ class LinearizedGuide(nn.Module):
             gates, drive, cov = backward_information(linearize(model, series, path))
             path = matrix_scan(gates, drive).to(path.dtype)
         dtype = series.y.dtype
-        chol = torch.linalg.cholesky(cov).to(dtype)
+        # A broken model gives NaN here, not an error, so that the learner can go back.
+        chol = torch.linalg.cholesky_ex(cov).L.to(dtype)
         steps = observed_steps(series.y)
         return GuideChain(model, series, gates.to(dtype), drive.to(dtype), chol, steps)
 
@@ -94,7 +95,7 @@ class LinearizedProposal(GuideChain):
         eye = torch.eye(Q.shape[-1], dtype=Q.dtype, device=Q.device)
         W = torch.linalg.inv(eye + Q[..., None] * (weighted @ H))
         cov = _symmetric(W * Q[..., None, :])
-        chol = torch.linalg.cholesky(cov)
+        chol = torch.linalg.cholesky_ex(cov).L
         centre = mean + (cov @ weighted @ residual[..., None])[..., 0]
         return Path(z, centre, chol.diagonal(dim1=-2, dim2=-1), chol)
 
@@ -117,7 +118,7 @@ def first_path(model: StateSpaceModel, series: Series) -> Tensor:
     residual = torch.where(seen, series.y - mean, torch.zeros_like(mean))
     spread = H * initial.variance.detach()[..., None, :]
     cov = spread @ H.mT + torch.diag_embed(R.expand_as(mean))
-    path = start + (spread.mT @ torch.linalg.solve(cov, residual[..., None]))[..., 0]
+    path = start + (spread.mT @ torch.linalg.solve_ex(cov, residual[..., None]).result)[..., 0]
     index = torch.arange(series.time, device=path.device) * seen.any(-1)
     index = index.cummax(-1).values[..., None]
     return path.gather(-2, index.expand_as(path))

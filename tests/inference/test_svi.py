@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 
 import pyro
 import pytest
@@ -140,6 +141,33 @@ def test_non_finite_losses_are_survived_then_named(monkeypatch: pytest.MonkeyPat
     model = _model()
     with pytest.raises(FloatingPointError, match="non-finite at step 20, in the gradient"):
         QUICK.fit(model, _wave(), progress=False)
+    assert all(torch.isfinite(value).all() for value in model.state_dict().values())
+
+
+def test_a_model_that_breaks_in_training_is_rescued(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NaN weights must come out as a non-finite loss, whatever the guide computes from them."""
+    from deepssm.inference import svi
+
+    model, real, calls = _model(), svi.negative_elbo, [0]
+
+    def build(*args: object, **kwargs: object) -> Callable[..., Tensor]:
+        loss = real(*args, **kwargs)  # type: ignore[arg-type]
+
+        class Breaking(torch.nn.Module):
+            model, guide = loss.model, loss.guide  # type: ignore[attr-defined]
+
+            def forward(self, *inputs: object) -> Tensor:
+                calls[0] += 1
+                if calls[0] == 15:
+                    with torch.no_grad():
+                        self.model.model.transition_net.raw_scale.fill_(torch.nan)
+                return loss(*inputs)
+
+        return Breaking()
+
+    monkeypatch.setattr(svi, "negative_elbo", build)
+    learned = QUICK.fit(model, _wave(), progress=False)
+    assert "Step 14: the loss became non-finite in site `z`" in learned.warnings[0]
     assert all(torch.isfinite(value).all() for value in model.state_dict().values())
 
 
