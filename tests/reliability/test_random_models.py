@@ -53,7 +53,8 @@ def rates(seeds: range) -> dict[str, float]:
 def test_a_sample_of_random_models() -> None:
     found = rates(FAST)
     assert found["well-posed"] >= 30 and found["right"] >= 95, found
-    assert found["silent"] <= 2, found
+    # Forty models resolve no rate of 1 %: at most one here, the rate itself in the slow test.
+    assert found["silent"] <= 100 / len(FAST), found
 
 
 @pytest.mark.slow
