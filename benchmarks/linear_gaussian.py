@@ -47,12 +47,13 @@ def main(arguments: list[str] | None = None) -> Report:
         report = Report([], versions, missing, {})
         for row in run(plan, ours, peers):
             print(row.line(), flush=True)
-            report = _with(report._replace(rows=[*report.rows, row]), options.output)
+            report = report._replace(rows=[*report.rows, row])
+            _with(report, options.output)
         ours.close()
         for remote in set(peers.values()):
             remote.close()
         cached = {} if options.quick else first_calls(plan, _open_ours(cache))
-    report = _with(report._replace(cached=report.cached | cached), options.output)
+    report = _with(report._replace(cached=cached), options.output)
     print("\n" + report.markdown())
     return report
 

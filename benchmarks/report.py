@@ -140,9 +140,10 @@ class Report(NamedTuple):
         about = machine()
         parts = [
             "# Exact linear-Gaussian inference against its peers",
-            "\n".join(f"- {name}: {value}" for name, value in about.items()),
+            "\n".join(f"- {name}: {value}" for name, value in about.items() if name != "commit"),
             _MEANING,
             markdown(_MAIN, (row.cells() for row in self.rows)),
+            self._absent(),
             "## Every peer\n\nProcessor time in µs per step and series, and its ratio to ours.",
             self._everyone(),
             "## First calls\n\nIn seconds; ours beyond a second call. JAX always compiles.",
@@ -160,15 +161,26 @@ class Report(NamedTuple):
         if not path.exists():
             return self
         old = json.loads(path.read_text())
-        keys = {(row.size, row.data, row.task) for row in self.rows}
+        rows = list(self.rows)
+        keys = {(row.size, row.data, row.task) for row in rows}
         for kept in old["rows"]:
             if (kept["size"], kept["data"], kept["task"]) not in keys:
                 peers = {name: Entry(**entry) for name, entry in kept.pop("peers").items()}
-                self.rows.append(Row(**kept, peers=peers))
+                rows.append(Row(**kept, peers=peers))
         order = [(c.label, c.data, task) for c in CASES for task in TASKS]
-        self.rows.sort(key=lambda row: order.index((row.size, row.data, row.task)))
+        rows.sort(key=lambda row: order.index((row.size, row.data, row.task)))
         cached = old["cached_first_calls"] | self.cached
-        return self._replace(versions=old["versions"] | self.versions, cached=cached)
+        return self._replace(rows=rows, versions=old["versions"] | self.versions, cached=cached)
+
+    def _absent(self) -> str:
+        there = {(row.size, row.data, row.task) for row in self.rows}
+        absent = [
+            f"{case.label} {case.data} ({task.replace('_', '-')})"
+            for case in CASES
+            for task in TASKS
+            if (case.label, case.data, task) not in there
+        ]
+        return "Not measured: " + "; ".join(absent) + "." if absent else ""
 
     def _names(self) -> list[str]:
         return list(dict.fromkeys(name for row in self.rows for name in row.peers))
