@@ -2,9 +2,10 @@
 
     python benchmarks/nonlinear.py [--quick] [--jax-python /path/to/venv/bin/python]
 
-One thread. filterpy runs in this process on a few series and is given per series; dynamax (jit and
-vmap, float64) runs in its own environment if `--jax-python` names one. Agreement is the largest
-difference of filtered means and covariances of the first series.
+One thread, CPU time, so that a busy machine does not change the ratios. filterpy runs in this
+process on a few series and is given per series; dynamax (jit and vmap, float64) runs in its own
+environment if `--jax-python` names one. Agreement is the largest difference of filtered means and
+covariances of the first series.
 """
 
 from __future__ import annotations
@@ -42,9 +43,9 @@ def median_seconds(function: Callable[[], object], repeats: int) -> float:
     function()
     times = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = time.process_time()
         function()
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     return float(np.median(times))
 
 
@@ -214,7 +215,7 @@ def main(quick: bool = False, jax_python: str | None = None) -> None:
     peers = {"filterpy": filterpy(y[:3])}
     if jax_python:
         peers["dynamax"] = dynamax(jax_python, batch, length)
-    print(f"pendulum, {batch} series, {length} steps, one thread; ms per series")
+    print(f"pendulum, {batch} series, {length} steps, one thread; CPU ms per series")
     print(f"{'filter':24}{'deepssm':>10}{'peer':>12}{'ms':>10}{'ratio':>9}{'largest gap':>14}")
     for name, own in seconds.items():
         rows = [(p, s[name], a[name]) for p, (s, a) in peers.items() if name in s]

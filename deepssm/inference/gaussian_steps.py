@@ -67,10 +67,13 @@ def condition(step: Linearized, residual: Tensor, observed: Tensor) -> Condition
         observed: `(*batch, obs)`; what is not observed adds exactly 0 to everything.
     """
     p = observed.shape[-1]
-    rows = observed[..., :, None]
-    zero = residual.new_zeros(())
-    slope, spread = torch.where(rows, step.slope, zero), torch.where(rows, step.spread, zero)
-    top = beside(slope, spread, torch.diag_embed((~observed).to(residual.dtype)))
+    zero, slope = residual.new_zeros(()), step.slope
+    if bool(observed.all()):
+        top = beside(slope, step.spread)
+    else:
+        rows = observed[..., :, None]
+        slope, spread = torch.where(rows, slope, zero), torch.where(rows, step.spread, zero)
+        top = beside(slope, spread, torch.diag_embed((~observed).to(residual.dtype)))
     lower = tria(torch.cat((top, _identity_rows(slope.shape[-1], top)), -2))
     S, G, gain = lower[..., :p, :p], lower[..., p:, :p], lower[..., p:, p:]
     pivots = S.diagonal(dim1=-2, dim2=-1)
