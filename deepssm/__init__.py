@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .api import smooth as smooth
     from .base import Series as Series
     from .base import StateSpaceModel as StateSpaceModel
+    from .commands.runs import load as load
     from .evaluation.backtest import backtest as backtest
     from .fitted import Fit as Fit
     from .interop.arviz import to_arviz as to_arviz
@@ -44,6 +45,7 @@ _HOMES = {
         "simulate", "smooth",
     ),
     ".base": ("Series", "StateSpaceModel"),
+    ".commands.runs": ("load",),
     ".evaluation.backtest": ("backtest",),
     ".fitted": ("Fit",),
     ".interop.arviz": ("to_arviz",),
