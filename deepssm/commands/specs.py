@@ -158,7 +158,7 @@ def complete(spec: ModelSpec, *, step: str) -> ModelSpec:
             spec,
             state_dim=spec.state_dim or 2 + len(spec.y),
             hidden=spec.hidden or 16,
-            steps=spec.steps or 300,
+            steps=spec.steps or 600,
         )
     return spec
 

@@ -58,5 +58,9 @@ def _update(
     left = torch.eye(cov.shape[-1], dtype=y.dtype, device=y.device) - gain @ C
     white = torch.linalg.solve_triangular(L, v[..., None], upper=False)[..., 0]
     volume = L.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    ll = -0.5 * white.square().sum(-1) - volume - 0.5 * math.log(2 * math.pi) * seen.to(y.dtype).sum(-1)
+    ll = (
+        -0.5 * white.square().sum(-1)
+        - volume
+        - 0.5 * math.log(2 * math.pi) * seen.to(y.dtype).sum(-1)
+    )
     return mean + (gain @ v[..., None])[..., 0], left @ cov @ left.mT + gain @ R @ gain.mT, ll

@@ -56,18 +56,7 @@ def load_future(
 
 
 @njit(**INLINE)
-def load_row(
-    n: int,
-    q: int,
-    K: int,
-    i: int,
-    row: int,
-    C: np.ndarray,
-    L: np.ndarray,
-    M: np.ndarray,
-    v: np.ndarray,
-    W: np.ndarray,
-) -> None:
+def load_row(n, q, K, i, row, C, L, M, v, W):  # noqa: ANN001, ANN201
     """Append the whitened equation `[C | v]` of one observed component, `v` with `K` columns."""
     col = q + n + i
     for j in range(n):
@@ -278,6 +267,43 @@ def backward_space(n: int, p: int, k: int, q: int) -> tuple[tuple[np.ndarray, ..
     return space, (square[4], np.zeros((n, p)), np.zeros((n, n)), np.zeros((n, n + p)))
 
 
+@njit(**INLINE)
+def recede(n, p, k, q, s, t, params, y, stored, gain, space):  # noqa: ANN001, ANN201
+    """Move the equations of the future from step `t + 1` to step `t`; keep the old `U` aside."""
+    A, _, LQ, C, d, R = params
+    slot, a, L, m, _, _, _, _, _ = stored
+    W, x, U, zeta, v, M, order, old, _, _ = space
+    u = t + 1
+    At = A[pick(s, A.shape[0]), pick(u, A.shape[1])]
+    Lt = LQ[pick(s, LQ.shape[0]), pick(u, LQ.shape[1])]
+    Ct = C[pick(s, C.shape[0]), pick(u, C.shape[1])]
+    dt = d[pick(s, d.shape[0]), pick(u, d.shape[1])]
+    Rt = R[pick(s, R.shape[0]), pick(u, R.shape[1])]
+    load_future(n, k, q, U, zeta, m[s, u], a[s, u], W)
+    o = load_rows(
+        n, p, k, q, Ct, dt, Rt, y[s, u], a[s, u], L[s, slot[s, u]], order, M, v, W
+    )  # fmt: skip
+    copy_matrix(n, n, U, old)
+    step_back(n, 1 + k, q, o, At, Lt, W, x)
+    read_equations(n, 1 + k, q, W, U, zeta)
+    backward_gain(n, q, At, Lt, W, gain[s, t], x)
+
+
+@njit(**INLINE)
+def start_repeating(n, p, q, s, i, params, stored, space, maps):  # noqa: ANN001, ANN201
+    """Find the matrices of the steps that share slot `i` of a constant model."""
+    A, _, LQ, C, _, R = params
+    _, _, L, _, F, G, chol, _, _ = stored
+    At, Lt = A[pick(s, A.shape[0]), 0], LQ[pick(s, LQ.shape[0]), 0]
+    Ct, Rt = C[pick(s, C.shape[0]), 0], R[pick(s, R.shape[0]), 0]
+    U = space[2]
+    step_maps(
+        n, p, q, p, At, Lt, Ct, Rt, L[s, i], G[s, i], chol[s, i], U, space, maps[0], maps[1],
+        maps[3],
+    )  # fmt: skip
+    mean_map(n, F[s, i], U, space, maps[2], space[9])
+
+
 @cache
 def backward_kernel(sizes: tuple[int, int, int, int] | None = None) -> Callable[..., None]:
     """Compile the smoother, for any sizes or for `sizes = (n, p, k, q)` alone."""
@@ -286,11 +312,11 @@ def backward_kernel(sizes: tuple[int, int, int, int] | None = None) -> Callable[
 
     @njit(**DRIVER)
     def backward(first, last, params, y, stored, out, spaces):  # noqa: ANN001, ANN202
-        A, _, LQ, C, d, R = params
-        slot, a, L, m, F, G, chol, E, count = stored
+        A, _, LQ, C, _, R = params
+        slot, _, _, m, F, _, _, E, count = stored
         mean, factor, gain, shared = out
         space, maps = spaces
-        W, x, U, zeta, v, M, order, old, _, _ = space
+        W, x, U, zeta, _, _, _, old, _, _ = space
         n, p = (N, P) if fixed else (C.shape[3], C.shape[2])
         k, q = (K_, Q) if fixed else (m.shape[3] - 1, LQ.shape[3])
         same = A.shape[1] == 1 and LQ.shape[1] == 1 and C.shape[1] == 1 and R.shape[1] == 1
@@ -306,28 +332,10 @@ def backward_kernel(sizes: tuple[int, int, int, int] | None = None) -> Callable[
                     repeat_back(n, p, 1 + k, maps, E[s, u], m[s, t], zeta, x, mean[s, t])
                     continue
                 if t < y.shape[1] - 1:
-                    steady = False
-                    At = A[pick(s, A.shape[0]), pick(u, A.shape[1])]
-                    Lt = LQ[pick(s, LQ.shape[0]), pick(u, LQ.shape[1])]
-                    Ct = C[pick(s, C.shape[0]), pick(u, C.shape[1])]
-                    dt = d[pick(s, d.shape[0]), pick(u, d.shape[1])]
-                    Rt = R[pick(s, R.shape[0]), pick(u, R.shape[1])]
-                    j = slot[s, u]
-                    load_future(n, k, q, U, zeta, m[s, u], a[s, u], W)
-                    o = load_rows(
-                        n, p, k, q, Ct, dt, Rt, y[s, u], a[s, u], L[s, j], order, M, v, W
-                    )
-                    copy_matrix(n, n, U, old)
-                    step_back(n, 1 + k, q, o, At, Lt, W, x)
-                    read_equations(n, 1 + k, q, W, U, zeta)
-                    backward_gain(n, q, At, Lt, W, gain[s, t], x)
-                    if repeats and settled(n, U, old):
-                        steady = True
-                        step_maps(
-                            n, p, q, p, At, Lt, Ct, Rt, L[s, i], G[s, i], chol[s, i], U, space,
-                            maps[0], maps[1], maps[3],
-                        )  # fmt: skip
-                        mean_map(n, F[s, i], U, space, maps[2], space[9])
+                    recede(n, p, k, q, s, t, params, y, stored, gain, space)
+                    steady = repeats and settled(n, U, old)
+                    if steady:
+                        start_repeating(n, p, q, s, i, params, stored, space, maps)
                 shared[s, t] = t
                 combine(n, 1 + k, m[s, t], F[s, i], U, zeta, W, mean[s, t], factor[s, t])
 

@@ -21,6 +21,8 @@ from numba import njit
 from .kalman_repeat import complete, log_volume, repeat, run_repeating
 from .kalman_steps import (
     DRIVER,
+    INLINE,
+    clear,
     copy_matrix,
     pick,
     predict_factor,
@@ -45,6 +47,58 @@ def forward_space(n: int, p: int, k: int, q: int) -> tuple[Any, ...]:
     return np.zeros((n, n + q)), np.zeros((k + 1, k + 1)), work, folded
 
 
+@njit(**INLINE)
+def predict_step(n, k, q, s, t, before, now, j, i, steady, params, out, W):  # noqa: ANN001, ANN201
+    """Predict step `t`: the mean always, the factor from slot `j` to slot `i` unless it repeats."""
+    A, b, LQ, _, _, _ = params
+    _, _, a, L, m, F, _, _, _, _, _, _, _ = out
+    At = A[pick(s, A.shape[0]), pick(t, A.shape[1])]
+    bt = b[pick(s, b.shape[0]), pick(t, b.shape[1])]
+    predict_mean(n, k, At, bt, m[s, before], a[s, now])
+    if not steady:
+        LQt = LQ[pick(s, LQ.shape[0]), pick(t, LQ.shape[1])]
+        predict_factor(n, q, At, F[s, j], LQt, W, L[s, i])
+
+
+@njit(**INLINE)
+def full_step(n, p, k, s, t, i, now, params, y, out, U, work):  # noqa: ANN001, ANN201
+    """Condition mean and factor on step `t`."""
+    _, _, _, C, d, R = params
+    ll, _, a, L, m, F, G, chol, E, rows, count, _, worst = out
+    Ct = C[pick(s, C.shape[0]), pick(t, C.shape[1])]
+    dt = d[pick(s, d.shape[0]), pick(t, d.shape[1])]
+    Rt = R[pick(s, R.shape[0]), pick(t, R.shape[1])]
+    count[s, i], ll[s, t], pivot = condition(
+        n, p, k, Ct, dt, Rt, y[s, t], a[s, now], L[s, i], m[s, now], F[s, i], G[s, i], chol[s, i],
+        E[s, now], rows[s, i], U, work,
+    )  # fmt: skip
+    worst[s] = min(worst[s], pivot)
+
+
+@njit(**INLINE)
+def repeat_step(n, p, k, s, t, i, now, volume, params, y, out, U):  # noqa: ANN001, ANN201
+    """Condition the mean alone on step `t`, with the gain of slot `i`."""
+    _, _, _, C, d, _ = params
+    ll, _, a, _, m, _, G, chol, E, _, _, _, _ = out
+    Ct = C[pick(s, C.shape[0]), pick(t, C.shape[1])]
+    dt = d[pick(s, d.shape[0]), pick(t, d.shape[1])]
+    ll[s, t] = volume + repeat(
+        n, p, k, Ct, dt, y[s, t], a[s, now], m[s, now], G[s, i], chol[s, i], E[s, now], U
+    )
+
+
+@njit(**INLINE)
+def repeat_run(n, p, s, t, i, store, volume, params, y, out, folded):  # noqa: ANN001, ANN201
+    """Filter on with the gain of slot `i` while nothing is missing; return the next step."""
+    A, b, _, C, d, _ = params
+    ll, slot, a, _, m, _, G, chol, E, _, _, _, _ = out
+    return run_repeating(
+        n, p, store, t, A[pick(s, A.shape[0]), 0], b[pick(s, b.shape[0])],
+        C[pick(s, C.shape[0]), 0], d[pick(s, d.shape[0])], y[s], ll[s], slot[s], i, a[s], m[s],
+        E[s], G[s, i], chol[s, i], volume, folded,
+    )  # fmt: skip
+
+
 @cache
 def forward_kernel(sizes: tuple[int, int, int, int] | None = None) -> Callable[..., None]:
     """Compile the filter, for any sizes or, faster, for `sizes = (n, p, k, q)` alone.
@@ -57,58 +111,38 @@ def forward_kernel(sizes: tuple[int, int, int, int] | None = None) -> Callable[.
 
     @njit(**DRIVER)
     def forward(first, last, params, start, y, out, store, space):  # noqa: ANN001, ANN202
-        A, b, LQ, C, d, R = params
+        A, _, LQ, C, _, R = params
         m0, L0 = start
-        ll, slot, a, L, m, F, G, chol, E, rows, count, info, worst = out
+        _, slot, a, L, _, _, _, chol, _, _, count, info, _ = out
         n, p = (N, P) if fixed else (C.shape[3], C.shape[2])
         k, q = (K, Q) if fixed else (info.shape[2], LQ.shape[3])
         W, U, work, folded = space
         same = constant(A) and constant(LQ) and constant(C) and constant(R)
         for s in range(first, last):
-            for r in range(k):
-                for c in range(k + 1):
-                    U[r, c] = 0.0
-            i, now, steady, volume = 0, 0, False, 0.0
+            t, i, now, steady, volume = 0, 0, 0, False, 0.0
+            clear(k, k + 1, U)
             copy_matrix(n, 1 + k, m0[pick(s, m0.shape[0])], a[s, 0])
             copy_matrix(n, n, L0[pick(s, L0.shape[0])], L[s, 0])
-            t = 0
             while t < y.shape[1]:
                 if t > 0:
-                    before, now = now, t if store else 0
-                    At = A[pick(s, A.shape[0]), pick(t, A.shape[1])]
-                    bt = b[pick(s, b.shape[0]), pick(t, b.shape[1])]
-                    predict_mean(n, k, At, bt, m[s, before], a[s, now])
+                    before, now, j = now, t if store else 0, i
                     if not steady:
-                        j, i = i, t if store else 1 - i
-                        LQt = LQ[pick(s, LQ.shape[0]), pick(t, LQ.shape[1])]
-                        predict_factor(n, q, At, F[s, j], LQt, W, L[s, i])
-                        if same and count[s, j] == p and settled(n, L[s, i], L[s, j]):
-                            steady, i, volume = True, j, log_volume(p, chol[s, j])
-                Ct = C[pick(s, C.shape[0]), pick(t, C.shape[1])]
-                dt = d[pick(s, d.shape[0]), pick(t, d.shape[1])]
-                if steady and k == 0 and complete(p, y[s, t]):
-                    t = run_repeating(
-                        n, p, store, t, At, b[pick(s, b.shape[0])], Ct, d[pick(s, d.shape[0])],
-                        y[s], ll[s], slot[s], i, a[s], m[s], E[s], G[s, i], chol[s, i], volume,
-                        folded,
-                    )  # fmt: skip
+                        i = t if store else 1 - i
+                    predict_step(n, k, q, s, t, before, now, j, i, steady, params, out, W)
+                    if not steady and same and count[s, j] == p and settled(n, L[s, i], L[s, j]):
+                        steady, i, volume = True, j, log_volume(p, chol[s, j])
+                repeats = steady and complete(p, y[s, t])
+                if repeats and k == 0:
+                    t = repeat_run(n, p, s, t, i, store, volume, params, y, out, folded)
                     now = t - 1 if store else 0
                     continue
-                if steady and complete(p, y[s, t]):
-                    ll[s, t] = volume + repeat(
-                        n, p, k, Ct, dt, y[s, t], a[s, now], m[s, now], G[s, i], chol[s, i],
-                        E[s, now], U,
-                    )  # fmt: skip
+                if repeats:
+                    repeat_step(n, p, k, s, t, i, now, volume, params, y, out, U)
                 else:
                     if steady:
                         j, i, steady = i, t if store else 1 - i, False
                         copy_matrix(n, n, L[s, j], L[s, i])
-                    Rt = R[pick(s, R.shape[0]), pick(t, R.shape[1])]
-                    count[s, i], ll[s, t], pivot = condition(
-                        n, p, k, Ct, dt, Rt, y[s, t], a[s, now], L[s, i], m[s, now],
-                        F[s, i], G[s, i], chol[s, i], E[s, now], rows[s, i], U, work,
-                    )  # fmt: skip
-                    worst[s] = min(worst[s], pivot)
+                    full_step(n, p, k, s, t, i, now, params, y, out, U, work)
                 slot[s, t] = i
                 if k > 0:
                     copy_matrix(k, k + 1, U, info[s, now])

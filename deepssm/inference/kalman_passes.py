@@ -97,7 +97,7 @@ def _regular(first: Problem, pattern: Pass) -> bool:
 
 
 def _run_shared(problem: Problem, pattern: Pass, *, store: bool) -> Pass:
-    from .kalman_shared import lanes, shared_forward
+    from .kalman_shared import forward_tiles, shared_forward
 
     size = problem.sizes
     out = allocate(size if store else Sizes(size.series, size.time, 0, 0, 0, 0), size.time)
@@ -105,7 +105,8 @@ def _run_shared(problem: Problem, pattern: Pass, *, store: bool) -> Pass:
     arguments = (problem.params, problem.start[0], moments, problem.y)
     kept = (out.log_likelihood, out.a, out.m, out.E)
     n, p = size.n, size.p
-    in_threads(shared_forward, size, *arguments, kept, store, space=lambda: lanes(n, n, p))
+    kernel = shared_forward((n, p) if size.constants else None)
+    in_threads(kernel, size, *arguments, kept, store, space=lambda: forward_tiles(n, p))
     return pattern._replace(
         log_likelihood=out.log_likelihood, a=out.a, m=out.m, E=out.E, info=out.info
     )

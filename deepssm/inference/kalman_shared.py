@@ -7,6 +7,8 @@ means of a block of series then move together, one lane a series.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -24,7 +26,8 @@ from .kalman_steps import (
     settled,
 )
 
-WIDTH = 16  # lanes of a block: a multiple of every processor's vector length
+TILE = 32  # steps that are worked on in the fastest cache
+WIDTH = 32  # lanes of a block: wide enough that the compiler makes loops over lanes vectors
 
 
 @njit(**INLINE)
@@ -56,60 +59,128 @@ def spread(rows, values, out):  # noqa: ANN001, ANN201
 
 
 @njit(**INLINE)
-def innovations(n, c, C, d, rows, chol, y, block, last, t, a, e):  # noqa: ANN001, ANN201
-    """Whitened innovations of a block; lanes past the end repeat its last series."""
+def gather(width, series, last, first, steps, source, out):  # noqa: ANN001, ANN201
+    """Copy a tile to `out[time, row, lane]`; lanes past the end repeat the last series."""
+    for lane in range(WIDTH):
+        s = min(series + lane, last - 1)
+        for t in range(steps):
+            for r in range(width):
+                out[t, r, lane] = source[s, first + t, r]
+
+
+@njit(**INLINE)
+def scatter(width, series, last, first, steps, source, out):  # noqa: ANN001, ANN201
+    """Copy a tile back, series by series, so that each is written in order."""
+    for lane in range(min(WIDTH, last - series)):
+        for t in range(steps):
+            for r in range(width):
+                out[series + lane, first + t, r, 0] = source[t, r, lane]
+
+
+@njit(**INLINE)
+def advance(n, A, b, m, a):  # noqa: ANN001, ANN201
+    """`a = A m + b` for a block of columns."""
+    for i in range(n):
+        for lane in range(WIDTH):
+            total = b[i]
+            for j in range(n):
+                total += A[i, j] * m[j, lane]
+            a[i, lane] = total
+
+
+@njit(**INLINE)
+def innovations(n, c, C, d, rows, chol, y, a, e, ll):  # noqa: ANN001, ANN201
+    """Whitened innovations of a block, and minus half their squares."""
     for r in range(c):
-        row = rows[r]
+        row, inverse = rows[r], 1.0 / chol[r, r]
         for lane in range(WIDTH):
-            e[r, lane] = y[min(block + lane, last - 1), t, row] - d[row]
-        for j in range(n):
-            for lane in range(WIDTH):
-                e[r, lane] -= C[row, j] * a[j, lane]
-        for j in range(r):
-            for lane in range(WIDTH):
-                e[r, lane] -= chol[r, j] * e[j, lane]
-        inverse = 1.0 / chol[r, r]
-        for lane in range(WIDTH):
-            e[r, lane] *= inverse
+            total = y[row, lane] - d[row]
+            for j in range(n):
+                total -= C[row, j] * a[j, lane]
+            for j in range(r):
+                total -= chol[r, j] * e[j, lane]
+            total *= inverse
+            e[r, lane] = total
+            ll[lane] -= 0.5 * total * total
 
 
-@njit(**DRIVER)
-def shared_forward(first, last, params, mean, pattern, y, out, store, space):  # noqa: ANN001, ANN201
-    """Means, innovations and log-likelihoods of series that share `pattern`."""
-    A, b, _, C, d, _ = params
-    slot, G, chol, rows, count = pattern
-    ll, a, m, E = out
-    am, mm, e = space
-    n = A.shape[3]
-    for block in range(first, last, WIDTH):
-        width = min(WIDTH, last - block)
-        for t in range(y.shape[1]):
-            i = slot[0, t]
-            c = count[0, i]
-            if t == 0:
-                spread(n, mean[0, :, 0], am)
-            else:
-                spread(n, b[0, pick(t, b.shape[1])], am)
-                affine(n, n, A[0, pick(t, A.shape[1])], mm, am, 1.0)
-            Ct, dt = C[0, pick(t, C.shape[1])], d[0, pick(t, d.shape[1])]
-            innovations(n, c, Ct, dt, rows[0, i], chol[0, i], y, block, last, t, am, e)
-            copy_matrix(n, WIDTH, am, mm)
-            affine(n, c, G[0, i], e, mm, 1.0)
-            volume = 0.0
+@njit(**INLINE)
+def correct(n, c, G, a, e, m):  # noqa: ANN001, ANN201
+    """`m = a + G e` for a block of columns."""
+    for i in range(n):
+        for lane in range(WIDTH):
+            total = a[i, lane]
             for r in range(c):
-                volume -= _HALF_LOG_2PI + math.log(chol[0, i, r, r])
-            for lane in range(width):
-                total = 0.0
-                for r in range(c):
-                    total += e[r, lane] * e[r, lane]
-                ll[block + lane, t] = volume - 0.5 * total
-            if store:
-                for lane in range(width):
-                    for j in range(n):
-                        a[block + lane, t, j, 0] = am[j, lane]
-                        m[block + lane, t, j, 0] = mm[j, lane]
-                    for r in range(c):
-                        E[block + lane, t, r, 0] = e[r, lane]
+                total += G[i, r] * e[r, lane]
+            m[i, lane] = total
+
+
+@njit(**INLINE)
+def log_volume(c, chol):  # noqa: ANN001, ANN201
+    """Log-density of `c` whitened innovations that are zero."""
+    total = 0.0
+    for r in range(c):
+        total -= _HALF_LOG_2PI + math.log(chol[r, r])
+    return total
+
+
+def forward_tiles(n: int, p: int) -> tuple[np.ndarray[Any, Any], ...]:
+    """Scratch of `shared_forward`: observations, means, innovations, log-likelihoods of a tile."""
+    rows = (p, n, n, p)
+    return (*(np.zeros((TILE, size, WIDTH)) for size in rows), np.zeros((TILE, 1, WIDTH)))
+
+
+@cache
+def shared_forward(sizes: tuple[int, int] | None = None) -> Callable[..., None]:
+    """Compile the filter of series that share a pattern, for any sizes or `sizes = (n, p)`."""
+    fixed = sizes is not None
+    N, P = sizes if sizes is not None else (0, 0)
+
+    @njit(**DRIVER)
+    def forward(first, last, params, mean, pattern, y, out, store, space):  # noqa: ANN001, ANN202
+        A, b, _, C, d, _ = params
+        slot, G, chol, rows, count = pattern
+        ll, a, m, E = out
+        Y, a_, m_, E_, ll_ = space
+        n, p = (N, P) if fixed else (C.shape[3], C.shape[2])
+        for block in range(first, last, WIDTH):
+            before, volume = -1, 0.0
+            for start in range(0, y.shape[1], TILE):
+                steps = min(TILE, y.shape[1] - start)
+                gather(p, block, last, start, steps, y, Y)
+                for k in range(steps):
+                    t = start + k
+                    i = slot[0, t]
+                    c = count[0, i]
+                    if i != before:
+                        before, volume = i, log_volume(c, chol[0, i])
+                    if t == 0:
+                        spread(n, mean[0, :, 0], a_[0])
+                    else:
+                        At, bt = A[0, pick(t, A.shape[1])], b[0, pick(t, b.shape[1])]
+                        advance(n, At, bt, m_[k - 1 if k else TILE - 1], a_[k])
+                    Ct, dt = C[0, pick(t, C.shape[1])], d[0, pick(t, d.shape[1])]
+                    for lane in range(WIDTH):
+                        ll_[k, 0, lane] = volume
+                    if c == p:
+                        innovations(
+                            n, p, Ct, dt, rows[0, i], chol[0, i], Y[k], a_[k], E_[k], ll_[k, 0]
+                        )
+                        correct(n, p, G[0, i], a_[k], E_[k], m_[k])
+                    else:
+                        innovations(
+                            n, c, Ct, dt, rows[0, i], chol[0, i], Y[k], a_[k], E_[k], ll_[k, 0]
+                        )
+                        correct(n, c, G[0, i], a_[k], E_[k], m_[k])
+                for lane in range(min(WIDTH, last - block)):
+                    for k in range(steps):
+                        ll[block + lane, start + k] = ll_[k, 0, lane]
+                if store:
+                    scatter(n, block, last, start, steps, a_, a)
+                    scatter(n, block, last, start, steps, m_, m)
+                    scatter(p, block, last, start, steps, E_, E)
+
+    return forward
 
 
 @njit(**DRIVER)

@@ -24,6 +24,7 @@ DRIVER: dict[str, Any] = {
     "cache": True, "nogil": True, "fastmath": _FAST, "error_model": "numpy", "_nrt": False,
 }  # fmt: skip
 _EPS = 2.220446049250313e-16
+_UNDERFLOW = 1e-280  # squares whose reciprocal is not a number
 _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 
 
@@ -55,7 +56,9 @@ def reflect(W: np.ndarray, i: int, c: int, rows: int, cols: int) -> float:
     square = 0.0
     for j in range(c, cols):
         square += W[i, j] * W[i, j]
-    if square == 0.0:
+    if square < _UNDERFLOW:
+        for j in range(c, cols):
+            W[i, j] = 0.0
         return 0.0
     norm = math.sqrt(square)
     head = W[i, c] + math.copysign(norm, W[i, c])

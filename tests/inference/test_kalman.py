@@ -355,3 +355,14 @@ def test_series_that_share_their_gaps_equal_each_alone(name: str) -> None:
 def r_fields(which: int) -> tuple[str, ...]:
     filtered = ("mean", "cov", "predicted_mean", "predicted_cov", "log_likelihood")
     return filtered if which == 0 else ("mean", "cov", "cross_cov", "log_likelihood")
+
+
+def test_many_states_with_gaps_leave_no_underflow() -> None:
+    """Fourteen states, some deterministic: eliminations shrink remainders below representable."""
+    parameters = oracles.random_linear_gaussian(14, 1, 25, 3, process_rank=2, diffuse=3)
+    y = torch.randn(25, 1, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    y[4:7] = math.nan
+    smoothed = Kalman().smooth(Given(parameters), Series(y))
+    expected = oracles.smooth(parameters, y)
+    close(smoothed.mean, expected.mean, atol=1e-7)
+    close(smoothed.cov, expected.cov, atol=1e-7)
