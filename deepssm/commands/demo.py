@@ -47,6 +47,6 @@ def specs() -> dict[str, ModelSpec]:
         # Harmonics and autoregression are those of the lowest AIC on the rows learnt from.
         "structural": ModelSpec("structural", ("co2",), period=YEAR, harmonics=4, ar=1),
         "deep-kalman": ModelSpec(
-            "deep-kalman", ("co2",), period=YEAR, harmonics=3, state_dim=3, hidden=16, steps=600
+            "deep-kalman", ("co2",), period=YEAR, harmonics=3, state_dim=3, hidden=16, steps=300
         ),
     }
