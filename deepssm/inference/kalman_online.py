@@ -28,7 +28,8 @@ class OnlineKalman:
         self.log_likelihood = 0.0
         self.refresh()
         self._out: Pass = allocate(self._problem.sizes, 1)
-        self._space = forward_space(*self._problem.sizes[2:])
+        n, p, k, _ = self._problem.sizes[2:]
+        self._space = forward_space(n, p, k, n)
         self._out.info[:] = 0.0
         mean, factor = self._problem.start
         self._out.a[0, 0], self._out.L[0, 0] = mean[0], factor[0]
@@ -36,7 +37,8 @@ class OnlineKalman:
 
     def refresh(self) -> None:
         """Read the model's parameters again."""
-        self._problem = self._read(None, None)
+        # Start and emission need no time step; a model in continuous time may have none to offer.
+        self._problem, self._step = self._read(0.0, None), None
 
     def predict(self, dt: float | None = None, u: Tensor | None = None) -> None:
         """Move the state one step.
@@ -45,7 +47,11 @@ class OnlineKalman:
             dt: Time since the last step, for models in continuous time.
             u: Input of the arriving step, `(input,)`.
         """
-        problem = self._problem if dt is None and u is None else self._read(dt, u)
+        if dt is None and u is None:
+            self._step = self._step or self._read(None, None)
+            problem = self._step
+        else:
+            problem = self._read(dt, u)
         self._predict(problem.params, tuple(self._out), self._space)
 
     def update(self, y: Tensor, u: Tensor | None = None) -> float:
@@ -63,7 +69,7 @@ class OnlineKalman:
             raise ValueError(
                 f"`y` must hold {self._model.obs_dim} finite number(s) or NaN, got {values}."
             )
-        problem = self._problem if u is None else self._read(None, u)
+        problem = self._problem if u is None else self._read(0.0, u)
         ll = self._update(problem.params, values, tuple(self._out), self._space)
         self.log_likelihood += ll
         return ll

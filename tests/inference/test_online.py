@@ -61,3 +61,20 @@ def test_wrong_observations_and_states_are_refused() -> None:
     state = filtered.state_dict() | {"mean": torch.zeros(5, 1)}
     with pytest.raises(ValueError, match="belongs to another model"):
         filtered.load_state_dict(state)
+
+
+def test_time_steps_arrive_one_by_one() -> None:
+    model = ds.models.ConstantVelocity(dims=2)
+    steps = torch.tensor([0.0, 0.1, 0.0, 0.4, 0.2], dtype=torch.float64)
+    y = torch.randn(5, 2, dtype=torch.float64)
+    y[2, 1] = torch.nan
+    batch = ds.filter(model, y, dt=steps)
+    filtered = ds.online(model)
+    for t in range(5):
+        if t > 0:
+            filtered.predict(dt=float(steps[t]))
+        filtered.update(y[t])
+    torch.testing.assert_close(filtered.mean, batch.mean[-1])
+    torch.testing.assert_close(filtered.cov, batch.cov[-1])
+    with pytest.raises(ValueError, match="`dt` is missing"):
+        filtered.predict()
