@@ -44,6 +44,7 @@ def _model() -> DeepMarkov:
 
 def test_two_models_in_one_process_both_train() -> None:
     """Pyro's global store would leave the second as it was, without a word."""
+    pyro.clear_param_store()  # other tests use Pyro's own trainer
     series = _wave()
     records, weights = [], []
     for width in (8, 8, 12):
