@@ -65,7 +65,7 @@ def test_gradient_by_every_number(name: str) -> None:
     leaves = [x.clone().requires_grad_() for x in _leaves(given.params)]
     ll = Kalman().log_likelihood(Given(_rebuild(leaves)), Series(given.y)).sum()
     grads = torch.autograd.grad(ll, leaves)
-    rounding = np.finfo(float).eps * abs(float(ll))
+    rounding = np.finfo(float).eps * abs(float(ll.detach()))
     model = decimals(given.params)
     for field, ours in zip(NAMES, grads, strict=True):
         directions = _directions(
