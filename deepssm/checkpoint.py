@@ -62,18 +62,37 @@ def save(path: str | Path, config: Mapping[str, Any], **modules: nn.Module) -> N
     Raises:
         ValueError: `config` is not plain data, or a tensor holds NaN.
     """
+    tensors = {
+        f"{prefix}.{name}": tensor
+        for prefix, module in modules.items()
+        for name, tensor in _state(module).items()
+    }
+    save_tensors(path, config, tensors, "`modules`")
+
+
+def save_tensors(
+    path: str | Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str
+) -> None:
+    """Write named tensors and plain data to one file; `load` reads them back.
+
+    Args:
+        path: The file.
+        config: Plain data, kept as JSON.
+        tensors: Numbers by name.
+        where: What an error calls them.
+
+    Raises:
+        ValueError: `config` is not plain data, or a tensor holds NaN.
+    """
     from safetensors.torch import save as to_bytes
 
-    tensors = {}
-    for prefix, module in modules.items():
-        for name, tensor in _state(module).items():
-            tensors[f"{prefix}.{name}"] = tensor.detach().cpu().contiguous().clone()
-    _reject_nan(tensors, "`modules`")
+    kept = {name: x.detach().cpu().contiguous().clone() for name, x in tensors.items()}
+    _reject_nan(kept, where)
     try:
         text = json.dumps(config, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ValueError(f"`config` must be plain JSON data: {error}.") from None
-    write_bytes(path, to_bytes(tensors, {"format": FORMAT, "config": text}))
+    write_bytes(path, to_bytes(kept, {"format": FORMAT, "config": text}))
 
 
 def load(path: str | Path) -> Checkpoint:

@@ -45,3 +45,4 @@ from .robust import Huber as Huber
 from .robust import StudentT as StudentT
 from .svi import SVI as SVI
 from .switching import Switching as Switching
+from .tensorboard import TensorBoard as TensorBoard

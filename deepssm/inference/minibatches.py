@@ -2,34 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..base import Series
 from ..sequences import observed_steps
 
 
-def minibatches(
-    series: Series,
-    batch_size: int,
-    window: int | None,
-    generator: torch.Generator | None = None,
-) -> Iterator[Series]:
-    """Yield batches for ever: shuffled series, or random windows where they are longer.
+class Minibatches:
+    """Batches for ever: shuffled series, or random windows where series are longer than one.
 
     Args:
         series: Data with one batch axis, `(series, time, ...)`.
         batch_size: Series or windows in a batch.
         window: Steps of a window; series no longer than that are used whole.
-        generator: Drives the shuffling.
+        generator: Drives the shuffling; torch's global state if `None`.
+        bucketed: Whether series of like length share a batch, so that little is padding; a
+            series is still drawn once an epoch.
+
+    Attributes:
+        plan: Rows still to come in this epoch, `(batches, batch_size)`, -1 where a batch is not
+            full. With the state of the generator it is all that a resumed training needs.
     """
-    if window is None or series.time <= window:
-        yield from _whole(series, batch_size, generator)
-        return
-    while True:
-        yield _windows(series, batch_size, window, generator)
+
+    def __init__(
+        self,
+        series: Series,
+        batch_size: int,
+        window: int | None,
+        generator: torch.Generator | None = None,
+        *,
+        bucketed: bool = False,
+    ) -> None:
+        self.series, self.generator, self.bucketed = series, generator, bucketed
+        self.whole = window is None or series.time <= window
+        self.window = series.time if window is None else window
+        self.size = min(batch_size, len(series.y)) if self.whole else batch_size
+        self.plan = torch.empty(0, self.size, dtype=torch.long)
+
+    def __iter__(self) -> Minibatches:
+        return self
+
+    def __next__(self) -> Series:
+        """Return the next batch."""
+        if not self.whole:
+            return _windows(self.series, self.size, self.window, self.generator)
+        if not len(self.plan):
+            self.plan = self._epoch()
+        rows, self.plan = self.plan[0], self.plan[1:]
+        return trim(_rows(self.series, rows[rows >= 0]))
+
+    def _epoch(self) -> Tensor:
+        order = torch.randperm(len(self.series.y), generator=self.generator)
+        if self.bucketed:
+            # Shuffled before a stable sort: series of one length meet others every epoch.
+            lengths = observed_steps(self.series.y).sum(-1).cpu()
+            order = order[lengths[order].argsort(stable=True)]
+        plan = F.pad(order, (0, -len(order) % self.size), value=-1).reshape(-1, self.size)
+        if self.bucketed:
+            plan = plan[torch.randperm(len(plan), generator=self.generator)]
+        return plan
 
 
 def flatten(series: Series) -> Series:
@@ -71,14 +104,6 @@ def evaluation_batch(series: Series, size: int, window: int | None) -> Series:
     rows, index = chosen // per_series, chosen % per_series
     start = (index * window).clamp_max(series.time - window)
     return _cut(series, rows, start, window)
-
-
-def _whole(series: Series, batch_size: int, generator: torch.Generator | None) -> Iterator[Series]:
-    count = len(series.y)
-    while True:
-        order = torch.randperm(count, generator=generator)
-        for rows in order.split(min(batch_size, count)):
-            yield trim(_rows(series, rows))
 
 
 def _windows(

@@ -6,20 +6,32 @@ import math
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
 
 import pyro
 import torch
 from torch import Tensor, nn
 
 from ..base import Series, StateSpaceModel
+from ..interruption import deferred_interrupt
 from ..results import Learned
 from ..sequences import seeded
+from . import distributed
 from .amortized import Amortized
 from .elbo import bound, negative_elbo
 from .guides import default_guide
-from .minibatches import evaluation_batch, flatten, minibatches
+from .journal import Callback, Journal
+from .minibatches import Minibatches, evaluation_batch, flatten
 from .overshooting import forecast_score
 from .training_state import Keeper, best_line, check_finite
+
+Objective = Callable[..., nn.Module]
+"""`(model, guide, *, num_particles)` to `loss(y, u, dt, kl_weight, scale)`, which is minimised.
+
+A loss may have weights of its own in a module `loss.state`, and `loss.bound(series)` in nats where
+its best weights are not those of the largest evidence lower bound.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +63,14 @@ class SVI:
         overshoot: Steps at the end of each window that are also forecast without their
             observations and scored by CRPS; 0 does not.
         overshoot_weight: Weight of that score beside the bound per step.
+        objective: What is maximised; `None` is the evidence lower bound with analytic divergence.
+        bucketed: Whether whole series of like length share a batch.
+        precision: `"bfloat16"` runs matrix products in half the bits, for GPUs.
+        folder: Where checkpoints and `metrics.jsonl` are written while training; Ctrl-C writes
+            one too, and then returns the best weights so far.
+        checkpoint_every: Steps between checkpoints.
+        resume: Go on from the checkpoint in `folder`, if there is one, as if never stopped.
+        callbacks: Called with every record of the history, such as `TensorBoard(folder)`.
 
     Source: Kingma, Welling (2014); Krishnan, Shalit, Sontag (2017), algorithm 1.
     """
@@ -71,6 +91,13 @@ class SVI:
     hidden: int = 32
     overshoot: int = 0
     overshoot_weight: float = 1.0
+    objective: Objective | None = None
+    bucketed: bool = False
+    precision: Literal["full", "bfloat16"] = "full"
+    folder: str | Path | None = None
+    checkpoint_every: int = 200
+    resume: bool = False
+    callbacks: tuple[Callback, ...] = ()
 
     def fit(
         self,
@@ -92,7 +119,8 @@ class SVI:
             `history` in nats per observed step: `elbo`, `reconstruction`, `divergence`.
 
         Raises:
-            ValueError: nothing was observed, or nothing is left to learn.
+            ValueError: nothing was observed, nothing is left to learn, `resume` finds another
+                model's checkpoint, or `torchrun` is set up so that processes train apart.
             FloatingPointError: the loss stayed non-finite after all rescues.
         """
         data = flatten(series)
@@ -109,66 +137,83 @@ class SVI:
     def _train(
         self, model: StateSpaceModel, guide: nn.Module, data: Series, progress: bool
     ) -> Learned:
-        parameters = [p for p in (*model.parameters(), *guide.parameters()) if p.requires_grad]
+        if self.resume and self.folder is None:
+            raise ValueError("`resume` needs `folder`, where the checkpoint is, got None.")
+        loss = (self.objective or negative_elbo)(model, guide, num_particles=self.num_particles)
+        own = getattr(loss, "state", None)
+        modules = nn.ModuleList([model, guide] if own is None else [model, guide, own])
+        parameters = [p for p in modules.parameters() if p.requires_grad]
         if not parameters:
             raise ValueError("`model` and `guide` have no free parameter: nothing can be learnt.")
+        distributed.check_set_up(modules, len(data.y))
         optimizer = torch.optim.Adam(
             parameters, lr=self.learning_rate, weight_decay=self.weight_decay
         )
+        run = _Run(model, guide, loss, distributed.replicate(loss), Keeper(modules, optimizer))
+        stopped = self._run(run, data, progress)
+        run.keeper.restore_best()
+        return self._learned(guide, data, run.keeper, stopped)
+
+    def _run(self, run: _Run, data: Series, progress: bool) -> str:
+        """Train, and return a sentence if the user interrupted it."""
+        keeper, journal = run.keeper, Journal(self.folder, self.callbacks)
         trial = evaluation_batch(data, 4 * self.batch_size, self.window)
-        keeper = Keeper(nn.ModuleList([model, guide]), optimizer)
-        batches = minibatches(data, self.batch_size, self.window)
-        loss = negative_elbo(model, guide, num_particles=self.num_particles)
-        interrupted = False
+        batches = Minibatches(data, self.batch_size, self.window, bucketed=self.bucketed)
+        first = journal.resume(keeper, batches) if self.resume else 0
+        journal.begin(keeper.history)
+        own = getattr(run.loss, "bound", None)
         try:
-            for step in _progress(self.steps, progress, keeper):
-                self._step(step, loss, next(batches), optimizer, parameters, keeper)
-                if (step + 1) % self.report_every == 0 or step + 1 == self.steps:
-                    keeper.report(step + 1, _evaluate(model, guide, trial))
+            with deferred_interrupt() as interruption:
+                for step in _progress(range(first, self.steps), progress, keeper):
+                    self._step(step, run, next(batches))
+                    done = step + 1
+                    if done % self.report_every == 0 or done == self.steps:
+                        record = distributed.mean_record(
+                            _evaluate(run.model, run.guide, trial, own)
+                        )
+                        keeper.report(done, record)
+                        journal.record(keeper.history[-1])
+                    if done % self.checkpoint_every == 0 or interruption.asked:
+                        journal.save(done, keeper, batches)
+                    if interruption.asked:
+                        break
                     if self.patience is not None and keeper.since_best >= self.patience:
                         break
+                else:
+                    journal.save(self.steps, keeper, batches)
         except KeyboardInterrupt:
-            interrupted = True
-        keeper.restore_best()
-        return self._learned(guide, data, keeper, interrupted)
+            return journal.interrupted()
+        return journal.interrupted() if interruption.asked else ""
 
-    def _step(
-        self,
-        step: int,
-        loss: Callable[..., Tensor],
-        batch: Series,
-        optimizer: torch.optim.Optimizer,
-        parameters: list[nn.Parameter],
-        keeper: Keeper,
-    ) -> None:
+    def _step(self, step: int, run: _Run, batch: Series) -> None:
         weight = self.kl_start + (1 - self.kl_start) * min(step / max(self.kl_warmup, 1), 1.0)
-        if not any(True for _ in loss.guide.guide.parameters()):  # type: ignore[attr-defined]
+        if not any(True for _ in run.guide.parameters()):
             weight = 1.0  # A guide without weights cannot collapse; it fits the bound itself.
-        for group in optimizer.param_groups:
+        keeper = run.keeper
+        for group in keeper.optimizer.param_groups:
             group["lr"] = self.learning_rate * keeper.caution * _schedule(step / self.steps)
-        optimizer.zero_grad(set_to_none=True)
+        keeper.optimizer.zero_grad(set_to_none=True)
         with warnings.catch_warnings():
             # Pyro warns of NaN and goes on; here it is dealt with below.
             warnings.filterwarnings("ignore", "Encountered NaN", UserWarning)
-            value = loss(*batch, weight, 1.0 / max(_count(batch), 1))
-            if self.overshoot and batch.y.shape[1] > self.overshoot:
-                value = value + self.overshoot_weight * forecast_score(
-                    loss.model.model, loss.guide.guide, batch, self.overshoot
-                )
+            with torch.autocast(
+                batch.y.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"
+            ):
+                value = run.replica(*batch, weight, 1.0 / max(_count(batch), 1))
+                if self.overshoot and batch.y.shape[1] > self.overshoot:
+                    value = value + self.overshoot_weight * forecast_score(
+                        run.model, run.guide, batch, self.overshoot
+                    )
             value.backward()
-        norm = nn.utils.clip_grad_norm_(parameters, self.clip)
-        if check_finite(value, norm):
-            optimizer.step()
+        norm = nn.utils.clip_grad_norm_(keeper.modules.parameters(), self.clip)
+        if distributed.agreed(check_finite(value, norm), value.device):
+            keeper.optimizer.step()
         else:
-            keeper.rescue(step, _culprit(loss, batch), batch, self.max_rescues)
+            keeper.rescue(step, _culprit(run, batch), batch, self.max_rescues)
 
-    def _learned(
-        self, guide: nn.Module, data: Series, keeper: Keeper, interrupted: bool
-    ) -> Learned:
+    def _learned(self, guide: nn.Module, data: Series, keeper: Keeper, stopped: str) -> Learned:
         best = keeper.best
-        notes = list(keeper.warnings)
-        if interrupted:
-            notes.append("Training was interrupted; the best weights so far are in place.")
+        notes = [*keeper.warnings, *([stopped] if stopped else [])]
         diagnostics = {
             "elbo_per_step": best["elbo"],
             "divergence_per_step": best["divergence"],
@@ -185,25 +230,42 @@ def _schedule(fraction: float) -> float:
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (fraction - 0.05) / 0.95))
 
 
-def _evaluate(model: StateSpaceModel, guide: nn.Module, trial: Series) -> dict[str, float]:
+class _Run(NamedTuple):
+    """One training: `replica` is the loss, or what `torch.distributed` makes of it."""
+
+    model: StateSpaceModel
+    guide: nn.Module
+    loss: nn.Module
+    replica: nn.Module
+    keeper: Keeper
+
+
+def _evaluate(
+    model: StateSpaceModel,
+    guide: nn.Module,
+    trial: Series,
+    own: Callable[[Series], Tensor] | None = None,
+) -> dict[str, float]:
     """Return the un-annealed bound on a fixed batch with fixed noise, in nats per step."""
     generator = torch.Generator(trial.y.device).manual_seed(0)
+    count = max(_count(trial), 1)
     with torch.no_grad(), seeded(generator):
         parts = bound(model, guide, trial)
-    count = max(_count(trial), 1)
+        tighter = {} if own is None else {"bound": float(own(trial).sum()) / count}
     reconstruction = float(parts.reconstruction.sum()) / count
     divergence = float(parts.divergence.sum()) / count
     return {
         "elbo": reconstruction - divergence,
         "reconstruction": reconstruction,
         "divergence": divergence,
+        **tighter,
     }
 
 
-def _culprit(loss: Callable[..., Tensor], batch: Series) -> str:
+def _culprit(run: _Run, batch: Series) -> str:
     """Name the site whose term of the bound is not finite."""
     with torch.no_grad():
-        parts = bound(loss.model.model, loss.guide.guide, batch)  # type: ignore[attr-defined]
+        parts = bound(run.model, run.guide, batch)
     if not check_finite(parts.divergence):
         return "site `z`"
     return "the gradient" if check_finite(parts.reconstruction) else "site `y`"
@@ -214,13 +276,13 @@ def _count(series: Series) -> int:
     return int((~torch.isnan(series.y)).any(-1).sum())
 
 
-def _progress(steps: int, show: bool, keeper: Keeper) -> Iterator[int]:
+def _progress(steps: range, show: bool, keeper: Keeper) -> Iterator[int]:
     if not show:
-        yield from range(steps)
+        yield from steps
         return
     from tqdm import tqdm
 
-    with tqdm(range(steps), desc="SVI", unit="step", mininterval=0.5) as bar:
+    with tqdm(steps, desc="SVI", unit="step", mininterval=0.5) as bar:
         for step in bar:
             yield step
             if keeper.history:

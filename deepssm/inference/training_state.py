@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,13 +37,14 @@ class Keeper:
 
     def report(self, step: int, record: dict[str, float]) -> None:
         """Add a record to the history, and keep the weights where they are the best so far."""
-        self.history.append({"step": float(step), "objective": record["elbo"], **record})
-        if not math.isfinite(record["elbo"]):
+        score = record.get("bound", record["elbo"])
+        self.history.append({"step": float(step), "objective": score, **record})
+        if not math.isfinite(score):
             return
         self.good_state = copy.deepcopy(self.modules.state_dict())
         self.good_optimizer = copy.deepcopy(self.optimizer.state_dict())
         self.since_best += 1
-        if record["elbo"] > self.best["elbo"]:
+        if score > self.best.get("bound", self.best["elbo"]):
             self.best, self.since_best, self.best_state = record, 0, self.good_state
 
     def rescue(self, step: int, where: str, batch: Series, most: int) -> None:
@@ -76,6 +79,79 @@ class Keeper:
     def restore_best(self) -> None:
         """Put the best weights in place."""
         self.modules.load_state_dict(self.best_state)
+
+    def saved(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return everything as named tensors and plain data, for a checkpoint."""
+        states = {"now": self.modules.state_dict(), "good": self.good_state}
+        if self.best_state is not self.good_state:
+            states["best"] = self.best_state
+        tensors = {f"{k}.{name}": x for k, state in states.items() for name, x in state.items()}
+        optimizers = {
+            "optimizer": self.optimizer.state_dict(),
+            "good_optimizer": self.good_optimizer,
+        }
+        for prefix, state in optimizers.items():
+            for index, moments in state["state"].items():
+                tensors |= {f"{prefix}.{index}.{name}": x for name, x in moments.items()}
+        config = {
+            "history": [_plain(record) for record in self.history],
+            "best": _plain(self.best),
+            "warnings": self.warnings,
+            "counts": [self.since_best, self.rescues],
+            "caution": self.caution,
+        }
+        return tensors, config
+
+    def load_saved(self, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+        """Go back to what `saved` returned.
+
+        Raises:
+            ValueError: it belongs to another model or guide.
+        """
+        own = self.modules.state_dict()
+        wrong = [
+            n for n, x in own.items() if getattr(tensors.get(f"now.{n}"), "shape", 0) != x.shape
+        ]
+        if wrong:
+            raise ValueError(
+                f"`resume`: the checkpoint holds another model or guide; {wrong[0]} is the first "
+                "of its parameters that does not fit. Build both as in the first run."
+            )
+        self.good_state = _like(own, tensors, "good")
+        self.best_state = self.good_state
+        if any(name.startswith("best.") for name in tensors):
+            self.best_state = _like(own, tensors, "best")
+        self.modules.load_state_dict(_like(own, tensors, "now"))
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict(_optimizer(tensors, "optimizer", groups))
+        self.good_optimizer = _optimizer(tensors, "good_optimizer", groups)
+        self.history = [_floats(record) for record in config["history"]]
+        self.best, self.warnings = _floats(config["best"]), list(config["warnings"])
+        self.since_best, self.rescues = config["counts"]
+        self.caution = config["caution"]
+
+
+def _like(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Any]:
+    return {name: tensors[f"{prefix}.{name}"].to(x.device) for name, x in own.items()}
+
+
+def _optimizer(tensors: Mapping[str, Tensor], prefix: str, groups: object) -> dict[str, Any]:
+    """Return an optimiser's state dictionary from the tensors called `prefix.index.name`."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for full, tensor in tensors.items():
+        head, _, rest = full.partition(".")
+        index, _, name = rest.partition(".")
+        if head == prefix and index.isdigit():
+            state.setdefault(int(index), {})[name] = tensor
+    return {"state": state, "param_groups": groups}
+
+
+def _plain(record: Mapping[str, float]) -> dict[str, Any]:
+    return {name: str(x) if not math.isfinite(x) else x for name, x in record.items()}
+
+
+def _floats(record: Mapping[str, Any]) -> dict[str, float]:
+    return {name: float(x) for name, x in record.items()}
 
 
 def check_finite(*values: Tensor) -> bool:

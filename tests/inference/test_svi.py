@@ -17,7 +17,7 @@ from deepssm.inference.amortized import Amortized
 from deepssm.inference.elbo import GuideProgram
 from deepssm.inference.guides import SmoothingGuide
 from deepssm.inference.linearized_guide import LinearizedGuide
-from deepssm.inference.minibatches import evaluation_batch, flatten, minibatches
+from deepssm.inference.minibatches import Minibatches, evaluation_batch, flatten
 from deepssm.inference.svi import SVI
 from deepssm.models.deep_markov import DeepMarkov
 from deepssm.models.emissions import BernoulliEmission
@@ -277,11 +277,11 @@ def test_users_own_pyro_works(module_local: bool) -> None:
 
 def test_minibatches_cover_an_epoch_once_and_cut_windows() -> None:
     y = torch.arange(7.0)[:, None, None].expand(7, 10, 1)
-    batches = minibatches(Series(y), 3, None, torch.Generator().manual_seed(0))
+    batches = Minibatches(Series(y), 3, None, torch.Generator().manual_seed(0))
     first = torch.cat([next(batches).y[:, 0, 0] for _ in range(3)])
     assert sorted(first.tolist()) == list(range(7))
     ramp = torch.arange(50.0)[None, :, None]
-    window = next(minibatches(Series(ramp), 4, 8))
+    window = next(Minibatches(Series(ramp), 4, 8))
     assert window.y.shape == (4, 8, 1)
     assert (window.y.diff(dim=1) == 1).all()
     trial = evaluation_batch(Series(ramp), 64, 8)

@@ -1,0 +1,207 @@
+"""Training that stops, goes on, tells what it does, and runs in several processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from deepssm.base import Series
+from deepssm.inference.amortized import Amortized
+from deepssm.inference.guides import SmoothingGuide
+from deepssm.inference.minibatches import Minibatches
+from deepssm.inference.svi import SVI
+from deepssm.inference.tensorboard import TensorBoard
+from deepssm.models.deep_markov import DeepMarkov
+from deepssm.results import Learned
+
+
+def _series(count: int = 5, time: int = 12) -> Series:
+    g = torch.Generator().manual_seed(0)
+    y = torch.randn(count, time, 2, generator=g).cumsum(1)
+    y[torch.rand(y.shape, generator=g) < 0.1] = torch.nan
+    y[1, 8:] = torch.nan
+    return Series(y)
+
+
+def _fit(folder: Path | None, **changes: object) -> tuple[dict[str, Tensor], Learned]:
+    torch.manual_seed(7)
+    model = DeepMarkov(2, 3, hidden=8)
+    guide = SmoothingGuide(2, 3, hidden=8)
+    plan = SVI(guide, steps=20, batch_size=2, report_every=4, folder=folder, window=None)
+    method = replace(plan, **changes)  # type: ignore[arg-type]
+    generator = torch.Generator().manual_seed(3)
+    learned = method.fit(model, _series(), progress=False, generator=generator)
+    assert isinstance(learned.method, Amortized)
+    both = {"model": model, "guide": learned.method.guide}
+    return {f"{k}.{n}": x for k, m in both.items() for n, x in m.state_dict().items()}, learned
+
+
+def _stop_at(step: int) -> object:
+    def callback(record: Mapping[str, float]) -> None:
+        if record["step"] == step:
+            signal.raise_signal(signal.SIGINT)
+
+    return callback
+
+
+@pytest.mark.parametrize("bucketed", [False, True])
+def test_a_resumed_training_is_the_uninterrupted_one_bit_for_bit(
+    tmp_path: Path, bucketed: bool
+) -> None:
+    """The stop falls inside an epoch; optimiser, batches, random state and history go on."""
+    whole, straight = _fit(None, bucketed=bucketed)
+    folder = tmp_path / "run"
+    _, first = _fit(folder, bucketed=bucketed, callbacks=(_stop_at(8),))
+    assert [record["step"] for record in first.history] == [4, 8]
+    assert "interrupted" in first.warnings[0]
+    assert str(folder / "training.safetensors") in first.warnings[0]
+    resumed, second = _fit(folder, bucketed=bucketed, resume=True)
+    assert second.history == straight.history
+    assert second.objective == straight.objective
+    for name, value in whole.items():
+        assert torch.equal(value, resumed[name]), name
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == straight.history
+
+
+def test_periodic_checkpoints_survive_a_death(tmp_path: Path) -> None:
+    """A process that dies without a word goes on from the last periodic checkpoint."""
+
+    def die(record: Mapping[str, float]) -> None:
+        if record["step"] == 16:
+            raise RuntimeError("killed")
+
+    whole, _ = _fit(None)
+    with pytest.raises(RuntimeError, match="killed"):
+        _fit(tmp_path, checkpoint_every=6, callbacks=(die,))
+    resumed, _ = _fit(tmp_path, resume=True)
+    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
+
+
+def test_a_finished_training_is_not_trained_again(tmp_path: Path) -> None:
+    whole, first = _fit(tmp_path)
+    again, second = _fit(tmp_path, resume=True)
+    assert second.history == first.history
+    assert all(torch.equal(value, again[name]) for name, value in whole.items())
+
+
+def test_metrics_are_there_while_training_runs(tmp_path: Path) -> None:
+    counts: list[int] = []
+
+    def look(record: Mapping[str, float]) -> None:
+        counts.append(len((tmp_path / "metrics.jsonl").read_text().splitlines()))
+
+    _fit(tmp_path, callbacks=(look,))
+    assert counts == [1, 2, 3, 4, 5]
+
+
+def test_the_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
+    _fit(tmp_path)
+    with pytest.raises(ValueError, match="`resume`: the checkpoint holds another model"):
+        _fit(tmp_path, guide=SmoothingGuide(2, 3, hidden=9), resume=True)
+    with pytest.raises(ValueError, match="`resume`: .* batches of 2, now there are 1 and 3"):
+        _fit(tmp_path, batch_size=3, resume=True)
+    with pytest.raises(ValueError, match="`resume` needs `folder`"):
+        _fit(None, resume=True)
+
+
+def test_tensorboard_gets_every_number(tmp_path: Path) -> None:
+    class Writer:
+        curves: list[tuple[str, float, int]] = []
+
+        def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None:
+            self.curves.append((tag, scalar_value, global_step))
+
+        def flush(self) -> None:
+            pass
+
+    _, learned = _fit(None, callbacks=(TensorBoard(writer=Writer()),))
+    elbo = [(value, step) for tag, value, step in Writer.curves if tag == "training/elbo"]
+    assert elbo == [(record["elbo"], record["step"]) for record in learned.history]
+
+
+def test_tensorboard_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'deepssm\[tensorboard\]'"):
+        TensorBoard("runs")
+
+
+def test_half_precision_trains_to_nearly_the_same_bound() -> None:
+    _, full = _fit(None)
+    _, half = _fit(None, precision="bfloat16")
+    assert half.history[-1]["elbo"] != full.history[-1]["elbo"]
+    assert half.history[-1]["elbo"] == pytest.approx(full.history[-1]["elbo"], abs=0.2)
+
+
+def test_buckets_hold_series_of_like_length_and_all_of_them() -> None:
+    g = torch.Generator().manual_seed(0)
+    lengths = torch.randint(3, 40, (23,), generator=g)
+    y = torch.arange(23.0)[:, None, None].repeat(1, 40, 1)
+    y[torch.arange(40) >= lengths[:, None]] = torch.nan
+    padded: dict[bool, int] = {}
+    for bucketed in (False, True):
+        batches = Minibatches(Series(y), 4, None, g, bucketed=bucketed)
+        for _ in range(2):
+            epoch = [next(batches).y for _ in range(6)]
+            rows = sorted(int(row[0, 0]) for batch in epoch for row in batch)
+            assert rows == list(range(23))
+        padded[bucketed] = sum(batch.shape[0] * batch.shape[1] for batch in epoch)
+    assert padded[True] < 1.25 * int(lengths.sum()) < padded[False]
+
+
+def test_processes_that_do_not_know_each_other_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="`torchrun` started 2 processes that do not know"):
+        _fit(None)
+
+
+def _train_in_a_group(rank: int, store: str, wrong: bool) -> None:
+    os.environ["WORLD_SIZE"] = "2"
+    torch.distributed.init_process_group("gloo", f"file://{store}", rank=rank, world_size=2)
+    torch.manual_seed(rank)  # different starts, on purpose: the first process's must rule
+    hidden = 8 + int(wrong and rank == 1)
+    model, guide = DeepMarkov(2, 3, hidden=hidden), SmoothingGuide(2, 3, hidden=8)
+    series = _series()
+    own = Series(series.y[:3] if rank == 0 else series.y[3:])
+    method = SVI(guide, steps=12, batch_size=2, report_every=4, folder=f"{store}.run")
+    try:
+        learned = method.fit(model, own, progress=False)
+        state = torch.cat(
+            [p.detach().flatten() for p in (*model.parameters(), *guide.parameters())]
+        )
+        torch.save((state, learned.history), f"{store}.{rank}")
+    except ValueError as error:
+        torch.save(str(error), f"{store}.{rank}")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wrong", [False, True])
+def test_two_processes_end_with_equal_parameters(tmp_path: Path, wrong: bool) -> None:
+    """Each has its own series and its own first weights; unequal models are refused."""
+    store = str(tmp_path / "store")
+    context = torch.multiprocessing.get_context("spawn")
+    workers = [context.Process(target=_train_in_a_group, args=(r, store, wrong)) for r in (0, 1)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+        assert worker.exitcode == 0
+    found = [torch.load(f"{store}.{rank}") for rank in (0, 1)]
+    if wrong:
+        assert all("must have the same learnt parameters" in text for text in found)
+        return
+    assert torch.equal(found[0][0], found[1][0])
+    assert found[0][1] == found[1][1]
+    assert (Path(f"{store}.run") / "training-1.safetensors").is_file()
