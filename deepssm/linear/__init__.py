@@ -33,6 +33,7 @@ from .recurrence import View as View
 from .recurrence import looped as looped
 from .recurrence import scanned as scanned
 from .riccati import SteadyState as SteadyState
+from .riccati import adjoint_innovations as adjoint_innovations
 from .riccati import backward_innovations as backward_innovations
 from .riccati import innovations as innovations
 from .riccati import lyapunov as lyapunov

@@ -40,10 +40,10 @@ def steady_state(A: Tensor, C: Tensor, Q: Tensor, R: Tensor) -> SteadyState:
         A: Transition, `(*batch, n, n)`; unit roots are fine where noise drives and data see them.
         C: Emission, `(*batch, p, n)`.
         Q: Process noise, `(*batch, n, n)`, positive semi-definite.
-        R: Observation noise, `(*batch, p, p)`, positive definite.
+        R: Observation noise, `(*batch, p, p)`; it may be singular where `C Q C'` makes up for it.
 
     Raises:
-        ValueError: `R` is singular.
+        ValueError: `R + C Q C'` is singular.
 
     Source: Chu, Fan & Lin (2005), Linear Algebra and its Applications 396; Hewer (1971), IEEE
         Transactions on Automatic Control 16(4).
@@ -83,7 +83,7 @@ def innovations(
         A system in discrete time with `n` states and `n` outputs.
 
     Raises:
-        ValueError: `R` is singular.
+        ValueError: `R + C Q C'` is singular.
 
     Source: Anderson & Moore (1979), Optimal Filtering, section 9.2.
     """
@@ -110,7 +110,7 @@ def backward_innovations(
         steady: The steady state, if it is at hand.
 
     Raises:
-        ValueError: `R` is singular.
+        ValueError: `R + C Q C'` is singular.
 
     Source: Anderson & Moore (1979), Optimal Filtering, section 7.4.
     """
@@ -119,6 +119,34 @@ def backward_innovations(
     filtered = (eye - steady.gain @ C) @ steady.cov
     J = filtered @ A.mT @ torch.linalg.pinv(steady.cov, hermitian=True)
     return LinearSystem(Dense(J), torch.cat([eye - J @ A, -J], -1), eye, None, None)
+
+
+def adjoint_innovations(
+    A: Tensor, C: Tensor, Q: Tensor, R: Tensor, *, steady: SteadyState | None = None
+) -> LinearSystem:
+    """Return the transpose of the steady filter, a smoother without an inverse of `P`.
+
+    State and output are `r_t = (A - K C A)' r_{t+1} + A' C' S^-1 v_{t+1}`, the derivative of the
+    likelihood of all later data by the filtered mean, so that `z_t + P_f r_t` is the smoothed
+    mean. The input is the innovation `v = y - C a - d` of the predicted mean `a`. Run with
+    `reverse=True`, output `t` is `r_{t-1}`; it starts from zero after the last observation.
+
+    Args:
+        A: Transition, `(*batch, n, n)`.
+        C: Emission, `(*batch, p, n)`.
+        Q: Process noise, `(*batch, n, n)`.
+        R: Observation noise, `(*batch, p, p)`.
+        steady: The steady state, if it is at hand.
+
+    Raises:
+        ValueError: `R + C Q C'` is singular.
+
+    Source: de Jong (1989), Journal of the American Statistical Association 84(408).
+    """
+    steady = steady or steady_state(A, C, Q, R)
+    S = C @ steady.cov @ C.mT + R
+    drive = torch.linalg.solve(S, C @ A).mT
+    return LinearSystem(Dense(steady.transition.mT), drive, _identity(A), None, None)
 
 
 def lyapunov(A: Tensor, Q: Tensor) -> Tensor:
@@ -144,11 +172,23 @@ def lyapunov(A: Tensor, Q: Tensor) -> Tensor:
 
 
 def _doubling(A: Tensor, C: Tensor, Q: Tensor, R: Tensor) -> Tensor:
-    information, singular = torch.linalg.solve_ex(R, C)
+    """Double the steps of the predicted covariance before it takes up its noise: `P = Q + H`.
+
+    An observation of the state before has at least the noise `C Q C' + R`, which is regular
+    where `R` alone may not be.
+    """
+    CQ = C @ Q
+    right = torch.cat(torch.broadcast_tensors(C, CQ), -1)
+    solved, singular = torch.linalg.solve_ex(CQ @ C.mT + R, right)
     if bool(singular.any()):
-        raise ValueError("`R` must be positive definite, got a singular matrix. Add noise to it.")
+        raise ValueError(
+            "`R + C Q C'` must be positive definite, got a singular matrix: some sensor without "
+            "noise repeats another. Add noise to `R`."
+        )
     n = A.shape[-1]
-    a, G, H = A.mT, C.mT @ information, Q
+    information, gain = solved.split(n, -1)
+    G, a = C.mT @ information, (A - A @ gain.mT @ C).mT
+    H = _symmetrize(A @ (Q - CQ.mT @ gain) @ A.mT)
     for _ in range(_ITERATIONS):
         right = torch.cat(torch.broadcast_tensors(a, G), -1)
         Wa, Wg = torch.linalg.solve(_identity(A) + G @ H, right).split(n, -1)
@@ -156,7 +196,7 @@ def _doubling(A: Tensor, C: Tensor, Q: Tensor, R: Tensor) -> Tensor:
         G, H, a = _symmetrize(G + a @ Wg @ a.mT), _symmetrize(H + step), a @ Wa
         if not bool((step.abs() > 1e-3 * torch.finfo(A.dtype).eps * H.abs().amax()).any()):
             break
-    return H
+    return _symmetrize(H + Q)
 
 
 def _newton(cov: Tensor, A: Tensor, C: Tensor, Q: Tensor, R: Tensor) -> Tensor:

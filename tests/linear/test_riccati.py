@@ -12,6 +12,7 @@ from torch import Tensor
 
 from deepssm.linear import (
     View,
+    adjoint_innovations,
     backward_innovations,
     chunked,
     convolved,
@@ -116,10 +117,23 @@ def test_no_steady_state_is_reported(level: float, noise: float, seen: float) ->
     assert not steady_state(A, C, Q, torch.eye(1, dtype=F64)).converged
 
 
-def test_singular_observation_noise_is_refused() -> None:
+def test_singular_observation_noise_is_settled_where_the_state_moves() -> None:
+    """Oracle: a plain recursion; one sensor has no noise, two share theirs."""
+    A, C, Q, _ = model(0, p=3)
+    for noise in (torch.diag(torch.tensor([0.0, 1.0, 2.0])), torch.ones(3, 3)):
+        R = noise.double()
+        P = Q
+        for _ in range(1_000):
+            P = A @ (P - P @ C.mT @ torch.linalg.solve(C @ P @ C.mT + R, C @ P)) @ A.mT + Q
+        steady = steady_state(A, C, Q, R)
+        assert steady.converged
+        torch.testing.assert_close(steady.cov, P, rtol=1e-10, atol=1e-10)
+
+
+def test_a_repeated_sensor_without_noise_is_refused() -> None:
     A, C, Q, _ = model(0)
-    with pytest.raises(ValueError, match="`R` must be positive definite"):
-        steady_state(A, C, Q, torch.ones(2, 2, dtype=F64))
+    with pytest.raises(ValueError, match="`R \\+ C Q C'` must be positive definite"):
+        steady_state(A, C[:1].expand(2, 4), Q, torch.zeros(2, 2, dtype=F64))
 
 
 @pytest.mark.parametrize("view", [None, looped, scanned, chunked, convolved])
@@ -139,6 +153,10 @@ def test_steady_filter_and_smoother_are_linear_systems(view: View | None) -> Non
     for t in reversed(range(299)):
         smoothed.insert(0, means[t] + J @ (smoothed[0] - predicted[t + 1]))
     fed = torch.cat([result[:-1], b[1:]], -1)
+    v = y - torch.stack(predicted) @ C.mT
+    r = adjoint_innovations(A, C, Q, R).apply(v, reverse=True, view=view)[1:]
+    costate = result[:-1] + r @ filtered_cov
+    torch.testing.assert_close(costate, torch.stack(smoothed[:-1]), rtol=1e-11, atol=1e-11)
     back = backward_innovations(A, C, Q, R).apply(fed, result[-1], reverse=True, view=view)
     torch.testing.assert_close(back, torch.stack(smoothed[:-1]), rtol=1e-11, atol=1e-11)
 
