@@ -182,7 +182,9 @@ class LinearSystem(NamedTuple):
                 )
             return Recurrence(*self.structure.realize(self.B, self.C), self.D)
         real = self.B.real
-        step = rate * torch.as_tensor(1.0 if dt is None else dt).to(real.device, real.dtype)
+        # The number type is named: a Python number would pass through the default one, float32.
+        step = torch.as_tensor(1.0 if dt is None else dt, dtype=real.dtype, device=real.device)
+        step = rate * step
         transition, gain, B, C = self.structure.discretize(self.rule, step, self.B, self.C)
         return Recurrence(transition, B, C, self.D, gain if step.ndim else None)
 
