@@ -23,6 +23,7 @@ from .consistency import nis as nis
 from .consistency import normalized_squared_error as normalized_squared_error
 from .leave_one_out import LeaveOneOut as LeaveOneOut
 from .leave_one_out import leave_one_out as leave_one_out
+from .pooling import pool as pool
 from .scores import covered as covered
 from .scores import crps as crps
 from .scores import crps_gaussian as crps_gaussian
