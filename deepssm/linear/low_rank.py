@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .cauchy import cauchy_pairs
 from .discretize import Bilinear, Discretization
 from .structure import Dense
 
@@ -123,9 +124,7 @@ def _response(
     left = torch.cat(_same_batch(rows.conj(), P.conj()), -1)
     right = torch.cat(_same_batch(columns, P), -1)
     weights = (left.mT.unsqueeze(-2) * right.mT.unsqueeze(-3)).flatten(-3, -2)
-    upper = 1 / (1 - nodes - scale * poles[..., None])
-    lower = 1 / (1 - nodes - scale * poles.conj()[..., None])
-    sums = weights @ upper + weights.conj() @ lower
+    sums = cauchy_pairs(poles, weights, 1 - nodes, scale)
     sums = sums.unflatten(-2, (left.shape[-1], right.shape[-1])).movedim(-1, -3)
     m = right.shape[-1] - r
     direct, to_P = sums[..., :p, :m], sums[..., :p, m:]
