@@ -7,6 +7,11 @@ from .deep_markov import DeepMarkov as DeepMarkov
 from .dynamic_factor import DynamicFactor as DynamicFactor
 from .emissions import BernoulliEmission as BernoulliEmission
 from .emissions import GaussianEmission as GaussianEmission
+from .emissions import StudentTEmission as StudentTEmission
+from .emissions_discrete import CategoricalEmission as CategoricalEmission
+from .emissions_discrete import NegativeBinomialEmission as NegativeBinomialEmission
+from .emissions_discrete import PoissonEmission as PoissonEmission
+from .emissions_image import ImageEmission as ImageEmission
 from .hidden_markov import HiddenMarkov as HiddenMarkov
 from .kinematic import ConstantAcceleration as ConstantAcceleration
 from .kinematic import ConstantVelocity as ConstantVelocity
@@ -21,6 +26,8 @@ from .linear_model import LinearModel as LinearModel
 from .lssl import LSSL as LSSL
 from .mamba import Mamba as Mamba
 from .nonlinear import NonlinearGaussian as NonlinearGaussian
+from .presets import deep_kalman_filter as deep_kalman_filter
+from .presets import deep_markov_model as deep_markov_model
 from .s4 import DSS as DSS
 from .s4 import S4 as S4
 from .s4 import S4D as S4D
@@ -57,3 +64,7 @@ from .transitions import GatedTransition as GatedTransition
 from .transitions import LinearTransition as LinearTransition
 from .transitions import MLPTransition as MLPTransition
 from .transitions import ResidualTransition as ResidualTransition
+from .transitions_flow import GraphTransition as GraphTransition
+from .transitions_flow import ODETransition as ODETransition
+from .transitions_mixed import GRUTransition as GRUTransition
+from .transitions_mixed import LocallyLinearTransition as LocallyLinearTransition

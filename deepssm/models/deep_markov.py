@@ -115,8 +115,10 @@ class DeepMarkov(StateSpaceModel):
             spread = rows.std(0, correction=0)
             self.u_loc.copy_(rows.mean(0))
             self.u_spread.copy_(torch.where(spread > 0, spread, torch.ones_like(spread)))
+        initialize = getattr(self.emission_net, "initialize_from", None)
+        if initialize is not None:
+            initialize(series.y)
         if isinstance(self.emission_net, GaussianEmission):
-            self.emission_net.initialize_from(series.y)
             noise = roughness(series.y) / self.emission_net.spread
             if isinstance(self.transition_net, NeuralTransition):
                 self.transition_net.initialize_scale(float(noise.mean().clamp(0.01, 0.5)))

@@ -74,12 +74,51 @@ class GaussianEmission(nn.Module):
             z: `(*axes, state)`.
             u: `(*axes, input)` or `None`.
         """
+        return diagonal_normal(*self.location_scale(z, u))
+
+    def location_scale(self, z: Tensor, u: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return location and scale in the units of `y`, `(*axes, obs)` and `(obs,)`."""
         joined = join(z, u)
         mean = self.linear(joined)
         if self.layer is not None and self.correction is not None:
             mean = mean + self.correction(torch.tanh(self.layer(joined)))
         scale = F.softplus(self.raw_scale) + self.min_scale
-        return diagonal_normal(self.loc + self.spread * mean, self.spread * scale)
+        return self.loc + self.spread * mean, self.spread * scale
+
+
+class StudentTEmission(GaussianEmission):
+    """A `GaussianEmission` with Student's t for noise: single readings may be far off.
+
+    `df = 2.1 + softplus(raw_df)` per component is learnt and starts at 5, so that the variance
+    `scale^2 df / (df - 2)`, which Gaussian filters read, is finite.
+
+    Args:
+        state_dim: Size of `z`.
+        obs_dim: Size of `y`.
+        input_dim: Size of `u`.
+        hidden: Width of the hidden layer; 0 leaves the location linear.
+        min_scale: Floor of the scale, as a fraction of the data's standard deviation.
+
+    Source: Lange, Little, Taylor (1989), Robust statistical modeling using the t distribution.
+    """
+
+    def __init__(
+        self,
+        state_dim: int,
+        obs_dim: int,
+        input_dim: int = 0,
+        hidden: int = 32,
+        *,
+        min_scale: float = 1e-3,
+    ) -> None:
+        super().__init__(state_dim, obs_dim, input_dim, hidden, min_scale=min_scale)
+        self.raw_df = nn.Parameter(torch.full((obs_dim,), inverse_softplus(2.9)))
+
+    def forward(self, z: Tensor, u: Tensor | None = None) -> Independent:
+        """Return `p(y_t | z_t = z, u_t)`; arguments as in `GaussianEmission`."""
+        df = 2.1 + F.softplus(self.raw_df)
+        base = dist.StudentT(df, *self.location_scale(z, u), validate_args=False)
+        return Independent(base, 1, validate_args=False)
 
 
 class BernoulliEmission(nn.Module):
