@@ -39,7 +39,8 @@ def test_counts_are_evened_and_labels_kept() -> None:
 
 def test_crps_is_never_worse_than_the_average_of_its_parts() -> None:
     """The score is convex in the forecast, and these parts lie far apart."""
-    parts = [_gaussian(-1.0, 0.3, 500, 1), _gaussian(2.0, 0.5, 500, 2), _gaussian(0.0, 2.0, 500, 3)]
+    spreads = ((-1.0, 0.3), (2.0, 0.5), (0.0, 2.0))
+    parts = [_gaussian(*spread, 500, seed) for seed, spread in enumerate(spreads)]
     y = torch.tensor([[0.0, 1.0], [-2.0, 3.0], [0.5, 0.1]], dtype=torch.float64)
     average = torch.stack([crps(x, y) for x in parts]).mean(0)
     assert bool((crps(pool(parts), y) <= average + 1e-12).all())
