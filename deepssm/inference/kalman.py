@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, cast
+from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from ..base import LinearGaussianModel, LinearParameters, Series, StateSpaceModel
 from ..results import Filtered, Forecast, Smoothed
+from . import kalman_backends as backends
 from .kalman_arrays import Pass, Problem, prepare
 from .kalman_autograd import autograd_log_likelihood
 from .kalman_diffuse import diffuse_moments, posterior_mix
@@ -29,18 +31,28 @@ class Kalman:
     and so are gaps per component, time-varying parameters and exactly diffuse starts.
 
     Attributes:
-        backend: `"sequential"` is a compiled scalar loop on the CPU whose gradient is a smoother
-            pass; `"autograd"` is a torch loop that can be differentiated any number of times, for
-            proper starts and regular innovations. `"auto"` means `"sequential"`.
+        backend: `"sequential"` is a compiled scalar loop on the CPU, the fastest there.
+            `"stationary"` (constant matrices) runs all steps after the covariance has settled as
+            one `LinearSystem`, on any device; `"scan"` takes `O(log time)` parallel steps, on any
+            device. Where they do not apply (a diffuse start, observations without noise given
+            the state before, a model or gaps that leave most steps unsettled) they hand over to
+            the compiled loop, on CUDA `"stationary"` to `"scan"` first. The gradient of all three
+            is a smoother pass. `"autograd"` is a torch loop that can be differentiated any number
+            of times, for proper starts and regular innovations. `"auto"` is `"sequential"` on the
+            CPU; on CUDA `"stationary"` for constant matrices and `"scan"` for others.
 
     Source: Kalman (1960); Bierman (1977); Durbin & Koopman (2012), ch. 4 to 7.
     """
 
-    backend: Literal["auto", "sequential", "autograd"] = "auto"
+    backend: backends.Backend = "auto"
 
     def filter(self, model: StateSpaceModel, series: Series) -> Filtered:
         """Return filtered and predicted moments and the log-likelihood of each step."""
-        problem, result = self._run(model, series)
+        parameters = _parameters(model, series)
+        run = backends.start(self.backend, parameters, series.y)
+        if run is not None:
+            return backends.filtered(run, parameters, series.y)
+        problem, result = _run(parameters, series.y)
         mean, cov, predicted_mean, predicted_cov = _filter_moments(problem, result)
         return Filtered(
             mean=_restore(mean, problem, series.y),
@@ -53,7 +65,11 @@ class Kalman:
 
     def smooth(self, model: StateSpaceModel, series: Series) -> Smoothed:
         """Return smoothed moments and lag-one covariances."""
-        problem, result = self._run(model, series)
+        parameters = _parameters(model, series)
+        run = backends.start(self.backend, parameters, series.y)
+        if run is not None:
+            return backends.smoothed(run, parameters, series.y)
+        problem, result = _run(parameters, series.y)
         mean, cov, cross = _smooth_moments(problem, result)
         return Smoothed(
             mean=_restore(mean, problem, series.y),
@@ -68,6 +84,9 @@ class Kalman:
         parameters = _parameters(model, series)
         if self.backend == "autograd":
             return autograd_log_likelihood(parameters, series.y)
+        run = backends.start(self.backend, parameters, series.y)
+        if run is not None:
+            return backends.log_likelihood(run, parameters, series.y)
         return exact_log_likelihood(parameters, series.y)
 
     def sample_posterior(
@@ -82,7 +101,8 @@ class Kalman:
         Source: Durbin & Koopman (2002), Biometrika 89, 603-615.
         """
         parameters = _parameters(model, series)
-        return draw_paths(parameters, series.y, num_samples, _smoothed_mean, generator)
+        mean = partial(_smoothed_mean, self.backend)
+        return draw_paths(parameters, series.y, num_samples, mean, generator)
 
     def forecast(
         self,
@@ -122,9 +142,6 @@ class Kalman:
             bad = bad | doubtful & differ(_answer(problem, result), _answer(*other))
         return bad.reshape(problem.batch).to(series.y.device)
 
-    def _run(self, model: StateSpaceModel, series: Series) -> tuple[Problem, Pass]:
-        return _run(_parameters(model, series), series.y)
-
 
 def _parameters(model: StateSpaceModel, series: Series) -> LinearParameters:
     if not hasattr(model, "linear_parameters"):
@@ -162,7 +179,10 @@ def _smooth_moments(problem: Problem, result: Pass) -> tuple[Tensor, Tensor, Ten
     return *diffuse_moments(columns, cov, mix, undetermined), cross
 
 
-def _smoothed_mean(parameters: LinearParameters, y: Tensor) -> Tensor:
+def _smoothed_mean(backend: backends.Backend, parameters: LinearParameters, y: Tensor) -> Tensor:
+    run = backends.start(backend, parameters, y)
+    if run is not None:
+        return backends.smoothed_mean(run, y)
     problem, result = _run(parameters, y)
     return _restore(_smooth_moments(problem, result)[0], problem, y)
 
