@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from . import linear as linear
     from . import models as models
     from . import report as report
+    from .api import disturbances as disturbances
     from .api import filter as filter
     from .api import fit as fit
     from .api import forecast as forecast
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from .evaluation.backtest import backtest as backtest
     from .fitted import Fit as Fit
     from .interop.arviz import to_arviz as to_arviz
+    from .results import Disturbances as Disturbances
     from .results import Filtered as Filtered
     from .results import Forecast as Forecast
     from .results import Simulated as Simulated
@@ -41,15 +43,15 @@ if TYPE_CHECKING:
 _FOLDERS = ("data", "evaluation", "inference", "interop", "linear", "models", "report")
 _HOMES = {
     ".api": (
-        "filter", "fit", "forecast", "log_likelihood", "online", "sample_posterior",
-        "simulate", "smooth",
+        "disturbances", "filter", "fit", "forecast", "log_likelihood", "online",
+        "sample_posterior", "simulate", "smooth",
     ),
     ".base": ("Series", "StateSpaceModel"),
     ".commands.runs": ("load",),
     ".evaluation.backtest": ("backtest",),
     ".fitted": ("Fit",),
     ".interop.arviz": ("to_arviz",),
-    ".results": ("Filtered", "Forecast", "Simulated", "Smoothed"),
+    ".results": ("Disturbances", "Filtered", "Forecast", "Simulated", "Smoothed"),
 }  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from .base import InferenceMethod, LearningMethod, StateSpaceModel
 from .checks import Data, as_series, labels_of, positive
 from .fitted import Fit as Fit
 from .future import extend, future_labels
-from .results import Filtered, Forecast, Simulated, Smoothed
+from .results import Disturbances, Filtered, Forecast, Simulated, Smoothed
 
 if TYPE_CHECKING:
     from .inference.online import OnlineFilter
@@ -78,6 +78,35 @@ def smooth(
     series = as_series(model, y, u, dt, lengths)
     result = _method(model, method).smooth(model, series)
     return result.labelled(labels_of(y).index, model.state_names)
+
+
+def disturbances(
+    model: StateSpaceModel,
+    y: Data,
+    u: Data | None = None,
+    *,
+    dt: Data | float | None = None,
+    lengths: Data | None = None,
+) -> Disturbances:
+    """Estimate the noise of each step from all data: outliers and breaks stand out.
+
+    Args:
+        model: A linear-Gaussian model.
+        y: Observations, `(*batch, time, obs)` or a frame; NaN means missing.
+        u: Inputs, `(*batch, time, input)`.
+        dt: Time steps, a number or `(*batch, time)`.
+        lengths: Valid steps of each series, `(*batch,)`.
+
+    Returns:
+        Smoothed noises of states and observations, and auxiliary residuals with `.unusual()`.
+
+    Raises:
+        ValueError: The model is not linear-Gaussian.
+    """
+    from .inference.disturbances import smoothed_disturbances
+
+    result = smoothed_disturbances(model, as_series(model, y, u, dt, lengths))
+    return result.labelled(*labels_of(y))
 
 
 def log_likelihood(

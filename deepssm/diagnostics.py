@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .base import InferenceMethod, LinearGaussianModel, Series, StateSpaceModel
+from .diagnostics_plot import plot_disturbances as plot_disturbances
 from .diagnostics_plot import plot_residuals as plot_residuals
 from .diagnostics_summary import summary_text as summary_text
 

@@ -10,10 +10,13 @@ from torch import Tensor
 from .base import InferenceMethod, Series, StateSpaceModel
 from .checks import Data, Labels, positive
 from .future import extend, future_labels
-from .results import Filtered, Forecast, Learned, Smoothed
+from .results import Disturbances, Filtered, Forecast, Learned, Smoothed
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
+    from matplotlib.figure import Figure
 
 
 class _FitFields(NamedTuple):
@@ -64,6 +67,12 @@ class Fit(_FitFields):
         result = self.method.smooth(self.model, self.series)
         return result.labelled(self.index, self.model.state_names)
 
+    def disturbances(self) -> Disturbances:
+        """Estimate the noise of each step of the training data; see `deepssm.disturbances`."""
+        from .inference.disturbances import smoothed_disturbances
+
+        return smoothed_disturbances(self.model, self.series).labelled(self.index, self.names)
+
     def log_likelihood(self) -> Tensor:
         """Log-likelihood of each step of the training data, `(*batch, time)`."""
         return self.method.log_likelihood(self.model, self.series)
@@ -89,6 +98,26 @@ class Fit(_FitFields):
         whole = extend(self.model, self.series, horizon, u_future, dt_future)
         result = self.method.forecast(self.model, whole, horizon, num_samples, generator)
         return result.labelled(future_labels(self.labels, horizon), self.names)
+
+    def residuals(self) -> Tensor:
+        """Standardised one-step errors, `(*batch, time, obs)`; see `deepssm.diagnostics`."""
+        from .diagnostics import residuals
+
+        return residuals(self.model, self.series, self.method)
+
+    def plot_residuals(self, component: int = 0, *, lags: int = 20) -> Figure:
+        """Draw the standardised residuals of one observed component of a single series."""
+        from .diagnostics import plot_residuals
+
+        return plot_residuals(self.residuals()[..., component], lags, index=self.index)
+
+    def plot_disturbances(
+        self, threshold: float = 3.0, *, columns: Sequence[str] | None = None
+    ) -> Figure:
+        """Draw auxiliary residuals: outliers and breaks; see `deepssm.disturbances`."""
+        from .diagnostics import plot_disturbances
+
+        return plot_disturbances(self.disturbances(), threshold, columns=columns)
 
     def summary(self) -> str:
         """Return a table of parameters, standard errors and diagnostics as text."""

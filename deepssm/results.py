@@ -83,6 +83,66 @@ class Smoothed(Labelled, _SmoothedFields):
         return _moments_frame(self, self.mean, self.cov, index)
 
 
+class _DisturbancesFields(NamedTuple):
+    state: Tensor
+    state_cov: Tensor
+    state_residual: Tensor
+    observation: Tensor
+    observation_cov: Tensor
+    observation_residual: Tensor
+
+
+class Disturbances(Labelled, _DisturbancesFields):
+    """Smoothed noises `w_t, v_t` given all data, and how unusual each is.
+
+    Auxiliary residuals are smoothed noises over their standard deviations: `N(0, 1)` if the model
+    is right, but correlated in time. A large one of the observation is an outlier, one of a level
+    a break at the step that arrives. NaN where there is no noise, no data, or no second opinion.
+
+    Attributes:
+        state: `E[w_t | y_{1:T}]`, `(*batch, time, state)`; entry 0 is zero: nothing arrives there.
+        state_cov: `Var(w_t | y_{1:T})`, `(*batch, time, state, state)`.
+        state_residual: Auxiliary residuals of the states, `(*batch, time, state)`.
+        observation: `E[v_t | y_{1:T}]`, `(*batch, time, obs)`.
+        observation_cov: `Var(v_t | y_{1:T})`, `(*batch, time, obs, obs)`.
+        observation_residual: Auxiliary residuals of the observations, `(*batch, time, obs)`.
+        state_names: Names of the states, or `None`; not a field.
+
+    Example:
+        >>> import deepssm as ds
+        >>> model = ds.models.LocalLevel(1469.1, noise_variance=15099.0)
+        >>> found = ds.disturbances(model, ds.data.nile()).unusual(3.0)
+        >>> [(date.year, name) for date, name in found.index]
+        [(1899, 'level'), (1913, 'nile')]
+
+    Source: Harvey & Koopman (1992); Durbin & Koopman (2012), sections 4.5 and 7.5.
+    """
+
+    state_names: tuple[str, ...] | None = None
+
+    def to_frame(self, index: pd.Index | None = None) -> pd.DataFrame:
+        """Return auxiliary residuals as a frame with a column for each observation and state."""
+        residuals = torch.cat([self.observation_residual, self.state_residual], -1)
+        columns = {name: residuals[..., i] for i, name in enumerate(self._columns())}
+        return _frame(columns, index if index is not None else self.index)
+
+    def unusual(self, threshold: float = 3.0) -> pd.Series:
+        """Return the auxiliary residuals beyond `threshold` deviations, largest first.
+
+        Args:
+            threshold: In standard deviations; among `n` residuals of a right model about
+                `0.0027 n` lie beyond 3.
+        """
+        residuals: Any = self.to_frame().stack()
+        large = residuals[residuals.abs() > threshold].rename("residual")
+        return large.sort_values(key=lambda x: -x.abs())
+
+    def _columns(self) -> tuple[str, ...]:
+        sizes = self.observation.shape[-1], self.state.shape[-1]
+        observed = self.names or _default_names("y", sizes[0])
+        return (*observed, *(self.state_names or _default_names("z", sizes[1])))
+
+
 class _SimulatedFields(NamedTuple):
     z: Tensor
     y: Tensor

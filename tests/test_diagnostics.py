@@ -7,14 +7,24 @@ import pytest
 import torch
 from torch import Tensor
 
+import deepssm as ds
 from deepssm.base import Series
-from deepssm.diagnostics import autocorrelation, plot_residuals, residual_tests, residuals
+from deepssm.diagnostics import (
+    autocorrelation,
+    plot_disturbances,
+    plot_residuals,
+    residual_tests,
+    residuals,
+)
 from deepssm.diagnostics import summary_text as summary
 from deepssm.inference.kalman import Kalman
 from deepssm.inference.maximum_likelihood import MaximumLikelihood
 from deepssm.models import LinearGaussian, LocalLevel, LocalLinearTrend
+from deepssm.results import Learned
 
 from . import oracles
+
+LEARNED = Learned(Kalman(), 0.0, [], {}, {}, [])
 
 
 def nile() -> Tensor:
@@ -147,3 +157,23 @@ def test_plot_has_four_panels_and_wants_one_series() -> None:
         plot_residuals(torch.zeros(3, 10))
     with pytest.raises(ValueError, match="at least 3 residuals"):
         plot_residuals(torch.full((9,), torch.nan))
+
+
+def test_plot_of_disturbances_names_the_peaks() -> None:
+    fit = ds.Fit(LocalLevel(1469.1, noise_variance=15099.0), LEARNED, Series(nile()))
+    figure = fit.plot_disturbances(2.5)
+    named = [[text.get_text() for text in axes.texts] for axes in figure.axes]
+    assert named == [["6", "42"], ["28"]]  # 1877 and 1913; of 1897 to 1899 only the last
+    assert figure.axes[0].get_title().startswith("Auxiliary residuals of y")
+    assert len(fit.plot_disturbances(columns=["level"]).axes) == 1
+    assert len(fit.plot_residuals().axes) == 4
+    dated = ds.disturbances(fit.model, ds.data.nile())
+    assert [x.get_text() for x in plot_disturbances(dated).axes[0].texts] == ["1913"]
+
+
+def test_plot_of_disturbances_wants_one_series_and_a_column() -> None:
+    model = LocalLevel(1.0, noise_variance=1.0)
+    with pytest.raises(ValueError, match="`disturbances` must be of one series"):
+        plot_disturbances(ds.disturbances(model, torch.zeros(2, 5, 1)))
+    with pytest.raises(ValueError, match=r"`columns` must be some of \['y', 'level'\]"):
+        plot_disturbances(ds.disturbances(model, torch.zeros(5, 1)), columns=["slope"])

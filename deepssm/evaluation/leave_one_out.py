@@ -9,12 +9,16 @@ import torch
 from torch import Tensor
 
 from ..base import LinearGaussianModel, Series
-from ..results import Smoothed
-from .scores import mask_gaussian
+from ..inference.disturbances import offset_scores, proper_scores
+
+# A pivot this small a part of its bound is round-off: the other steps leave the state open.
+_OPEN = 1e-10
 
 
 class LeaveOneOut(NamedTuple):
     """`p(y_t | all other steps)`; not the one-step `p(y_t | y_{1:t-1})`, and never mixed with it.
+
+    A step that alone fixes a direction of a diffuse start has no such density: NaN.
 
     Attributes:
         error: `y` minus its mean given the other steps, `(*batch, time, obs)`; 0 where missing.
@@ -27,48 +31,51 @@ class LeaveOneOut(NamedTuple):
     log_density: Tensor
 
 
-def leave_one_out(model: LinearGaussianModel, series: Series, smoothed: Smoothed) -> LeaveOneOut:
+def leave_one_out(model: LinearGaussianModel, series: Series) -> LeaveOneOut:
     """Leave each step out in turn without running the smoother again.
 
-    With the smoothed residual `e = y - C m - d` and `V = C P C'`, the error of the step left out
-    is `R (R - V)^-1 e` and its covariance `R (R - V)^-1 R`.
+    With the smoothing error `u` and its precision `D`, the scores of the log-likelihood by the
+    offset and the covariance of a step, the error of the step left out is `D^-1 u` and its
+    covariance `D^-1`. Noise may be singular.
 
     Args:
-        model: A linear-Gaussian model whose `R` is positive definite.
+        model: A linear-Gaussian model.
         series: Checked data; see `deepssm.checks.as_series`.
-        smoothed: Result of smoothing them.
 
     Raises:
-        ValueError: `R` is singular, or some step is all that fixes a diffuse state.
+        ValueError: a noiseless reading repeats another of its step.
 
     Source:
-        de Jong (1988), A cross-validation filter for time series models, Biometrika 75(3); here
-        in terms of smoothed states.
+        de Jong (1988), A cross-validation filter for time series models, Biometrika 75(3).
     """
-    emission = model.linear_parameters(series.u, series.dt).emission
-    C = emission.matrix
-    fitted = (C @ smoothed.mean[..., None])[..., 0] + emission.offset
-    error, R, seen = mask_gaussian(series.y - fitted, emission.cov.expand(*fitted.shape, -1))
-    both = seen[..., :, None] & seen[..., None, :]
-    V = torch.where(both, C @ smoothed.cov @ C.mT, 0.0)
-    factor = _factor(R - V)
-    cov = R @ torch.cholesky_solve(R, factor)
-    left_out = (R @ torch.cholesky_solve(error[..., None], factor))[..., 0]
-    white = torch.linalg.solve_triangular(factor, error[..., None], upper=False)[..., 0]
-    log_det = 2 * (_log_diagonal(_factor(R)) * 2 - _log_diagonal(factor))
-    constant = seen.sum(-1) * math.log(2 * math.pi)
-    return LeaveOneOut(left_out, cov, -(white.square().sum(-1) + log_det + constant) / 2)
-
-
-def _factor(cov: Tensor) -> Tensor:
-    factor, info = torch.linalg.cholesky_ex(cov)
-    if bool(info.any()):
+    with torch.no_grad():
+        parameters = model.linear_parameters(series.u, series.dt)
+    scores = offset_scores(parameters, series.y)
+    bound = proper_scores(parameters, series.y, scores)
+    seen = ~series.y.isnan()
+    # In units of what the data could say at best, and 1 where nothing is said.
+    unit = bound.D.diagonal(dim1=-2, dim2=-1)
+    if bool((seen & (unit <= 0)).any()):
         raise ValueError(
-            "Leave-one-out needs a positive definite `R`, and every step must leave enough others "
-            "to fix the state. Add observation noise, or use `deepssm.backtest()`."
+            "Leave-one-out needs readings that are not copies of each other: one without noise "
+            "repeats another of its step. Drop one of them, or give `R` some noise."
         )
-    return factor
-
-
-def _log_diagonal(factor: Tensor) -> Tensor:
-    return factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    unit = torch.where(seen, unit, 1.0).sqrt()
+    eye = torch.eye(unit.shape[-1], dtype=unit.dtype, device=unit.device)
+    both = seen[..., :, None] & seen[..., None, :]
+    precision = torch.where(both, scores.D / (unit[..., :, None] * unit[..., None, :]), eye)
+    factor, info = torch.linalg.cholesky_ex(precision)
+    pivot = factor.diagonal(dim1=-2, dim2=-1)
+    fixed = (info == 0) & (pivot.square() > _OPEN).all(-1)
+    factor = torch.where(fixed[..., None, None], factor, eye)
+    inverse = torch.cholesky_inverse(factor) / (unit[..., :, None] * unit[..., None, :])
+    white = torch.linalg.solve_triangular(factor, (scores.u / unit)[..., None], upper=False)
+    log_det = 2 * (pivot.log() + unit.log()).sum(-1)
+    constant = seen.sum(-1) * math.log(2 * math.pi)
+    density = (log_det - white[..., 0].square().sum(-1) - constant) / 2
+    error = (inverse @ scores.u[..., None])[..., 0]
+    return LeaveOneOut(
+        torch.where(fixed[..., None], error, torch.nan).to(series.y),
+        torch.where(fixed[..., None, None], inverse, torch.nan).to(series.y),
+        torch.where(fixed, density, torch.nan).to(series.y),
+    )

@@ -126,7 +126,7 @@ def _fit_groups(
         parameters="point estimate, the same in every draw: state draws leave out its error"
     )
     one_step = smoothed.log_likelihood
-    value = one_step if pointwise == "one_step" else left_out(model, series, fit.method)
+    value = one_step if pointwise == "one_step" else left_out(model, series)
     groups["log_likelihood"] = _pointwise(value[None, None], series, pointwise, index)
     groups["sample_stats"] = groups["sample_stats"].assign(
         objective=(("chain", "draw"), [[fit.learned.objective]])

@@ -94,10 +94,10 @@ class Draws(NamedTuple):
         method = self.method or default_method(model)
         if kind == "one_step":
             return method.log_likelihood(model, self.series)
-        return left_out(model, self.series, method)
+        return left_out(model, self.series)
 
 
-def left_out(model: StateSpaceModel, series: Series, method: InferenceMethod) -> Tensor:
+def left_out(model: StateSpaceModel, series: Series) -> Tensor:
     """Return `log p(y_t | all other steps)`, `(*batch, time)`.
 
     Raises:
@@ -110,4 +110,4 @@ def left_out(model: StateSpaceModel, series: Series, method: InferenceMethod) ->
             '`pointwise="leave_one_out"` needs a linear-Gaussian model, got '
             f"{type(model).__name__}. Compare forecasts with `deepssm.backtest()` instead."
         )
-    return leave_one_out(model, series, method.smooth(model, series)).log_density
+    return leave_one_out(model, series).log_density

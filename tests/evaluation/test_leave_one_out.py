@@ -8,6 +8,8 @@ import deepssm as ds
 from deepssm import evaluation as ev
 from deepssm.base import Series
 from deepssm.checks import as_series
+from tests import oracles
+from tests.inference.test_kalman import make
 
 NAN = float("nan")
 
@@ -32,7 +34,7 @@ def _masked(y: Tensor, t: int) -> Tensor:
 
 def test_each_step_is_judged_by_a_smoother_that_never_saw_it() -> None:
     model, series = _case()
-    found = ev.leave_one_out(model, series, ds.smooth(model, series.y))
+    found = ev.leave_one_out(model, series)
     emission = model.linear_parameters(None, None).emission
     for t in range(series.time):
         blind = ds.smooth(model, _masked(series.y, t))
@@ -47,16 +49,55 @@ def test_each_step_is_judged_by_a_smoother_that_never_saw_it() -> None:
 
 def test_it_is_not_the_one_step_density() -> None:
     model, series = _case()
-    found = ev.leave_one_out(model, series, ds.smooth(model, series.y)).log_density
+    found = ev.leave_one_out(model, series).log_density
     one_step = ds.log_likelihood(model, series.y)
     assert found[5] == one_step[5] == 0
     torch.testing.assert_close(found[-1], one_step[-1])
     assert ((found[:5] - one_step[:5]).abs() > 1e-3).all()
 
 
-def test_noiseless_readings_cannot_be_left_out() -> None:
-    eye = torch.eye(1)
-    model = ds.models.LinearGaussian(eye, eye, eye, 0 * eye, P0=eye)
-    series = as_series(model, torch.ones(3, 1))
-    with pytest.raises(ValueError, match="Leave-one-out needs a positive definite `R`"):
-        ev.leave_one_out(model, series, ds.smooth(model, series.y))
+@pytest.mark.parametrize("name", ["constant", "time-varying", "rank-1 Q", "one diffuse state"])
+def test_gaps_and_diffuse_starts(name: str) -> None:
+    """Oracle: the dense Gaussian over the other steps."""
+    model, y = make(name, time=8)
+    found = ev.leave_one_out(model, Series(y))
+    for t in range(8):
+        mean, cov = oracles.observations(model.given, _masked(y, t))
+        expected = -ev.log_score(y[t], mean[t], cov[t]).nan_to_num()
+        torch.testing.assert_close(found.log_density[t], expected, rtol=1e-8, atol=1e-8)
+        seen = ~y[t].isnan()
+        torch.testing.assert_close(found.error[t][seen], (y[t] - mean[t])[seen])
+        torch.testing.assert_close(found.cov[t][seen][:, seen], cov[t][seen][:, seen])
+
+
+def test_a_walk_seen_without_noise_is_interpolated() -> None:
+    """Between neighbours the mean is their average and the variance half a step's."""
+    model = ds.models.LinearGaussian([[1.0]], [[2.0]], [[1.0]], [[0.0]], initial="diffuse")
+    y = torch.tensor([[1.0], [4.0], [3.0], [5.0]], dtype=torch.float64)
+    found = ev.leave_one_out(model, as_series(model, y))
+    expected = y - torch.tensor([[4.0], [2.0], [4.5], [3.0]], dtype=torch.float64)
+    torch.testing.assert_close(found.error, expected)
+    variances = torch.tensor([2.0, 1.0, 1.0, 2.0], dtype=torch.float64)
+    torch.testing.assert_close(found.cov[:, 0, 0], variances)
+
+
+def test_a_step_that_alone_fixes_a_diffuse_state_has_no_density() -> None:
+    model = ds.models.LocalLevel(0.5, noise_variance=1.0) + ds.models.Regression(1)
+    u = torch.zeros(7, 1, dtype=torch.float64)
+    u[4] = 1.0
+    y = torch.randn(7, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    found = ev.leave_one_out(model, as_series(model, y, u))
+    assert torch.nonzero(found.log_density.isnan()).flatten().tolist() == [4]
+    without = ev.leave_one_out(
+        ds.models.LocalLevel(0.5, noise_variance=1.0),
+        as_series(ds.models.LocalLevel(), torch.where(u == 1, torch.nan, y)),
+    )
+    others = torch.arange(7) != 4
+    torch.testing.assert_close(found.log_density[others], without.log_density[others])
+
+
+def test_copies_without_noise_are_refused() -> None:
+    eye, two = torch.eye(1), torch.ones(2, 1)
+    model = ds.models.LinearGaussian(eye, eye, two, torch.zeros(2, 2), P0=eye)
+    with pytest.raises(ValueError, match="not copies of each other"):
+        ev.leave_one_out(model, as_series(model, torch.ones(3, 2)))

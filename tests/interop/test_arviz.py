@@ -134,7 +134,7 @@ def test_two_pointwise_arrays_are_never_mixed() -> None:
     assert (one.attrs["pointwise"], out.attrs["pointwise"]) == ("one_step", "leave_one_out")
     assert one["y"].dims == out["y"].dims == ("chain", "draw", "time")
     np.testing.assert_array_equal(one["y"].values[0, 0], fit.log_likelihood().detach())
-    expected = ev.leave_one_out(_model(), fit.series, fit.smooth()).log_density
+    expected = ev.leave_one_out(_model(), fit.series).log_density
     seen = torch.arange(20) != 7
     np.testing.assert_allclose(out["y"].values[0, 0], expected[seen].numpy(force=True))
     assert (out.indexes["time"] == INDEX.delete(7)).all()
@@ -234,7 +234,7 @@ def _local_level_draws(draws: int) -> tuple[xr.DataTree, Tensor]:
     total = torch.stack([ds.log_likelihood(model, y).sum() for model in models])
     chosen = torch.multinomial(total.softmax(0), draws, replacement=True, generator=generator)
     points = torch.stack([
-        ev.leave_one_out(m, as_series(m, y), ds.smooth(m, y)).log_density for m in models
+        ev.leave_one_out(m, as_series(m, y)).log_density for m in models
     ])  # fmt: skip
     values = points[chosen][None]
     tree = xr.DataTree.from_dict({

@@ -52,7 +52,7 @@ def test_each_draw_is_scored_by_a_model_with_its_parameters(kind: Pointwise) -> 
             if kind == "one_step":
                 expected = ds.log_likelihood(model, y)
             else:
-                expected = ev.leave_one_out(model, draws.series, ds.smooth(model, y)).log_density
+                expected = ev.leave_one_out(model, draws.series).log_density
             torch.testing.assert_close(found[chain, draw], expected)
     assert draws.model.R.item() == pytest.approx(1.0)
 
@@ -88,7 +88,7 @@ def _exact(series: Series) -> Tensor:
     models = [_model(r) for r in torch.linspace(0.2, 3, 60).double().tolist()]
     total = torch.stack([ds.log_likelihood(model, series.y).sum() for model in models])
     points = torch.stack([
-        ev.leave_one_out(m, series, ds.smooth(m, series.y)).log_density for m in models
+        ev.leave_one_out(m, series).log_density for m in models
     ])  # fmt: skip
     weights = (total[:, None] - points).softmax(0)
     return (weights * points.exp()).sum(0).log().sum().detach()
