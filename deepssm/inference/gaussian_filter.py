@@ -13,6 +13,7 @@ from ..results import Filtered, Forecast, Smoothed
 from ..sequences import seeded
 from . import gaussian_steps as steps
 from .conditionals import Conditionals, bind, gaussian_start
+from .gaussian_online import OnlineGaussian
 from .gaussian_steps import Conditioned, Passed, Predicted
 from .moments import Conditional, Linearized, Moments, inside
 from .robust import Robust, gaussian_update
@@ -40,10 +41,10 @@ class GaussianFilter(ABC):
         """Return `p(z_t | y_{1:t})` and `p(z_t | y_{1:t-1})`, Gaussian approximations."""
         forward = self._pass(model, series, joint=False)
         return Filtered(
-            torch.stack(forward.mean, -2),
-            outer(torch.stack(forward.factor, -3)),
-            torch.stack([p.mean for p in forward.predicted], -2),
-            outer(torch.stack([p.factor for p in forward.predicted], -3)),
+            steps.over_time(forward.mean),
+            steps.over_time_cov(forward.factor),
+            steps.over_time([p.mean for p in forward.predicted]),
+            steps.over_time_cov([p.factor for p in forward.predicted]),
             _log_likelihood(forward),
             _ill_conditioned(forward),
         )
@@ -114,6 +115,10 @@ class GaussianFilter(ABC):
         """
         return torch.stack(self._pass(model, series, joint=False).trust, -2)
 
+    def online(self, model: StateSpaceModel) -> OnlineGaussian:
+        """Return a filter at the model's start that takes one observation at a time."""
+        return OnlineGaussian(self, model)
+
     def rules(self, model: StateSpaceModel, conditionals: Conditionals) -> tuple[Moments, Moments]:
         """Return the rules for transitions and emissions, noise inside functions included."""
         if conditionals.noise is None:
@@ -136,14 +141,12 @@ class GaussianFilter(ABC):
         prior = Predicted(mean, factor, factor[..., :0], factor[..., :0])
         for t in range(series.time):
             if t > 0:
-                law = _transition(conditionals, t)
-                step = move(law, mean, factor, conditionals.wrap_state)
+                step = self.moved(move, conditionals, t, mean, factor)
                 prior = steps.predict(step, joint=joint)
             if informative[t]:
                 data = y[..., t, :], observed[..., t, :]
-                posterior, trust = self._update(emit, conditionals, t, prior, *data)
-                mean = prior.mean + (prior.factor @ posterior.shift[..., None])[..., 0]
-                factor = prior.factor @ posterior.gain
+                posterior, trust = self.updated(emit, conditionals, t, prior, *data)
+                mean, factor = steps.move(prior, posterior)
             else:
                 posterior = steps.nothing_observed(prior)
                 mean, factor, trust = prior.mean, prior.factor, series.y[..., t, :]
@@ -154,7 +157,14 @@ class GaussianFilter(ABC):
             forward.trust.append(trust)
         return forward
 
-    def _update(
+    def moved(
+        self, rule: Moments, conditionals: Conditionals, t: int, mean: Tensor, factor: Tensor
+    ) -> Linearized:
+        """Linearise the transition that arrives at step `t`, about `N(mean, factor factor')`."""
+        law = _transition(conditionals, t)
+        return rule(law, mean, factor, conditionals.wrap_state)
+
+    def updated(
         self,
         rule: Moments,
         conditionals: Conditionals,
@@ -163,6 +173,16 @@ class GaussianFilter(ABC):
         y: Tensor,
         observed: Tensor,
     ) -> tuple[Conditioned, Tensor]:
+        """Condition step `t` on `y`, `(*batch, obs)`; return the trust in each reading too.
+
+        Args:
+            rule: The rule for emissions.
+            conditionals: The model, bound to inputs and times.
+            t: Which step.
+            prior: The state before the reading.
+            y: Anything finite where missing.
+            observed: Which components of `y` are there.
+        """
         law, wrap = _emission(conditionals, t), conditionals.wrap_obs
         step = rule(law, prior.mean, prior.factor, wrap)
         posterior, trust = gaussian_update(self.robust, step, wrap(y - step.mean), observed)
@@ -184,8 +204,7 @@ def _relinearize(
     rule: Moments, conditionals: Conditionals, t: int, prior: Predicted, posterior: Conditioned
 ) -> Linearized:
     """Linearise the emission about the posterior, in the coordinates of the fixed prior."""
-    mean = prior.mean + (prior.factor @ posterior.shift[..., None])[..., 0]
-    factor = prior.factor @ posterior.gain
+    mean, factor = steps.move(prior, posterior)
     step = rule(_emission(conditionals, t), mean, factor, conditionals.wrap_obs)
     slope = torch.linalg.solve_triangular(posterior.gain, step.slope, upper=False, left=False)
     back = step.mean - (slope @ posterior.shift[..., None])[..., 0]
@@ -210,10 +229,10 @@ def _simulate(
 
 
 def _log_likelihood(forward: Passed) -> Tensor:
-    return torch.stack([update.log_likelihood for update in forward.conditioned], -1)
+    return steps.over_time([update.log_likelihood for update in forward.conditioned], 1)
 
 
 def _ill_conditioned(forward: Passed) -> Tensor:
     exact = torch.stack([update.ill_conditioned for update in forward.conditioned]).any(0)
-    factors = torch.stack(forward.factor, -3)
-    return exact | ~torch.isfinite(factors).all((-3, -2, -1))
+    factors = torch.stack(forward.factor)
+    return exact | ~torch.isfinite(factors).all((0, -2, -1))

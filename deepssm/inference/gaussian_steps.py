@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..gaussian import beside, outer, standard_normal_log_prob, tria
+from . import gaussian_compiled as compiled
 from .moments import Linearized
 
 
@@ -49,11 +50,12 @@ class Passed(NamedTuple):
 
 def predict(step: Linearized, *, joint: bool) -> Predicted:
     """Triangularise `[slope, spread]`; with `joint`, also relate `e_{t-1}` to `e_t`."""
+    if compiled.compilable(*step):
+        return Predicted(step.mean, *compiled.predict(step.slope, step.spread, joint=joint))
     top = beside(step.slope, step.spread)
     n = step.slope.shape[-1]
     if not joint:
-        empty = top[..., :0]
-        return Predicted(step.mean, tria(top), empty, empty)
+        return Predicted(step.mean, tria(top), top[..., :0], top[..., :0])
     lower = tria(torch.cat((top, _identity_rows(n, top)), -2))
     return Predicted(step.mean, lower[..., :n, :n], lower[..., n:, :n], lower[..., n:, n:])
 
@@ -66,6 +68,8 @@ def condition(step: Linearized, residual: Tensor, observed: Tensor) -> Condition
         residual: `y - mean`, `(*batch, obs)`, anything finite where missing.
         observed: `(*batch, obs)`; what is not observed adds exactly 0 to everything.
     """
+    if compiled.compilable(*step, residual):
+        return Conditioned(*compiled.condition(step, residual, observed))
     p = observed.shape[-1]
     zero, slope = residual.new_zeros(()), step.slope
     if bool(observed.all()):
@@ -91,6 +95,14 @@ def condition(step: Linearized, residual: Tensor, observed: Tensor) -> Condition
     log_prob = torch.where(contradiction.any(-1), -torch.inf, log_prob)
     shift = (G @ white[..., None])[..., 0]
     return Conditioned(shift, gain, log_prob, exact.any(-1))
+
+
+def move(prior: Predicted, posterior: Conditioned) -> tuple[Tensor, Tensor]:
+    """Return mean and factor of `z` given what was learnt about its `e`."""
+    tensors = prior.mean, prior.factor, posterior.shift, posterior.gain
+    if compiled.compilable(*tensors):
+        return compiled.move(*tensors)
+    return prior.mean + _times(prior.factor, posterior.shift), prior.factor @ posterior.gain
 
 
 def nothing_observed(predicted: Predicted) -> Conditioned:
@@ -119,7 +131,7 @@ def smooth(forward: Passed) -> tuple[Tensor, Tensor, Tensor]:
         past = forward.factor[t - 1] @ prior.gain
         crosses.append((prior.factor @ scatter) @ (past @ scatter).mT)
         centre = _times(prior.gain, centre)
-        scatter = tria(torch.cat((prior.gain @ scatter, prior.rest), -1))
+        scatter = predict(Linearized(centre, prior.gain @ scatter, prior.rest), joint=False).factor
     return _stack(means), _stack(covs, 3), _stack(crosses, 3)
 
 
@@ -168,4 +180,14 @@ def _normal(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | N
 
 
 def _stack(reversed_steps: list[Tensor], event: int = 2) -> Tensor:
-    return torch.stack(reversed_steps[::-1], dim=-event)
+    return over_time(reversed_steps[::-1], event)
+
+
+def over_time(values: list[Tensor], event: int = 2) -> Tensor:
+    """Stack along time, the `event`-th axis from the end: a view of what lies time first."""
+    return torch.stack(values).movedim(0, -event)
+
+
+def over_time_cov(factors: list[Tensor]) -> Tensor:
+    """Stack the covariances of factors along time, the third axis from the end."""
+    return outer(torch.stack(factors)).movedim(0, -3)

@@ -7,16 +7,13 @@ from a covariance: what linearity leaves unexplained is a factor of its own insi
 
 from __future__ import annotations
 
-import functools
 import math
-import warnings
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.distributions import (
     Distribution,
     Independent,
@@ -87,20 +84,24 @@ def circular(components: tuple[int, ...], size: int) -> Wrap:
 
 
 def taylor(conditional: Conditional, mean: Tensor, factor: Tensor, wrap: Wrap) -> Linearized:
-    """Linearise by the Jacobian at the mean, in forward mode: one pass with `state` tangents.
+    """Linearise by the Jacobian at the mean, in reverse mode: one pass over copies of it.
+
+    Copy `i` gives row `i`, so there are as many copies as there are outputs, or states if those
+    are more. Where nobody can ask for a gradient of the result, no graph is kept.
 
     Source: Särkkä & Svensson (2023), Bayesian Filtering and Smoothing, section 7.2.
     """
-    _load_forward_mode()
-    tangents = factor.movedim(-1, 0).contiguous()
-    with forward_ad.dual_level():
-        point = forward_ad.make_dual(mean.expand_as(tangents).contiguous(), tangents)
-        law = conditional(point)
-        value, tangent = forward_ad.unpack_dual(law.mean)
-        noise = forward_ad.unpack_dual(noise_factor(law, None))[0]
-    if tangent is None:
-        tangent = torch.zeros_like(value)
-    return Linearized(value[0], tangent.movedim(0, -1), noise)
+    wanted = torch.is_grad_enabled()
+    with torch.inference_mode(False), torch.enable_grad():
+        x, law = _at_copies(conditional, mean, mean.shape[-1], wanted)
+        if law.mean.shape[-1] > len(x):
+            x, law = _at_copies(conditional, mean, law.mean.shape[-1], wanted)
+        value, noise = law.mean, noise_factor(law, None)
+        wanted = wanted and (mean.requires_grad or any(_reads_more(v, x) for v in (value, noise)))
+        rows = _rows(value, x, wanted)
+    if not wanted:
+        value, noise = value.detach(), noise.detach()
+    return Linearized(value[0], rows @ factor, noise)
 
 
 def weighted(points: Tensor, weights: Tensor) -> Moments:
@@ -199,12 +200,42 @@ def hermite_points(order: int, state_dim: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(grid), torch.from_numpy(mass / mass.sum())
 
 
-@functools.cache
-def _load_forward_mode() -> None:
-    """Let torch load its rules here, as it does so by scripting, which it warns about itself."""
-    with warnings.catch_warnings(), forward_ad.dual_level():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        forward_ad.make_dual(torch.zeros(1), torch.zeros(1))
+def _at_copies(
+    conditional: Conditional, mean: Tensor, count: int, wanted: bool
+) -> tuple[Tensor, Distribution]:
+    x = mean.expand(count, *mean.shape).clone()
+    if not (wanted and mean.requires_grad):
+        x = x.detach().requires_grad_()
+    return x, conditional(x)
+
+
+def _rows(value: Tensor, x: Tensor, wanted: bool) -> Tensor:
+    """Return the Jacobian of `value` at the copies `x`, `(*batch, out, state)`."""
+    out = value.shape[-1]
+    if not value.requires_grad:
+        return x.new_zeros(*x.shape[1:-1], out, x.shape[-1])
+    seed = torch.eye(len(x), out, dtype=value.dtype, device=value.device)
+    seed = seed.reshape(len(x), *[1] * (value.ndim - 2), out).expand_as(value)
+    options = {"create_graph": wanted, "materialize_grads": True}
+    (gradient,) = torch.autograd.grad(value, x, seed, **options)
+    return gradient[:out].movedim(0, -2)
+
+
+def _reads_more(value: Tensor, x: Tensor) -> bool:
+    """Tell whether a gradient of `value` can reach anything but `x`."""
+    if value.grad_fn is None:
+        return value.requires_grad and value is not x
+    seen, open_nodes = set(), [value.grad_fn]
+    while open_nodes:
+        node = open_nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        leaf = getattr(node, "variable", None)
+        if leaf is not None and leaf is not x:
+            return True
+        open_nodes += [following for following, _ in node.next_functions]
+    return False
 
 
 def _spread_out(mean: Tensor, factor: Tensor, points: Tensor) -> Tensor:

@@ -7,7 +7,18 @@ import torch
 
 import deepssm as ds
 from deepssm.base import Series
+from deepssm.inference.gaussian_filter import GaussianFilter
+from deepssm.inference.gaussian_filters import (
+    Cubature,
+    Extended,
+    GaussHermite,
+    Simplex,
+    Unscented,
+)
+from deepssm.inference.gaussian_online import OnlineGaussian
 from deepssm.inference.kalman import Kalman
+from deepssm.inference.robust import Gate
+from tests.inference.nonlinear_models import pendulum, readings
 from tests.inference.test_kalman import generic_position, make
 
 
@@ -78,3 +89,83 @@ def test_time_steps_arrive_one_by_one() -> None:
     torch.testing.assert_close(filtered.cov, batch.cov[-1])
     with pytest.raises(ValueError, match="`dt` is missing"):
         filtered.predict()
+
+
+METHODS = [
+    Extended(),
+    Extended(iterations=3),
+    Extended(robust=Gate(0.9)),
+    Unscented(),
+    Cubature(),
+    Simplex(),
+    GaussHermite(3),
+]
+
+
+@pytest.mark.parametrize("method", METHODS, ids=repr)
+def test_gaussian_filters_run_one_by_one(method: GaussianFilter) -> None:
+    """Irregular steps, inputs, gaps and a reading to reject."""
+    model, y = pendulum().requires_grad_(False), readings(12)
+    u = torch.randn(12, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    model.input_dim = 1
+    dt = torch.linspace(0.02, 0.08, 12, dtype=torch.float64)
+    y[4], y[7] = torch.nan, 40.0
+    batch, trust = method.filter(model, Series(y, u, dt)), method.trust(model, Series(y, u, dt))
+    running = ds.online(model, method)
+    assert isinstance(running, OnlineGaussian)
+    for t, row in enumerate(y):
+        if t > 0:
+            running.predict(float(dt[t]), u[t])
+            predicted = running.mean, running.cov
+            torch.testing.assert_close(predicted[0], batch.predicted_mean[t], rtol=1e-12, atol=0)
+            torch.testing.assert_close(predicted[1], batch.predicted_cov[t], rtol=1e-12, atol=0)
+        gained = running.update(row, u[t])
+        assert gained == pytest.approx(float(batch.log_likelihood[t]), abs=1e-12)
+        torch.testing.assert_close(running.mean, batch.mean[t], rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(running.cov, batch.cov[t], rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(running.trust, trust[t], equal_nan=True)
+        saved = running.state_dict()
+        running = OnlineGaussian(method, model)
+        running.load_state_dict(saved)
+    assert running.log_likelihood == pytest.approx(float(batch.log_likelihood.sum()), abs=1e-11)
+
+
+def test_linear_and_deep_models_run_one_by_one_by_moments() -> None:
+    linear, y = generic_position()
+    deep = ds.models.DeepMarkov(2, 3).requires_grad_(False)
+    for model, method in ((linear, Extended()), (deep, Unscented())):
+        data = y.to(model.dtype)
+        batch = method.filter(model, Series(data))
+        running = ds.online(model, method)
+        for t, row in enumerate(data):
+            if t:
+                running.predict()
+            running.update(row)
+        torch.testing.assert_close(running.mean, batch.mean[-1])
+        torch.testing.assert_close(running.cov, batch.cov[-1])
+
+
+def test_gaussian_filters_refuse_wrong_observations_states_and_methods() -> None:
+    model = pendulum().requires_grad_(False)
+    running = ds.online(model, Extended())
+    with pytest.raises(ValueError, match="`y` must hold 1 finite"):
+        running.update(torch.zeros(3))
+    state = running.state_dict() | {"mean": torch.zeros(5)}
+    with pytest.raises(ValueError, match="belongs to another model"):
+        running.load_state_dict(state)
+    with pytest.raises(ValueError, match="`Ensemble` works on whole series"):
+        ds.online(model, ds.inference.Ensemble())
+
+
+def test_refresh_reads_new_parameters() -> None:
+    model = pendulum(9.81).requires_grad_(False)
+    running = ds.online(model, Extended())
+    assert isinstance(running, OnlineGaussian)
+    running.update(torch.tensor([0.3]))
+    model.transition_function.stiffness.fill_(4.0)
+    running.refresh()
+    fresh = ds.online(model, Extended())
+    fresh.load_state_dict(running.state_dict())
+    running.predict()
+    fresh.predict()
+    assert torch.equal(running.mean, fresh.mean)

@@ -1,0 +1,138 @@
+"""A Gaussian filter one observation at a time, by the steps of the filter over whole series."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..base import Series, StateSpaceModel
+from ..gaussian import outer
+from . import gaussian_steps as steps
+from .conditionals import Conditionals, bind, gaussian_start
+from .gaussian_steps import Predicted
+
+if TYPE_CHECKING:
+    from .gaussian_filter import GaussianFilter
+
+
+class OnlineGaussian:
+    """A running extended, unscented or other Gaussian filter over one series; see `OnlineFilter`.
+
+    A robust method doubts readings here as it does in a batch: `trust` says what became of the
+    last one.
+
+    Args:
+        method: The filter.
+        model: Any model with a proper start.
+
+    Attributes:
+        log_likelihood: Sum of the log-densities of the readings so far, in nats.
+        trust: How far each component of the last reading was trusted, `(obs,)`: 1 in full, 0
+            rejected, NaN missing.
+    """
+
+    def __init__(self, method: GaussianFilter, model: StateSpaceModel) -> None:
+        self.log_likelihood = 0.0
+        self.trust = torch.full((model.obs_dim,), torch.nan, dtype=model.dtype)
+        self._method, self._model = method, model
+        with torch.no_grad():
+            conditionals, series = self._bind(0.0, None)
+            self._move, self._emit = method.rules(model, conditionals)
+            self._mean, self._factor = gaussian_start(conditionals, series)
+
+    def refresh(self) -> None:
+        """Read the model's parameters again, keeping the state."""
+        with torch.no_grad():
+            self._move, self._emit = self._method.rules(self._model, self._bind(0.0, None)[0])
+
+    @torch.no_grad()
+    def predict(self, dt: float | None = None, u: Tensor | None = None) -> None:
+        """Move the state one step.
+
+        Args:
+            dt: Time since the last step, for models that ask for it.
+            u: Input of the arriving step, `(input,)`.
+        """
+        conditionals, _ = self._bind(dt, u)
+        step = self._method.moved(self._move, conditionals, 1, self._mean, self._factor)
+        predicted = steps.predict(step, joint=False)
+        self._mean, self._factor = predicted.mean, predicted.factor
+
+    @torch.no_grad()
+    def update(self, y: Tensor, u: Tensor | None = None) -> float:
+        """Condition on one observation and return its log-density in nats.
+
+        Args:
+            y: `(obs,)`, NaN where missing.
+            u: Input of this step, `(input,)`; it reaches the emission.
+
+        Raises:
+            ValueError: `y` has the wrong size or is infinite.
+        """
+        reading = torch.as_tensor(y, dtype=self._mean.dtype, device=self._mean.device).reshape(-1)
+        if reading.numel() != self._model.obs_dim or bool(torch.isinf(reading).any()):
+            raise ValueError(
+                f"`y` must hold {self._model.obs_dim} finite number(s) or NaN, got "
+                f"{reading.tolist()}."
+            )
+        observed = ~torch.isnan(reading)
+        if not bool(observed.any()):
+            self.trust = reading
+            return 0.0
+        conditionals, _ = self._bind(0.0, u)
+        none = self._factor[..., :0]
+        prior = Predicted(self._mean, self._factor, none, none)
+        data = torch.where(observed, reading, 0.0), observed
+        posterior, self.trust = self._method.updated(self._emit, conditionals, 1, prior, *data)
+        self._mean, self._factor = steps.move(prior, posterior)
+        self.log_likelihood += (gained := float(posterior.log_likelihood))
+        return gained
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean of the current state, `(state,)`."""
+        return self._mean.clone()
+
+    @property
+    def cov(self) -> Tensor:
+        """Covariance of the current state, `(state, state)`."""
+        return outer(self._factor)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return mean and factor, to go on later."""
+        total = torch.tensor(self.log_likelihood, dtype=torch.float64)
+        state = {"mean": self._mean, "factor": self._factor, "trust": self.trust}
+        return {name: value.clone() for name, value in state.items()} | {"log_likelihood": total}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from what `state_dict` returned.
+
+        Raises:
+            ValueError: The sizes are those of another model.
+        """
+        own = {"mean": self._mean, "factor": self._factor, "trust": self.trust}
+        for name, value in own.items():
+            if state[name].shape != value.shape:
+                raise ValueError(
+                    f"`state` belongs to another model: its `{name}` has shape "
+                    f"{tuple(state[name].shape)}, expected {tuple(value.shape)}."
+                )
+        mean, factor, self.trust = (
+            state[name].to(value, copy=True) for name, value in own.items()
+        )
+        self._mean, self._factor = mean, factor
+        self.log_likelihood = float(state["log_likelihood"])
+
+    def _bind(self, dt: float | None, u: Tensor | None) -> tuple[Conditionals, Series]:
+        """Bind one step: entry 1 of a series of two, since entry 0 has no transition."""
+        model = self._model
+        nothing = torch.full((2, model.obs_dim), torch.nan, dtype=model.dtype, device=model.device)
+        inputs = None
+        if model.input_dim:
+            given = torch.zeros(model.input_dim) if u is None else torch.as_tensor(u)
+            inputs = given.to(nothing).expand(2, model.input_dim)
+        step = None if dt is None else nothing.new_full((2,), float(dt))
+        series = Series(nothing, inputs, step)
+        return bind(model, series), series
