@@ -6,6 +6,7 @@ from .chain_guide import ChainGuide as ChainGuide
 from .combiners import GateCombiner as GateCombiner
 from .combiners import IndependentCombiner as IndependentCombiner
 from .combiners import ProductCombiner as ProductCombiner
+from .conjugate_guide import ConjugateGuide as ConjugateGuide
 from .diagonal_encoder import DiagonalEncoder as DiagonalEncoder
 from .elbo import GuideProgram as GuideProgram
 from .elbo import bound as bound
@@ -15,6 +16,7 @@ from .encoders import RecurrentEncoder as RecurrentEncoder
 from .ensemble import Ensemble as Ensemble
 from .ensemble import gaspari_cohn as gaspari_cohn
 from .expectation_maximization import ExpectationMaximization as ExpectationMaximization
+from .flow_guide import FlowGuide as FlowGuide
 from .gaussian_filters import Cubature as Cubature
 from .gaussian_filters import Extended as Extended
 from .gaussian_filters import GaussHermite as GaussHermite
@@ -23,6 +25,7 @@ from .gaussian_filters import Unscented as Unscented
 from .guides import SmoothingGuide as SmoothingGuide
 from .hidden_markov import ForwardBackward as ForwardBackward
 from .kalman import Kalman as Kalman
+from .late_data import BufferedFilter as BufferedFilter
 from .linearized_guide import LinearizedGuide as LinearizedGuide
 from .maximum_likelihood import MaximumLikelihood as MaximumLikelihood
 from .mcmc import NUTS as NUTS
@@ -46,3 +49,4 @@ from .robust import StudentT as StudentT
 from .svi import SVI as SVI
 from .switching import Switching as Switching
 from .tensorboard import TensorBoard as TensorBoard
+from .variational_em import VariationalEM as VariationalEM

@@ -64,13 +64,7 @@ class ForwardBackward:
         """Return all probabilities at once, without a gradient."""
         with torch.no_grad():
             pi, A, B, batch = _logs(model, series)
-            if self.backend == "scan":
-                predicted, filtered, score = scan.forward(pi, A, B)
-                smoothed, pairs = scan.backward(A, B, filtered)
-            else:
-                predicted, filtered, score, smoothed, pairs = _compiled(pi, A, B)
-        parts = (predicted.exp(), filtered.exp(), smoothed.exp(), pairs, score)
-        return Chain(*(part.reshape(*batch, *part.shape[1:]) for part in parts))
+            return _chain(pi, A, B, batch, self.backend)
 
     def filter(self, model: StateSpaceModel, series: Series) -> Filtered:
         """Return the probabilities of states given the past, with and without the present."""
@@ -162,6 +156,29 @@ class ForwardBackward:
                 return Forecast(y.mean(0), cov, y, p, _spread(p), z)
             y = model.emission(z, None if u is None else u.expand(count, *u.shape)).sample()
             return Forecast(*_mixture(model, p, u), y, p, _spread(p), z)
+
+
+def forward_backward(pi: Tensor, A: Tensor, B: Tensor) -> Chain:
+    """Return all probabilities of a chain given by its logarithms, without a gradient.
+
+    Args:
+        pi: Log-probabilities of the first state, `(state,)`.
+        A: Log transition matrices, `(time or 1, state, state)`, common to all series.
+        B: Log-likelihoods of the states, `(*batch, time, state)`.
+    """
+    with torch.no_grad():
+        flat = B.reshape(-1, *B.shape[-2:])
+        return _chain(pi, A[None], flat, B.shape[:-2], "sequential")
+
+
+def _chain(pi: Tensor, A: Tensor, B: Tensor, batch: torch.Size, backend: Backend) -> Chain:
+    if backend == "scan":
+        predicted, filtered, score = scan.forward(pi, A, B)
+        smoothed, pairs = scan.backward(A, B, filtered)
+    else:
+        predicted, filtered, score, smoothed, pairs = _compiled(pi, A, B)
+    parts = (predicted.exp(), filtered.exp(), smoothed.exp(), pairs, score)
+    return Chain(*(part.reshape(*batch, *part.shape[1:]) for part in parts))
 
 
 class _Score(torch.autograd.Function):

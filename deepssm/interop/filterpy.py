@@ -1,4 +1,4 @@
-"""filterpy's `KalmanFilter` as a `LinearGaussian`, and back.
+"""filterpy's filters as models of this library, and back.
 
 filterpy's `x P F H Q R B z` are `m P A C Q R B y` here. Two habits differ. filterpy's filter
 starts at time 0 and predicts before it reads the first `z`, whereas `m0, P0` here describe the
@@ -8,7 +8,7 @@ state that emits the first `y`; and its missing measurement is `None`, ours is N
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import torch
@@ -16,39 +16,92 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from ..base import LinearGaussianModel, LinearParameters
+from .filterpy_nonlinear import Changes, Emission, Migrated, Transition, migrate
+from .filterpy_read import drive, gain, gaussian, matrix
 
 if TYPE_CHECKING:
-    from filterpy.kalman import KalmanFilter
+    from filterpy.kalman import (
+        CubatureKalmanFilter,
+        EnsembleKalmanFilter,
+        ExtendedKalmanFilter,
+        IMMEstimator,
+        KalmanFilter,
+        SquareRootKalmanFilter,
+        UnscentedKalmanFilter,
+    )
 
     from ..models import LinearGaussian
 
-_NONLINEAR = {
-    "ExtendedKalmanFilter": "Extended()",
-    "UnscentedKalmanFilter": "Unscented()",
-    "CubatureKalmanFilter": "Cubature()",
-    "EnsembleKalmanFilter": "Ensemble(size)",
-}
+    Linear = KalmanFilter | SquareRootKalmanFilter
+    Nonlinear = (
+        ExtendedKalmanFilter
+        | UnscentedKalmanFilter
+        | CubatureKalmanFilter
+        | EnsembleKalmanFilter
+        | IMMEstimator
+    )
+
+
+@overload
+def from_filterpy(
+    kf: Linear, *, u0: ArrayLike | None = None, update_first: bool = False
+) -> LinearGaussian: ...
+
+
+@overload
+def from_filterpy(
+    kf: Nonlinear,
+    *,
+    u0: ArrayLike | None = None,
+    update_first: bool = False,
+    transition: Transition | None = None,
+    emission: Emission | None = None,
+    circular_state: tuple[int, ...] = (),
+    circular_obs: tuple[int, ...] = (),
+) -> Migrated: ...
 
 
 def from_filterpy(
-    kf: KalmanFilter, *, u0: ArrayLike | None = None, update_first: bool = False
-) -> LinearGaussian:
+    kf: Linear | Nonlinear,
+    *,
+    u0: ArrayLike | None = None,
+    update_first: bool = False,
+    transition: Transition | None = None,
+    emission: Emission | None = None,
+    circular_state: tuple[int, ...] = (),
+    circular_obs: tuple[int, ...] = (),
+) -> LinearGaussian | Migrated:
     """Return the model that a filterpy filter assumes, from its present state on.
 
     `m0 = F x + B u0` and `P0 = F P F' + Q`, because filterpy predicts before it reads the first
     measurement. Filtering and smoothing with the model then equal `kf.batch_filter(zs)` and
     `kf.rts_smoother(...)`. (With inputs, filterpy's smoother leaves `B u` out; ours does not.)
 
+    A `KalmanFilter` or `SquareRootKalmanFilter` becomes a `LinearGaussian`, an `IMMEstimator` a
+    `SwitchingLinearGaussian` with `Switching()`, and the extended, unscented, cubature and
+    ensemble filters a `NonlinearGaussian` with the method of their name. Functions of the filter
+    are called row by row; the same functions written in torch are fast, have derivatives, and
+    let `fit` learn constants inside them.
+
     Args:
-        kf: A `filterpy.kalman.KalmanFilter`; it is only read.
+        kf: A filter of `filterpy.kalman`; it is only read.
         u0: The input that drives the first prediction, `(input,)`; by default zero. Pass the same
             as `u[0]` of the series.
         update_first: The filter will read before it predicts, as in
             `kf.batch_filter(zs, update_first=True)`; then `m0 = x` and `P0 = P`.
+        transition: `f(z, u, dt)` in torch, for a nonlinear filter; by default its `fx`, and
+            `F x + B u` for an extended one.
+        emission: `h(z, u)` in torch; by default the filter's `hx`. An extended filter has none.
+        circular_state: Which components of `x` are angles, in the place of `residual_x`.
+        circular_obs: Which components of `z` are angles, in the place of `residual_z`.
+
+    Returns:
+        The model, and for nonlinear filters a pair `(model, method)`.
 
     Raises:
         ValueError: another kind of filter, a shape that does not fit, a fading memory or a
-            correlation of the noises, none of which such a model can express.
+            correlation of the noises, none of which such a model can express; or a function
+            is missing.
 
     Source:
         Labbe (2015), Kalman and Bayesian Filters in Python, chapter 6.
@@ -60,23 +113,31 @@ def from_filterpy(
         >>> from_filterpy(kf).P0
         tensor([[2.]], dtype=torch.float64)
     """
+    from filterpy.kalman import IMMEstimator
+
+    if isinstance(kf, IMMEstimator):
+        from .filterpy_imm import migrate_imm
+
+        return migrate_imm(kf, u0, update_first)
+    changes = Changes(transition, emission, u0, update_first, circular_state, circular_obs)
+    found = migrate(kf, changes)
+    return _linear(kf, u0, update_first) if found is None else found
+
+
+def _linear(kf: Any, u0: ArrayLike | None, update_first: bool) -> LinearGaussian:  # noqa: ANN401
     from ..models import LinearGaussian
 
     _check_class(kf)
-    n, p = kf.dim_x, kf.dim_z
-    F, Q, P = (_matrix(kf, name, (n, n)) for name in ("F", "Q", "P"))
-    H, R = _matrix(kf, "H", (p, n)), _matrix(kf, "R", (p, p))
-    x = np.array(kf.x, dtype=float).reshape(-1)
-    if x.shape != (n,):
-        raise ValueError(f"`kf.x` must hold dim_x = {n} numbers, got shape {np.shape(kf.x)}.")
-    B = None if kf.B is None else np.array(kf.B, dtype=float).reshape(n, -1)
+    x, P, Q, R = gaussian(kf)
+    n, p = len(x), len(R)
+    F, H, B = matrix(kf, "F", (n, n)), matrix(kf, "H", (p, n)), gain(kf, n)
     if not update_first:
         x, P = F @ x, F @ P @ F.T + Q
         if u0 is not None:
-            x = x + _drive(B, u0)
+            x = x + drive(B, u0)
     A, Q, H, R, x, P = (torch.from_numpy(value) for value in (F, Q, H, R, x, P))
-    gain = None if B is None else torch.from_numpy(B)
-    return LinearGaussian(A, Q, H, R, B=gain, m0=x, P0=P)
+    push = None if B is None else torch.from_numpy(B)
+    return LinearGaussian(A, Q, H, R, B=push, m0=x, P0=P)
 
 
 def to_filterpy(model: LinearGaussianModel) -> KalmanFilter:
@@ -131,17 +192,16 @@ def from_measurements(zs: Sequence[ArrayLike | None], dim_z: int) -> Tensor:
 
 
 def _check_class(kf: Any) -> None:  # noqa: ANN401
-    from filterpy.kalman import KalmanFilter
+    from filterpy.kalman import KalmanFilter, SquareRootKalmanFilter
 
-    name = type(kf).__name__
+    if isinstance(kf, SquareRootKalmanFilter):
+        return
     if not isinstance(kf, KalmanFilter):
-        fix = "Set up a `KalmanFilter` with the same matrices."
-        if name in _NONLINEAR:
-            fix = (
-                "Pass its functions to `deepssm.models.NonlinearGaussian(transition=, emission=, "
-                f"...)` as torch functions and filter with `method={_NONLINEAR[name]}`."
-            )
-        raise ValueError(f"`kf` must be a filterpy KalmanFilter, got {name}. {fix}")
+        raise ValueError(
+            "`kf` must be a filterpy KalmanFilter, SquareRootKalmanFilter, ExtendedKalmanFilter, "
+            "UnscentedKalmanFilter, CubatureKalmanFilter, EnsembleKalmanFilter or IMMEstimator, "
+            f"got {type(kf).__name__}. Set up a `KalmanFilter` with the same matrices."
+        )
     if kf.alpha != 1.0:
         raise ValueError(
             f"`kf.alpha` must be 1, got {kf.alpha}: a fading memory is no probability model. "
@@ -149,24 +209,6 @@ def _check_class(kf: Any) -> None:  # noqa: ANN401
         )
     if np.any(kf.M):
         raise ValueError("`kf.M` must be zero: correlated noises have no counterpart here.")
-
-
-def _matrix(kf: KalmanFilter, name: str, shape: tuple[int, int]) -> np.ndarray:
-    value = np.array(getattr(kf, name), dtype=float)
-    if value.shape != shape:
-        letters = "(dim_z, dim_x)" if name == "H" else "its square shape"
-        raise ValueError(f"`kf.{name}` must be {letters} = {shape}, got {value.shape}.")
-    return value
-
-
-def _drive(B: np.ndarray | None, u0: ArrayLike) -> np.ndarray:
-    u = np.array(u0, dtype=float).reshape(-1)
-    if B is None or len(u) != B.shape[1]:
-        size = 0 if B is None else B.shape[1]
-        raise ValueError(
-            f"`u0` must hold as many numbers as `kf.B` has columns, {size}, got {len(u)}."
-        )
-    return B @ u
 
 
 def _check_expressible(parameters: LinearParameters) -> None:

@@ -285,6 +285,7 @@ class CoordinatedTurn(ContinuousTime):
 
     Args:
         rate: `omega`, in radians per time unit, positive counterclockwise; 0 is a straight line.
+            An `nn.Parameter` is learnt.
         dt: Step when the data bring none, in seconds, say.
         diffusion: Fixed spectral density of `w` (m^2/s^3), or `None` to learn it.
         noise_variance: Fixed variance of the observed positions (m^2), or `None` to learn it.
@@ -294,7 +295,7 @@ class CoordinatedTurn(ContinuousTime):
 
     def __init__(
         self,
-        rate: float,
+        rate: float | Tensor,
         dt: float | None = None,
         *,
         diffusion: Value = None,

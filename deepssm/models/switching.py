@@ -32,13 +32,19 @@ class SwitchingLinearGaussian(StateSpaceModel):
         state_maps: For modes of different state, which components of the common state each one
             has: a sequence of index sequences. What a mode lacks is zero while it lasts. By
             default all modes have the same state.
+        m0: Mean of the common state at the first observation, `(latent,)`, in the place of the
+            modes' own starts; for modes that start diffuse, such as kinematic ones.
+        P0: Its covariance, `(latent, latent)`.
         stickiness: Expected share of time steps without a change, where learning starts.
 
     Raises:
-        ValueError: sizes of modes, maps or probabilities do not fit.
+        ValueError: sizes of modes, maps, start or probabilities do not fit.
 
     Source: Bar-Shalom, Li & Kirubarajan (2001), section 11.6; Kim & Nelson (1999), chapter 5.
     """
+
+    common_mean: Tensor | None
+    common_cov: Tensor | None
 
     def __init__(
         self,
@@ -47,6 +53,8 @@ class SwitchingLinearGaussian(StateSpaceModel):
         transition: Tensor | None = None,
         initial: Tensor | None = None,
         state_maps: Sequence[Sequence[int]] | None = None,
+        m0: Tensor | Sequence[float] | None = None,
+        P0: Tensor | Sequence[Sequence[float]] | None = None,
         stickiness: float = 0.95,
     ) -> None:
         super().__init__()
@@ -59,6 +67,7 @@ class SwitchingLinearGaussian(StateSpaceModel):
         self.state_dim = self.num_modes + self.latent_dim
         self._check(modes)
         n, dtype = self.num_modes, modes[0].dtype
+        self._hold_start(m0, P0, dtype)
         start = torch.full((n, n), (1 - stickiness) / max(n - 1, 1), dtype=dtype)
         start.fill_diagonal_(stickiness if n > 1 else 1.0)
         self._hold("transition", transition, start)
@@ -86,10 +95,11 @@ class SwitchingLinearGaussian(StateSpaceModel):
         parts = []
         for mode, indices in zip(self.modes, self.state_maps, strict=True):
             assert isinstance(mode, LinearGaussianModel)
-            parts.append(_embedded(mode.linear_parameters(u, dt), indices, self.latent_dim))
-        initial = GaussianInitial(
-            _stack([p.initial.mean for p in parts], 1), _stack([p.initial.cov for p in parts], 2)
-        )
+            own = mode.linear_parameters(u, dt)
+            if self.common_mean is not None:
+                own = own._replace(initial=GaussianInitial(own.initial.mean, own.initial.cov))
+            parts.append(_embedded(own, indices, self.latent_dim))
+        initial = self._starts(parts)
         laws = []
         for name in ("transition", "emission"):
             conditionals = [getattr(p, name) for p in parts]
@@ -140,6 +150,30 @@ class SwitchingLinearGaussian(StateSpaceModel):
         """Names of the modes and of the components of the state."""
         modes = tuple(f"mode{k}" for k in range(self.num_modes))
         return modes + tuple(f"z{i}" for i in range(self.latent_dim))
+
+    def _starts(self, parts: Sequence[LinearParameters]) -> GaussianInitial:
+        """Return the start of each mode, with an axis for the mode before the state."""
+        if self.common_mean is None or self.common_cov is None:
+            mean = _stack([p.initial.mean for p in parts], 1)
+            return GaussianInitial(mean, _stack([p.initial.cov for p in parts], 2))
+        mean, cov, modes = self.common_mean, self.common_cov, self.num_modes
+        return GaussianInitial(mean.expand(modes, -1), cov.expand(modes, -1, -1))
+
+    def _hold_start(self, m0: object, P0: object, dtype: torch.dtype) -> None:
+        if (m0 is None) != (P0 is None):
+            raise ValueError("`m0` and `P0` belong together: pass both, or neither.")
+        mean = None if m0 is None else torch.as_tensor(m0, dtype=dtype)
+        cov = None if P0 is None else torch.as_tensor(P0, dtype=dtype)
+        if mean is not None and cov is not None:
+            size = self.latent_dim
+            if mean.shape != (size,) or cov.shape != (size, size):
+                raise ValueError(
+                    f"`m0` and `P0` must be ({size},) and ({size}, {size}), the common state, got "
+                    f"{tuple(mean.shape)} and {tuple(cov.shape)}."
+                )
+            psd_factor(cov, "P0")
+        self.register_buffer("common_mean", mean)
+        self.register_buffer("common_cov", cov)
 
     def _check(self, modes: Sequence[StateSpaceModel]) -> None:
         if len(self.state_maps) != len(modes):
@@ -255,7 +289,10 @@ def _embedded(
     """Write a mode's matrices in the common state; components it lacks become zero."""
     (m0, P0, diffuse), (A, b, Q), (C, d, R) = parameters
     if diffuse is not None and diffuse.shape[-1]:
-        raise ValueError("`modes` must start from a proper distribution: give each a finite `P0`.")
+        raise ValueError(
+            "`modes` must start from a proper distribution: give each a finite `P0`, or pass `m0` "
+            "and `P0` for all."
+        )
     if indices == tuple(range(size)):
         return parameters
     select = torch.eye(size, dtype=A.dtype, device=A.device)[list(indices)]

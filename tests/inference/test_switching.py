@@ -10,6 +10,7 @@ from deepssm.base import LinearConditional, LinearParameters, Series
 from deepssm.inference.hidden_markov import ForwardBackward
 from deepssm.inference.switching import Switching
 from deepssm.models.hidden_markov import HiddenMarkov
+from deepssm.models.kinematic import ConstantVelocity
 from deepssm.models.linear_gaussian import LinearGaussian
 from deepssm.models.state_gaussians import GaussianStates
 from deepssm.models.switching import SwitchingLaw, SwitchingLinearGaussian
@@ -265,6 +266,21 @@ def test_modes_may_have_states_of_different_size(method: Switching) -> None:
     assert (paths[..., 4][calm].abs() < 1e-6).all()
 
 
+def test_modes_that_start_flat_take_the_common_start() -> None:
+    """The same two motions, with the start written into each mode or given once."""
+    m0, P0 = torch.tensor([1.0, -1.0]).double(), matrix([[2.0, 0.3], [0.3, 1.0]])
+    motions = [ConstantVelocity(1, 0.5, diffusion=q, noise_variance=0.3) for q in (0.01, 1.0)]
+    modes = []
+    for motion in motions:
+        _, (A, _, Q), (C, _, R) = motion.linear_parameters()
+        modes.append(LinearGaussian(A[0], Q[0], C[0], R[0], m0=m0, P0=P0))
+    y = data(8)[:, :1]
+    got = Switching().filter(SwitchingLinearGaussian(motions, m0=m0, P0=P0), Series(y))
+    expected = Switching().filter(SwitchingLinearGaussian(modes), Series(y))
+    torch.testing.assert_close(got.mean, expected.mean)
+    torch.testing.assert_close(got.log_likelihood, expected.log_likelihood)
+
+
 def test_the_law_of_a_step_scores_what_it_draws() -> None:
     """Mean and covariance against draws; the density is finite at every draw."""
     model = two_modes()
@@ -300,6 +316,18 @@ def test_the_law_of_a_step_scores_what_it_draws() -> None:
         (
             lambda: SwitchingLinearGaussian([random_mode(0)], transition=torch.ones(2, 2)),
             "`transition` must hold",
+        ),
+        (
+            lambda: SwitchingLinearGaussian([random_mode(0)], m0=[0.0, 0.0]),
+            "`m0` and `P0` belong together",
+        ),
+        (
+            lambda: SwitchingLinearGaussian([random_mode(0)], m0=[0.0], P0=[[1.0]]),
+            "`m0` and `P0` must be \\(2,\\) and \\(2, 2\\)",
+        ),
+        (
+            lambda: SwitchingLinearGaussian([ConstantVelocity(1, 1.0)]).initial(),
+            "or pass `m0` and `P0` for all",
         ),
     ],
 )
