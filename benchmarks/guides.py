@@ -19,6 +19,7 @@ from deepssm.base import Series
 from deepssm.inference import (
     SVI,
     ChainGuide,
+    ConjugateGuide,
     IndependentCombiner,
     LinearizedGuide,
     RecurrentEncoder,
@@ -71,7 +72,8 @@ def guides() -> dict[str, nn.Module]:
         1, 1, hidden=40, encoder=RecurrentEncoder(3, 40, reads="both")
     )
     table["parallel chain"] = ChainGuide(1, 1, hidden=40)
-    table["linearised (conjugate)"] = LinearizedGuide()
+    table["conjugate"] = ConjugateGuide(1, 1, hidden=40)
+    table["linearised, untrained"] = LinearizedGuide()
     return table
 
 
