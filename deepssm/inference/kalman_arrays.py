@@ -200,7 +200,8 @@ def _flat(x: Tensor | np.ndarray, batch: torch.Size, event: int) -> np.ndarray:
     x = torch.from_numpy(x) if isinstance(x, np.ndarray) else x
     lead = x.shape[: x.ndim - event]
     if lead.numel() > 1 or batch.numel() == 0:
-        x = x.expand(*batch, *x.shape[x.ndim - event :]).reshape(-1, *x.shape[x.ndim - event :])
+        shape = x.shape[x.ndim - event :]
+        x = x.expand(*batch, *shape).reshape(batch.numel(), *shape)
     else:
         x = x.reshape(1, *x.shape[x.ndim - event :])
     return np.ascontiguousarray(_f64(x).numpy())

@@ -33,9 +33,10 @@ def start(backend: Backend, parameters: LinearParameters, y: Tensor) -> Run | No
     Raises:
         ValueError: The backend is `"stationary"` and a matrix of the model varies in time.
     """
-    if backend in ("sequential", "autograd") or backend == "auto" and y.device.type != "cuda":
+    cuda = y.device.type == "cuda"
+    if not engines(backend, cuda=cuda, varying=False):
         return None
-    if y.shape[-2] == 0 or y.numel() == 0 or parameters.initial.diffuse is not None:
+    if y.shape[-2] == 0 or y.numel() == 0:
         return None
     columns = lay_out(parameters, y)
     once = columns.settled()
@@ -44,14 +45,29 @@ def start(backend: Backend, parameters: LinearParameters, y: Tensor) -> Run | No
             '`backend="stationary"` needs a model whose `A, C, Q, R` are the same at all times, '
             'and steps `dt` that are equal; some matrix varies. Use `backend="scan"`, or "auto".'
         )
-    engines = [] if backend == "scan" or once.varying else [(STATIONARY, once)]
-    if backend != "stationary" or y.device.type == "cuda":
-        engines.append((SCAN, columns))
-    for engine, laid_out in engines:
+    if parameters.initial.diffuse is not None:
+        return None
+    for engine in engines(backend, cuda=cuda, varying=once.varying):
+        laid_out = once if engine is STATIONARY else columns
         forward = engine.filter(laid_out)
         if forward is not None:
             return Run(engine, laid_out, forward)
     return None
+
+
+def engines(backend: Backend, *, cuda: bool, varying: bool) -> list[Engine]:
+    """Return what to try, best first; after them comes the compiled loop.
+
+    Args:
+        backend: See `Kalman`.
+        cuda: Whether the data are on a CUDA device.
+        varying: Whether a matrix of the model varies in time.
+    """
+    if backend in ("sequential", "autograd") or backend == "auto" and not cuda:
+        return []
+    if backend == "scan" or varying:
+        return [SCAN]
+    return [STATIONARY, SCAN] if cuda else [STATIONARY]
 
 
 def filtered(run: Run, parameters: LinearParameters, y: Tensor) -> Filtered:
