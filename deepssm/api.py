@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .base import InferenceMethod, LearningMethod, StateSpaceModel
-from .checks import Data, as_series, labels_of, positive
+from .checks import Data, as_series, labels_of, lagged, positive
 from .fitted import Fit as Fit
 from .future import extend, future_labels
 from .results import Disturbances, Filtered, Forecast, Simulated, Smoothed
@@ -60,9 +60,10 @@ def smooth(
     *,
     dt: Data | float | None = None,
     lengths: Data | None = None,
+    lag: int | None = None,
     method: InferenceMethod | None = None,
 ) -> Smoothed:
-    """Estimate each state from all data: `p(z_t | y_{1:T})`.
+    """Estimate each state from all data: `p(z_t | y_{1:T})`, or up to `lag` steps after it.
 
     Args:
         model: Any state space model.
@@ -70,13 +71,17 @@ def smooth(
         u: Inputs, `(*batch, time, input)`.
         dt: Time steps, a number or `(*batch, time)`.
         lengths: Valid steps of each series, `(*batch,)`.
+        lag: Wait only so many steps: `p(z_t | y_{1:t+lag})`, by a method with a `fixed_lag`.
         method: How to infer; see `filter`.
 
     Returns:
         Smoothed moments and lag-one covariances.
     """
     series = as_series(model, y, u, dt, lengths)
-    result = _method(model, method).smooth(model, series)
+    inference = _method(model, method)
+    result = (
+        inference.smooth(model, series) if lag is None else lagged(inference, model, series, lag)
+    )
     return result.labelled(labels_of(y).index, model.state_names)
 
 
@@ -295,19 +300,25 @@ def fit(
     return Fit(model, learned, series).labelled(labels_of(y))
 
 
-def online(model: StateSpaceModel, method: InferenceMethod | None = None) -> OnlineFilter:
+def online(
+    model: StateSpaceModel, method: InferenceMethod | None = None, *, buffer: int = 0
+) -> OnlineFilter:
     """Start a filter that takes one observation at a time and equals the batch filter.
 
     Args:
         model: Any model that `method` can filter.
         method: How to infer; see `filter`.
+        buffer: By how many steps a reading may be late: `.update(y, back=2)` puts it in its place
+            by rolling back and replaying.
 
     Returns:
         A filter with `.predict(dt=, u=)`, `.update(y)`, `.state_dict()`.
     """
+    from .inference.late_data import BufferedFilter
     from .inference.online import start_online
 
-    return start_online(model, _method(model, method))
+    started = start_online(model, _method(model, method))
+    return BufferedFilter(started, positive("buffer", buffer)) if buffer else started
 
 
 def default_method(model: StateSpaceModel) -> InferenceMethod:

@@ -2,6 +2,12 @@
 
 from .amortized import Amortized as Amortized
 from .baum_welch import BaumWelch as BaumWelch
+from .bounds import FreeBits as FreeBits
+from .bounds import ImportanceWeighted as ImportanceWeighted
+from .bounds import ParticleBound as ParticleBound
+from .bounds import component_divergence as component_divergence
+from .bounds_constrained import Constrained as Constrained
+from .bounds_constrained import MaskedSuffix as MaskedSuffix
 from .chain_guide import ChainGuide as ChainGuide
 from .combiners import GateCombiner as GateCombiner
 from .combiners import IndependentCombiner as IndependentCombiner
@@ -24,6 +30,7 @@ from .gaussian_filters import Simplex as Simplex
 from .gaussian_filters import Unscented as Unscented
 from .guides import SmoothingGuide as SmoothingGuide
 from .hidden_markov import ForwardBackward as ForwardBackward
+from .hidden_markov_program import enumerated as enumerated
 from .kalman import Kalman as Kalman
 from .late_data import BufferedFilter as BufferedFilter
 from .linearized_guide import LinearizedGuide as LinearizedGuide
@@ -50,3 +57,4 @@ from .svi import SVI as SVI
 from .switching import Switching as Switching
 from .tensorboard import TensorBoard as TensorBoard
 from .variational_em import VariationalEM as VariationalEM
+from .weight_prior import WeightPrior as WeightPrior

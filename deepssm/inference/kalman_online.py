@@ -7,8 +7,13 @@ import torch
 from torch import Tensor
 
 from ..base import LinearGaussianModel, StateSpaceModel
+from ..gaussian import psd_factor
+from ..results import Filtered
 from .kalman_arrays import Pass, Problem, allocate, prepare
 from .kalman_diffuse import diffuse_moments, posterior_mix
+
+# Parameters of this many different time steps are kept.
+_MOST_STEPS = 256
 
 
 class OnlineKalman:
@@ -26,6 +31,7 @@ class OnlineKalman:
         self._predict, self._update = predict_once, update_once
         self._model = model
         self.log_likelihood = 0.0
+        self._predicted = True
         self.refresh()
         self._out: Pass = allocate(self._problem.sizes, 1)
         n, p, k, _ = self._problem.sizes[2:]
@@ -38,7 +44,8 @@ class OnlineKalman:
     def refresh(self) -> None:
         """Read the model's parameters again."""
         # Start and emission need no time step; a model in continuous time may have none to offer.
-        self._problem, self._step = self._read(0.0, None), None
+        self._problem = self._read(0.0, None)
+        self._steps: dict[float | None, Problem] = {}
 
     def predict(self, dt: float | None = None, u: Tensor | None = None) -> None:
         """Move the state one step.
@@ -47,12 +54,9 @@ class OnlineKalman:
             dt: Time since the last step, for models in continuous time.
             u: Input of the arriving step, `(input,)`.
         """
-        if dt is None and u is None:
-            self._step = self._step or self._read(None, None)
-            problem = self._step
-        else:
-            problem = self._read(dt, u)
+        problem = self._moves(dt) if u is None else self._read(dt, u)
         self._predict(problem.params, tuple(self._out), self._space)
+        self._predicted = True
 
     def update(self, y: Tensor, u: Tensor | None = None) -> float:
         """Condition on one observation and return its log-density in nats.
@@ -72,7 +76,28 @@ class OnlineKalman:
         problem = self._problem if u is None else self._read(0.0, u)
         ll = self._update(problem.params, values, tuple(self._out), self._space)
         self.log_likelihood += ll
+        self._predicted = False
         return ll
+
+    def filter(
+        self, y: Tensor, u: Tensor | None = None, dt: Tensor | float | None = None
+    ) -> Filtered:
+        """Filter the next steps at once, as fast as a whole series, and stand at the last one.
+
+        A long series filtered block by block equals the series filtered at once, in the memory
+        of a block. Entry 0 of `u` and `dt` drives the step from the last block to this one.
+
+        Args:
+            y: `(time, obs)`, NaN where missing; the model must be constant in time.
+            u: `(time, input)`.
+            dt: `(time,)`, or one number for all steps.
+
+        Raises:
+            ValueError: The data do not fit the model.
+        """
+        from .kalman_blocks import filter_block
+
+        return filter_block(self, self._model, y, u, dt)
 
     @property
     def mean(self) -> Tensor:
@@ -84,12 +109,37 @@ class OnlineKalman:
         """Covariance of the current state, `(state, state)`."""
         return self._moments()[1]
 
+    @property
+    def predicted(self) -> bool:
+        """Whether the state stands before the reading of its step, rather than after it."""
+        return self._predicted
+
+    def jump(self, mean: Tensor, cov: Tensor, log_likelihood: float) -> None:
+        """Put the state at the filtered moments of a later step.
+
+        Args:
+            mean: Filtered mean, `(state,)`.
+            cov: Filtered covariance, `(state, state)`.
+            log_likelihood: Of the readings in between, added to the sum.
+        """
+        out = self._out
+        for array in (out.m, out.F, out.info):
+            array[0, 0] = 0.0
+        out.m[0, 0, :, 0] = mean.double().numpy()
+        out.F[0, 0] = psd_factor(cov.double(), "cov").numpy()
+        # The diffuse coefficients are known by now: they move nothing and have spread 1.
+        out.info[0, 0, :, : self._problem.sizes.k] = np.eye(self._problem.sizes.k)
+        out.a[0, 0], out.L[0, 0] = out.m[0, 0], out.F[0, 0]
+        self.log_likelihood += log_likelihood
+        self._predicted = False
+
     def state_dict(self) -> dict[str, Tensor]:
         """Return mean, factor and diffuse equations, to go on later."""
         out = self._out
         arrays = {"mean": out.m[0, 0], "factor": out.F[0, 0], "diffuse": out.info[0, 0]}
         state = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
-        return state | {"log_likelihood": torch.tensor(self.log_likelihood, dtype=torch.float64)}
+        state["log_likelihood"] = torch.tensor(self.log_likelihood, dtype=torch.float64)
+        return state | {"predicted": torch.tensor(self._predicted)}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Go on from what `state_dict` returned.
@@ -107,6 +157,15 @@ class OnlineKalman:
             target[0, 0] = state[name].numpy()
         self._out.a[0, 0], self._out.L[0, 0] = self._out.m[0, 0], self._out.F[0, 0]
         self.log_likelihood = float(state["log_likelihood"])
+        self._predicted = bool(state["predicted"])
+
+    def _moves(self, dt: float | None) -> Problem:
+        """Parameters of a step of length `dt`, read once for each length."""
+        if dt not in self._steps:
+            if len(self._steps) >= _MOST_STEPS:
+                self._steps.clear()
+            self._steps[dt] = self._read(dt, None)
+        return self._steps[dt]
 
     def _read(self, dt: float | None, u: Tensor | None) -> Problem:
         """Parameters of one step: entry 1 of a series of two, since entry 0 has no transition."""

@@ -17,6 +17,11 @@ class OnlineFilter(Protocol):
     A run over a series equals the batch filter.
     """
 
+    @property
+    def log_likelihood(self) -> float:
+        """Sum of the log-densities of the readings so far, in nats."""
+        ...
+
     def predict(self, dt: float | None = None, u: Tensor | None = None) -> None:
         """Move the state one step; `dt` and `u` are those of the arriving step."""
         ...
@@ -55,6 +60,10 @@ class OnlineMethod(Protocol):
 
 def start_online(model: StateSpaceModel, method: InferenceMethod) -> OnlineFilter:
     """Start an online filter.
+
+    Args:
+        model: The model.
+        method: How to filter.
 
     Raises:
         ValueError: The method works on whole series only.
