@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .base import InferenceMethod, LearningMethod, StateSpaceModel
-from .checks import Data, as_series, labels_of, lagged, positive
+from .checks import Data, as_series, labels_of, positive, smoothed
 from .fitted import Fit as Fit
 from .future import extend, future_labels
 from .results import Disturbances, Filtered, Forecast, Simulated, Smoothed
@@ -78,10 +78,7 @@ def smooth(
         Smoothed moments and lag-one covariances.
     """
     series = as_series(model, y, u, dt, lengths)
-    inference = _method(model, method)
-    result = (
-        inference.smooth(model, series) if lag is None else lagged(inference, model, series, lag)
-    )
+    result = smoothed(_method(model, method), model, series, lag)
     return result.labelled(labels_of(y).index, model.state_names)
 
 

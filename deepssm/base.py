@@ -201,6 +201,15 @@ class InferenceMethod(Protocol):
         ...
 
 
+@runtime_checkable
+class FixedLag(Protocol):
+    """A method that can smooth each state from the data up to some steps after it."""
+
+    def fixed_lag(self, model: StateSpaceModel, series: Series, lag: int) -> Smoothed:
+        """Return `p(z_t | y_{1:t+lag})` for every `t`."""
+        ...
+
+
 class LearningMethod(Protocol):
     """Fits the free parameters of a model, in place. A method is a value."""
 

@@ -9,10 +9,12 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from .base import Series, StateSpaceModel
+from .base import FixedLag, InferenceMethod, Series, StateSpaceModel
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from .results import Smoothed
 
 Data = Tensor | ArrayLike
 """A tensor, an array, or a pandas or polars frame."""
@@ -102,6 +104,26 @@ def positive(name: str, value: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"`{name}` must be a whole number of at least 1, got {value!r}.")
     return value
+
+
+def smoothed(
+    method: InferenceMethod, model: StateSpaceModel, series: Series, lag: int | None
+) -> Smoothed:
+    """Smooth with a fixed lag, or with all data if `lag` is `None`.
+
+    Raises:
+        ValueError: `lag` is no count, or the method has no fixed-lag smoother.
+    """
+    if lag is None:
+        return method.smooth(model, series)
+    if isinstance(lag, bool) or not isinstance(lag, int) or lag < 0:
+        raise ValueError(f"`lag` must be a whole number of at least 0, got {lag!r}.")
+    if not isinstance(method, FixedLag):
+        raise ValueError(
+            f"`lag` needs a method with `fixed_lag`, as `Kalman()` has; {type(method).__name__} "
+            "has none. Leave `lag` out, or smooth the prefixes of the data one by one."
+        )
+    return method.fixed_lag(model, series, lag)
 
 
 def _observations(model: StateSpaceModel, y: Data, *, regular: bool) -> Tensor:

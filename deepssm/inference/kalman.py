@@ -15,6 +15,7 @@ from . import kalman_backends as backends
 from .kalman_arrays import Pass, Problem, prepare
 from .kalman_autograd import autograd_log_likelihood
 from .kalman_diffuse import diffuse_moments, posterior_mix
+from .kalman_fixed_lag import fixed_lag
 from .kalman_flag import DOUBTFUL, Answer, differ, nudged
 from .kalman_gradient import exact_log_likelihood
 from .kalman_online import OnlineKalman
@@ -127,6 +128,16 @@ class Kalman:
         paths = self.sample_posterior(model, series, num_samples, generator)[..., -horizon:, :]
         samples = draw_observations(paths, C, d, R, generator)
         return Forecast(obs_mean, obs_cov, samples, mean, cov, paths)
+
+    def fixed_lag(self, model: StateSpaceModel, series: Series, lag: int) -> Smoothed:
+        """Return `p(z_t | y_{1:t+lag})` for every `t`; `cross_cov[t]` knows `y_{1:t-1+lag}`.
+
+        Args:
+            model: A linear-Gaussian model.
+            series: Checked data.
+            lag: Steps to wait for, 0 or more.
+        """
+        return fixed_lag(self, _parameters(model, series), series.y, lag)
 
     def online(self, model: StateSpaceModel) -> OnlineKalman:
         """Return a filter that takes one observation at a time."""
