@@ -6,12 +6,16 @@ those of the data's own type.
 
 from __future__ import annotations
 
+import math
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from .moments import Linearized
+if TYPE_CHECKING:
+    from .moments import Linearized
 
 LARGEST = 32
 """Rows from which LAPACK's blocked factorisations are faster than plain loops."""
@@ -63,7 +67,7 @@ def condition(
         _tensor(out[0], batch + (n,), residual),
         _tensor(out[1], batch + (n, n), residual),
     )
-    return shift, gain, _tensor(out[2], batch, residual), torch.from_numpy(out[3]).reshape(batch)
+    return shift, gain, _tensor(out[2], batch, residual), torch.from_numpy(out[3].reshape(batch))
 
 
 def move(mean: Tensor, factor: Tensor, shift: Tensor, gain: Tensor) -> tuple[Tensor, Tensor]:
@@ -77,6 +81,17 @@ def move(mean: Tensor, factor: Tensor, shift: Tensor, gain: Tensor) -> tuple[Ten
     return _tensor(out[0], mean.shape, mean), _tensor(out[1], factor.shape, mean)
 
 
+def product(left: Tensor, right: Tensor) -> Tensor:
+    """Return `left @ right` of many small matrices with the same batch axes."""
+    from .gaussian_kernels import multiply_all
+
+    batch = left.shape[:-2]
+    first, second = _series(left, batch, 2), _series(right, batch, 2)
+    out = np.empty((len(first), left.shape[-2], right.shape[-1]))
+    multiply_all(first, second, out)
+    return _tensor(out, batch + out.shape[1:], left)
+
+
 def _common(*shapes: torch.Size) -> torch.Size:
     """Broadcast; torch's own function takes longer than a step of the filter."""
     different = {shape for shape in shapes if shape}
@@ -85,14 +100,17 @@ def _common(*shapes: torch.Size) -> torch.Size:
     return different.pop() if different else torch.Size()
 
 
-def _series(x: Tensor, batch: torch.Size, event: int, *, shared: bool = False) -> np.ndarray:
+def _series(x: Tensor, batch: tuple[int, ...], event: int, *, shared: bool = False) -> np.ndarray:
     """Lay out as `(series, *event)`, contiguous; what is `shared` by all may keep one entry."""
-    x = x.detach() if x.dtype in (torch.float64, torch.bool) else x.detach().double()
-    if shared and x.ndim == event:
-        return x[None].contiguous().numpy()
-    shape = x.shape[x.ndim - event :]
-    return x.expand(batch + shape).reshape(-1, *shape).contiguous().numpy()
+    array = x.detach().numpy()
+    shape = array.shape[array.ndim - event :]
+    if shared and array.ndim == event:
+        array = array[None]
+    else:
+        whole = array if array.shape == batch + shape else np.broadcast_to(array, batch + shape)
+        array = whole.reshape(math.prod(batch), *shape)
+    return np.ascontiguousarray(array, None if array.dtype == np.bool_ else np.float64)
 
 
 def _tensor(array: np.ndarray, shape: tuple[int, ...], like: Tensor) -> Tensor:
-    return torch.from_numpy(array).reshape(shape).to(like.dtype)
+    return torch.from_numpy(array.reshape(shape)).to(like.dtype)

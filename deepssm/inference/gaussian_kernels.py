@@ -133,3 +133,15 @@ def move_all(mean, factor, shift, gain, new_mean, new_factor):  # noqa: ANN001, 
                 for m in range(j, i + 1):
                     total += factor[s, i, m] * gain[s, m, j]
                 new_factor[s, i, j] = total
+
+
+@njit(**DRIVER)
+def multiply_all(left, right, out):  # noqa: ANN001, ANN201
+    """`out = left right`, matrix by matrix."""
+    for s in range(left.shape[0]):
+        for i in range(left.shape[1]):
+            for j in range(right.shape[2]):
+                total = 0.0
+                for m in range(right.shape[1]):
+                    total += left[s, i, m] * right[s, m, j]
+                out[s, i, j] = total

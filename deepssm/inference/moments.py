@@ -23,6 +23,7 @@ from torch.distributions import (
 from torch.nn import functional
 
 from ..gaussian import beside, mvn, outer, psd_factor
+from . import gaussian_compiled as compiled
 
 Conditional = Callable[[Tensor], Distribution]
 Wrap = Callable[[Tensor], Tensor]
@@ -101,7 +102,7 @@ def taylor(conditional: Conditional, mean: Tensor, factor: Tensor, wrap: Wrap) -
         rows = _rows(value, x, wanted)
     if not wanted:
         value, noise = value.detach(), noise.detach()
-    return Linearized(value[0], rows @ factor, noise)
+    return Linearized(value[0], _slope(rows, factor), noise)
 
 
 def weighted(points: Tensor, weights: Tensor) -> Moments:
@@ -219,6 +220,13 @@ def _rows(value: Tensor, x: Tensor, wanted: bool) -> Tensor:
     options = {"create_graph": wanted, "materialize_grads": True}
     (gradient,) = torch.autograd.grad(value, x, seed, **options)
     return gradient[:out].movedim(0, -2)
+
+
+def _slope(rows: Tensor, factor: Tensor) -> Tensor:
+    same = rows.shape[:-2] == factor.shape[:-2]
+    if same and compiled.compilable(rows, rows, factor):
+        return compiled.product(rows, factor)
+    return rows @ factor
 
 
 def _reads_more(value: Tensor, x: Tensor) -> bool:

@@ -137,7 +137,11 @@ def grid_log_likelihood(model: StateSpaceModel, y: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("auxiliary", [False, True])
 def test_stochastic_volatility_agrees_with_a_point_mass_grid(auxiliary: bool) -> None:
-    """Means over 100 runs within 3.5 standard errors: failure rate 5e-4 at a fixed seed."""
+    """The mean of 100 unbiased estimates lies within 3 standard errors; failure rate 3e-3.
+
+    Over 24 seeds the standardised error had mean -0.1 and sd 0.9. Logarithms of the estimates lie
+    lower by half their variance (Jensen), which is why the estimates themselves are averaged.
+    """
     g = torch.Generator().manual_seed(3)
     model, z, y = StochasticVolatility(), torch.tensor(-0.5), []
     for _ in range(60):
@@ -145,11 +149,11 @@ def test_stochastic_volatility_agrees_with_a_point_mass_grid(auxiliary: bool) ->
         y.append((z / 2).exp() * torch.randn((), generator=g))
     data = torch.stack(y).double()[:, None]
     exact = grid_log_likelihood(model, data).sum()
-    method = Particle(2_000, auxiliary=auxiliary)
+    method = Particle(1_000, auxiliary=auxiliary)
     runs = method.log_likelihood(model, Series(data.expand(100, 60, 1))).sum(-1)
     ratio = (runs - exact).exp()
-    assert (ratio.mean() - 1).abs() < 3.5 * ratio.std() / 10
-    assert ratio.std() < 0.5
+    assert (ratio.mean() - 1).abs() < 3 * ratio.std() / 10
+    assert ratio.std() < 0.2
 
 
 @pytest.mark.parametrize("smoother", ["backward", "ancestral"])
