@@ -1,8 +1,12 @@
-"""Training steps of a deep Markov model: ours beside the one in Pyro's examples, one thread.
+"""Training of a deep Markov model: ours beside the one in Pyro's examples, one thread.
+
+At paper size both run epochs over the JSB chorales in minibatches of 20, drawn anew each epoch:
+Pyro's as its script draws them, ours with series of like length together. At sensor sizes both
+take steps on the same random binary batch. Times are CPU seconds of this process, so other work
+on the machine does not count.
 
 Pyro's script is not part of this project; point `PYRO_DMM` at a copy of its `examples/dmm.py`
-(Apache-2.0). Both train on the same random binary batches with the same sizes; times are CPU
-seconds of this process, so other work on the machine does not count.
+(Apache-2.0), and `DEEPSSM_DATA` at a folder that holds `polyphonic/JSB_Chorales.mat`.
 
 Run: PYRO_DMM=/path/to/dmm.py python benchmarks/deep_markov.py [repeats]
 """
@@ -11,9 +15,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -23,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from deepssm.base import Series
+from deepssm.data.polyphonic import pad, polyphonic
 from deepssm.inference import (
     ChainGuide,
     GateCombiner,
@@ -31,12 +37,17 @@ from deepssm.inference import (
     SmoothingGuide,
     negative_elbo,
 )
+from deepssm.inference.encoders import reversal
+from deepssm.inference.minibatches import Minibatches
 from deepssm.inference.reader import Reader
 from deepssm.models import BernoulliEmission, DeepMarkov, GatedTransition
+from deepssm.sequences import observed_steps
+
+Step = Callable[[Tensor], object]
 
 
 class Size(NamedTuple):
-    """Sizes of a model and of a batch."""
+    """Sizes of a model and of a batch; `time` 0 means epochs over the chorales."""
 
     name: str
     obs: int
@@ -49,19 +60,17 @@ class Size(NamedTuple):
 
 
 SIZES = (
-    Size("paper, JSB batch", 88, 100, 100, 200, 600, 20, 60),
-    Size("sensor, long", 6, 4, 16, 16, 16, 16, 300),
-    Size("sensor, wide", 6, 8, 32, 32, 32, 32, 100),
+    Size("paper: JSB chorales, per epoch", 88, 100, 100, 200, 600, 20, 0),
+    Size("sensor, long: per step", 6, 4, 16, 16, 16, 16, 300),
+    Size("sensor, wide: per step", 6, 8, 32, 32, 32, 32, 100),
 )
 
 
-def pyro_example(size: Size) -> Callable[[Tensor], object]:
+def pyro_example(size: Size) -> Step:
     """Return one training step of Pyro's own model, as its script configures it."""
     loader: Any = ModuleType("polyphonic_data_loader")
-    loader.pad_and_reverse = lambda packed, lengths: nn.utils.rnn.pad_packed_sequence(
-        packed, batch_first=True
-    )[0].flip(1)
-    # The script imports its loader, which needs torchvision; series of one length need little.
+    loader.pad_and_reverse = _unpack
+    # The script imports its loader, which needs torchvision and downloads pickles.
     sys.modules["pyro.contrib.examples.polyphonic_data_loader"] = loader
     pyro.contrib.examples.polyphonic_data_loader = loader  # type: ignore[attr-defined]
     spec = importlib.util.spec_from_file_location("pyro_dmm", os.environ["PYRO_DMM"])
@@ -82,14 +91,25 @@ def pyro_example(size: Size) -> Callable[[Tensor], object]:
     svi = script.SVI(dmm.model, dmm.guide, optimizer, loss=script.Trace_ELBO())
 
     def step(y: Tensor) -> object:
-        lengths = torch.full((len(y),), y.shape[1])
-        packed = nn.utils.rnn.pack_padded_sequence(y.flip(1), lengths, batch_first=True)
-        return svi.step(y, packed, torch.ones(y.shape[:2]), lengths, 1.0)
+        steps = observed_steps(y)
+        lengths, order = steps.sum(-1).sort(descending=True)
+        y, mask = torch.nan_to_num(y[order]), steps[order].float()
+        packed = nn.utils.rnn.pack_padded_sequence(_turn(y, lengths), lengths, batch_first=True)
+        return svi.step(y, packed, mask, lengths, 1.0)
 
     return step
 
 
-def own(size: Size, guide: nn.Module) -> Callable[[Tensor], object]:
+def _turn(rows: Tensor, lengths: Tensor) -> Tensor:
+    order = reversal(lengths - 1, rows.shape[1])[..., None]
+    return rows.gather(1, order.expand_as(rows))
+
+
+def _unpack(packed: Any, lengths: Tensor) -> Tensor:  # noqa: ANN401
+    return _turn(nn.utils.rnn.pad_packed_sequence(packed, batch_first=True)[0], lengths)
+
+
+def own(size: Size, guide: nn.Module) -> Step:
     """Return one training step of ours with a guide."""
     model = DeepMarkov(
         size.obs,
@@ -99,11 +119,11 @@ def own(size: Size, guide: nn.Module) -> Callable[[Tensor], object]:
     )
     loss = negative_elbo(model, guide)
     parameters = [*model.parameters(), *guide.parameters()]
-    optimizer = torch.optim.Adam(parameters, lr=3e-4)
+    optimizer = torch.optim.Adam(parameters, lr=3e-4, fused=True)
 
     def step(y: Tensor) -> object:
         optimizer.zero_grad(set_to_none=True)
-        loss(*Series(y)).backward()
+        loss(y).backward()
         nn.utils.clip_grad_norm_(parameters, 10.0)
         return optimizer.step()
 
@@ -112,7 +132,7 @@ def own(size: Size, guide: nn.Module) -> Callable[[Tensor], object]:
 
 def own_guides(size: Size) -> dict[str, nn.Module]:
     """Return the guides compared; the first has the recursion of Pyro's example."""
-    reader = Reader(size.obs, changes=False)
+    reader = Reader(size.obs, changes=False, gaps=False)
     combiner = GateCombiner(size.state, size.obs, size.encoder)
     encoder = RecurrentEncoder(reader.size, size.encoder, cell="relu")
     recursive = SmoothingGuide(
@@ -125,27 +145,41 @@ def own_guides(size: Size) -> dict[str, nn.Module]:
     return table
 
 
-def seconds(step: Callable[[Tensor], object], y: Tensor, repeats: int) -> float:
-    """Return CPU seconds of one step, the fastest of some."""
-    step(y)
-    times = []
-    for _ in range(repeats):
-        start = time.process_time()
-        step(y)
-        times.append(time.process_time() - start)
-    return min(times)
-
-
-def main(repeats: int = 5) -> None:
-    """Print seconds per step and the ratio to Pyro's example."""
-    torch.set_num_threads(1)
-    for size in SIZES:
+def batches(size: Size, *, bucketed: bool) -> Callable[[], Iterator[Tensor]]:
+    """Return a function that gives what is timed: an epoch of the chorales, or one batch."""
+    if size.time:
         y = (torch.rand(size.batch, size.time, size.obs) < 0.1).float()
-        peer = seconds(pyro_example(size), y, repeats) if "PYRO_DMM" in os.environ else None
+        return lambda: iter([y])
+    series = Series(pad(polyphonic("JSB_Chorales").train).y)
+    source = Minibatches(series, size.batch, None, bucketed=bucketed)
+    count = -(-len(series.y) // size.batch)
+    return lambda: (next(source).y for _ in range(count))
+
+
+def seconds(step: Step, epoch: Callable[[], Iterator[Tensor]], repeats: int) -> float:
+    """Return CPU seconds of an epoch or step, the fastest of some after one more."""
+    times = []
+    for _ in range(1 + repeats):
+        start = time.process_time()
+        for y in epoch():
+            step(y)
+        times.append(time.process_time() - start)
+    return min(times[1:])
+
+
+def main(repeats: int = 3) -> None:
+    """Print seconds and the ratio to Pyro's example."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    print(f"torch {torch.__version__}, pyro {pyro.__version__}, {platform.processor()}, 1 thread")
+    for size in SIZES:
+        peer = None
+        if "PYRO_DMM" in os.environ:
+            peer = seconds(pyro_example(size), batches(size, bucketed=False), repeats)
         print(size)
         print(f"  {'Pyro example':18s} " + (f"{peer * 1e3:8.1f} ms" if peer else "not found"))
         for name, guide in own_guides(size).items():
-            spent = seconds(own(size, guide), y, repeats)
+            spent = seconds(own(size, guide), batches(size, bucketed=True), repeats)
             ratio = f"{peer / spent:6.1f} x" if peer else ""
             print(f"  {name:18s} {spent * 1e3:8.1f} ms {ratio}", flush=True)
 

@@ -44,6 +44,7 @@ class MarkovSequence(TorchDistribution):
         batch_shape: torch.Size | None = None,
     ) -> None:
         self.model, self.time, self.u, self.dt, self.steps = model, time, u, dt, steps
+        self._scored: tuple[Tensor, Distribution] | None = None
         if batch_shape is None:
             batch_shape = _batch_shape(steps, u)
         event_shape = torch.Size((time, model.state_dim))
@@ -79,12 +80,23 @@ class MarkovSequence(TorchDistribution):
         dt = self.dt if self.dt is None or self.dt.ndim == 0 else self.dt[..., 1:]
         return self.model.transition(z[..., :-1, :], u, dt)
 
+    def transitions_scored(self, z: Tensor) -> Distribution:
+        """Return `transitions(z)`, taken over from the last density if it was of the same path.
+
+        Pyro asks for the density of every site, and then for the divergence too.
+        """
+        scored, self._scored = self._scored, None
+        return self.transitions(z) if scored is None or scored[0] is not z else scored[1]
+
     def step_log_prob(self, value: Tensor) -> Tensor:
         """Return the log-density of each step given the one before, `(*batch, time)`, in nats."""
         first = self.model.initial().log_prob(value[..., 0, :])[..., None]
         if self.time == 1:
             return keep(self.steps, first)
-        rest = self.transitions(value).log_prob(value[..., 1:, :])
+        transitions = self.transitions(value)
+        if torch.is_grad_enabled():
+            self._scored = value, transitions
+        rest = transitions.log_prob(value[..., 1:, :])
         return keep(self.steps, torch.cat([first, rest], dim=-1))
 
     def log_prob(self, value: Tensor) -> Tensor:

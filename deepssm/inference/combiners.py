@@ -8,6 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .gated_path import gated_path
+from .products import linear
+
 
 class Step(NamedTuple):
     """What a combiner may look at, at one step or at many.
@@ -110,6 +113,19 @@ class GateCombiner(nn.Module):
         mean, raw = self.output(hidden).chunk(2, dim=-1)
         return mean, F.softplus(raw) + self.min_scale
 
+    def path(self, context: Tensor, start: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return a whole path, its means and its standard deviations.
+
+        Args:
+            context: `(time, batch, hidden)`.
+            start: The state before the first, `(state,)`.
+            noise: Standard normal, `(time, particles, batch, state)`.
+        """
+        half = 0.5 * self.output.weight
+        drive = linear(context, half, self.output.bias)
+        state = self.state.weight, self.state.bias
+        return gated_path(drive, start, state, half, noise, self.min_scale)
+
 
 class IndependentCombiner(nn.Module):
     """`q(z_t) = N(W_m context_t, softplus(W_s context_t)^2)`: a mean-field guide.
@@ -142,3 +158,9 @@ class IndependentCombiner(nn.Module):
         scale = F.softplus(raw) + self.min_scale
         axes = torch.broadcast_shapes(mean.shape, step.z.shape)
         return mean.expand(axes), scale.expand(axes)
+
+    def path(self, context: Tensor, start: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return a whole path; arguments and results as in `GateCombiner.path`."""
+        mean, raw = self.output(context)[:, None].chunk(2, dim=-1)
+        scale = F.softplus(raw) + self.min_scale
+        return mean + scale * noise, mean.expand_as(noise), scale.expand_as(noise)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import pyro
@@ -75,7 +74,7 @@ class GuideProgram(nn.Module):
 
 def negative_elbo(
     model: StateSpaceModel, guide: nn.Module, *, num_particles: int = 1
-) -> Callable[..., Tensor]:
+) -> nn.Module:
     """Return `loss(y, u, dt, kl_weight, scale)`: minus the bound, by Pyro with the analytic KL.
 
     Args:
@@ -117,7 +116,7 @@ def bound(
     """
     law = guide(model, series)
     law = law.expand(torch.Size((num_particles, *law.batch_shape)))
-    z = law.rsample()
+    z = law.draw(beyond=False)
     prior = MarkovSequence(
         model, series.time, series.u, series.dt, observed_steps(series.y), law.batch_shape
     )
@@ -151,7 +150,7 @@ def importance_log_likelihood(
     for start in range(0, num_samples, chunk):
         size = min(chunk, num_samples - start)
         paths = law.expand(torch.Size((size, *law.batch_shape)))
-        z = paths.rsample()
+        z = paths.draw(beyond=False)
         prior = MarkovSequence(model, series.time, series.u, series.dt, steps, paths.batch_shape)
         likelihood = observed_log_prob(model.emission(z, series.u), series.y).sum(-1)
         weights.append(likelihood + prior.log_prob(z) - paths.log_prob(z))

@@ -7,6 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from .products import linear
+from .recurrences import gru_recurrence, relu_recurrence
+
 
 class RecurrentEncoder(nn.Module):
     """A recurrent network that carries the past, the future or both to every step.
@@ -43,15 +46,15 @@ class RecurrentEncoder(nn.Module):
             features: `(*batch, time, features)`, without NaN.
             last: Index of each series' last observation, `(*batch,)`; -1 when it has none.
         """
-        flat = features.reshape(-1, *features.shape[-2:])
-        total = flat.new_zeros(())
-        if self.backward_net is not None:
-            order = reversal(last.reshape(-1), flat.shape[1])[..., None]
-            read, _ = self.backward_net(flat.gather(1, order.expand_as(flat)))
-            total = total + read.gather(1, order.expand_as(read))
-        if self.forward_net is not None:
-            total = total + self.forward_net(flat)[0]
-        return total.reshape(*features.shape[:-1], self.hidden)
+        flat = features.reshape(-1, *features.shape[-2:]).transpose(0, 1)
+        ended = torch.arange(len(flat), device=flat.device)[:, None] > last.reshape(-1)
+        if self.backward_net is None:
+            total = _read(self.forward_net, flat, None, reverse=False)
+        else:
+            total = _read(self.backward_net, flat, ended, reverse=True)
+            if self.forward_net is not None:
+                total = total + _read(self.forward_net, flat, None, reverse=False)
+        return total.transpose(0, 1).reshape(*features.shape[:-1], self.hidden)
 
     def filtering(self, features: Tensor) -> Tensor:
         """Return the contexts of series that end at each step, `(*batch, time, hidden)`.
@@ -75,6 +78,32 @@ def _recurrent(cell: Literal["gru", "lstm", "relu"], features: int, hidden: int)
     if cell == "lstm":
         return nn.LSTM(features, hidden, batch_first=True)
     return nn.RNN(features, hidden, batch_first=True, nonlinearity="relu")
+
+
+def _read(
+    net: nn.Module | None, features: Tensor, ended: Tensor | None, *, reverse: bool
+) -> Tensor:
+    """Return a network's states, `(time, batch, hidden)`, of features with time first."""
+    assert isinstance(net, nn.RNNBase)
+    if isinstance(net, nn.LSTM) or features.is_cuda:
+        return _read_by_torch(net, features, ended, reverse=reverse)
+    inwards, recurrent, bias, recurrent_bias = net.all_weights[0]
+    if isinstance(net, nn.GRU):
+        drive = linear(features, inwards, bias)
+        return gru_recurrence(drive, recurrent, recurrent_bias, ended, reverse=reverse)
+    drive = linear(features, inwards, bias + recurrent_bias)
+    return relu_recurrence(drive, recurrent, ended, reverse=reverse)
+
+
+def _read_by_torch(
+    net: nn.RNNBase, features: Tensor, ended: Tensor | None, *, reverse: bool
+) -> Tensor:
+    flat = features.transpose(0, 1)
+    if not reverse or ended is None:
+        return net(flat)[0].transpose(0, 1)
+    order = reversal((~ended).sum(0) - 1, len(features))[..., None]
+    read, _ = net(flat.gather(1, order.expand_as(flat)))
+    return read.gather(1, order.expand_as(read)).transpose(0, 1)
 
 
 def reversal(last: Tensor, time: int) -> Tensor:

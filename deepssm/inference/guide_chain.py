@@ -8,15 +8,11 @@ from torch.distributions import Distribution
 
 from ..base import Series, StateSpaceModel
 from ..linear import matrix_scan
-from ..sequences import at, draw
 from .guide_law import GuideLaw, Path
 
 
 class GuideChain(GuideLaw):
     """`q(z_t | z_{t-1}) = N(A_t z_{t-1} + b_t, L_t L_t')`; `A_1` is unused.
-
-    With a gradient, steps after the last observation, which no density counts, are left to the
-    chain; without one they are drawn from the model.
 
     Args:
         model: The model whose states these are.
@@ -46,16 +42,17 @@ class GuideChain(GuideLaw):
         parts = (self.model, self.series, self.gates, self.drive, self.chol, self.steps)
         return GuideChain(*parts, torch.Size(batch_shape))
 
-    def rsample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
-        """Draw paths by one scan, `(*sample_shape, *batch, time, state)`."""
+    def draw(
+        self, sample_shape: torch.Size | tuple[int, ...] = (), *, beyond: bool = True
+    ) -> Tensor:
+        """Draw paths by one scan; see `GuideLaw.draw`."""
         shape = torch.Size(sample_shape) + self.batch_shape
         noise = torch.randn(
             *shape, *self.event_shape, dtype=self.drive.dtype, device=self.drive.device
         )
         shock = (self.chol @ noise[..., None])[..., 0]
         z = matrix_scan(self.gates, self.drive + shock)
-        if not torch.is_grad_enabled() and not bool(self.steps.all()):
-            z = self._continue(z)
+        z = self._continued(z) if beyond else z
         self.path = Path(z, z - shock, self._diagonal(z), self.chol)
         return z
 
@@ -76,15 +73,3 @@ class GuideChain(GuideLaw):
 
     def _diagonal(self, z: Tensor) -> Tensor:
         return self.chol.diagonal(dim1=-2, dim2=-1).expand_as(z)
-
-    def _continue(self, z: Tensor) -> Tensor:
-        """Redraw from the model what lies after each series' last observation."""
-        active = self.steps.reshape(-1, self.series.time).all(0)
-        u, dt = self.series.u, self.series.dt
-        path = list(z.unbind(-2))
-        for t in range(int(active.sum()), self.series.time):
-            prior = self.model.initial().expand(z.shape[:-2])
-            if t:
-                prior = self.model.transition(path[t - 1], at(u, t), at(dt, t, axes=1))
-            path[t] = torch.where(self.steps[..., t, None], path[t], draw(prior))
-        return torch.stack(path, dim=-2)

@@ -17,7 +17,7 @@ from torch.distributions import (
 )
 
 from ..base import Series, StateSpaceModel
-from ..sequences import MarkovSequence, keep
+from ..sequences import MarkovSequence, at, draw, keep
 
 
 class Path(NamedTuple):
@@ -83,6 +83,22 @@ class GuideLaw(TorchDistribution):
         event_shape = torch.Size((series.time, model.state_dim))
         super().__init__(batch_shape, event_shape, validate_args=False)
 
+    def draw(
+        self, sample_shape: torch.Size | tuple[int, ...] = (), *, beyond: bool = True
+    ) -> Tensor:
+        """Draw paths with a gradient, `(*sample_shape, *batch, time, state)`.
+
+        Args:
+            sample_shape: Leading axes.
+            beyond: Whether the steps after the last observation follow the model. They cost a
+                loop over time, and no density counts them; if false they hold anything.
+        """
+        raise NotImplementedError
+
+    def rsample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
+        """Draw paths; with a gradient, steps after the last observation hold anything."""
+        return self.draw(sample_shape, beyond=not torch.is_grad_enabled())
+
     def conditionals(self, value: Tensor) -> Path:
         """Return the conditionals along any path, `(*batch, time, state)`, all steps at once."""
         raise NotImplementedError
@@ -109,6 +125,20 @@ class GuideLaw(TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         """Return `log q(z_{1:T})` of the counted steps, `(*batch,)`, in nats."""
         return self.step_log_prob(value).sum(-1)
+
+    def _continued(self, z: Tensor) -> Tensor:
+        """Redraw from the model what lies after each series' last observation."""
+        if bool(self.steps.all()):
+            return z
+        active = self.steps.reshape(-1, self.series.time).all(0)
+        u, dt = self.series.u, self.series.dt
+        path = list(z.unbind(-2))
+        for t in range(int(active.sum()), self.series.time):
+            prior = self.model.initial().expand(z.shape[:-2])
+            if t:
+                prior = self.model.transition(path[t - 1], at(u, t), at(dt, t, axes=1))
+            path[t] = torch.where(self.steps[..., t, None], path[t], draw(prior))
+        return torch.stack(path, dim=-2)
 
     def along(self, value: Tensor) -> Path:
         """Return the conditionals along a path; those of the last draw are not computed twice."""
@@ -137,7 +167,8 @@ def step_divergence(guide: GuideLaw, prior: MarkovSequence) -> Tensor:
     path = guide.drawn()
     terms = _divergence(path.between(0, 1), prior.model.initial())
     if prior.time > 1:
-        terms = torch.cat([terms, _divergence(path.between(1), prior.transitions(path.z))], dim=-1)
+        rest = _divergence(path.between(1), prior.transitions_scored(path.z))
+        terms = torch.cat([terms, rest], dim=-1)
     return keep(guide.steps, terms)
 
 
@@ -153,6 +184,8 @@ def _kl_guide_guide(left: GuideLaw, right: GuideLaw) -> Tensor:
 
 
 def _divergence(path: Path, prior: Distribution) -> Tensor:
+    if not isinstance(path, Path):
+        return path.log_prob() - prior.log_prob(path.z)  # Bent by a flow: no closed form.
     if isinstance(prior, Independent) and isinstance(prior.base_dist, Normal):
         return _from_diagonal(path, prior.base_dist)
     if isinstance(prior, MultivariateNormal):

@@ -10,7 +10,7 @@ from torch.distributions import Distribution
 
 from ..base import Series, StateSpaceModel
 from ..sequences import MarkovSequence, at, draw
-from .combiners import Step
+from .combiners import GateCombiner, IndependentCombiner, Step
 from .guide_law import GuideLaw, Path
 
 Combine = Callable[[Step], tuple[Tensor, Tensor]]
@@ -47,35 +47,35 @@ class GuideSequence(GuideLaw):
         parts = (self.model, self.series, self.context, self.combine, self.steps, self.spread)
         return GuideSequence(*parts, torch.Size(batch_shape))
 
-    @property
-    def blind(self) -> bool:
-        """Whether a step needs nothing of the model."""
-        return self.spread is None and not getattr(self.combine, "uses_prior", True)
-
-    def rsample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
-        """Draw paths by the guide's recursion, `(*sample_shape, *batch, time, state)`.
-
-        With a gradient, a guide that never looks at the model does not simulate it either after
-        the last observation, where no density counts.
-        """
+    def draw(
+        self, sample_shape: torch.Size | tuple[int, ...] = (), *, beyond: bool = True
+    ) -> Tensor:
+        """Draw paths by the guide's recursion; see `GuideLaw.draw`."""
         shape = torch.Size(sample_shape) + self.batch_shape
+        y, size = self.series.y, (self.series.time, *shape, self.model.state_dim)
+        noise = torch.randn(size, dtype=y.dtype, device=y.device)
+        if isinstance(self.combine, (GateCombiner, IndependentCombiner)):
+            self.path = self._unaided(self.combine, noise)
+            if beyond:
+                self.path = self.path._replace(z=self._continued(self.path.z))
+            return self.path.z
         # Where the guide ends for some series, the model takes over; asked once, not T times.
         steps = self.steps.reshape(-1, self.series.time)
         every, some = steps.all(0).tolist(), steps.any(0).tolist()
-        y, free = self.series.y, self.blind and torch.is_grad_enabled()
-        size = (self.series.time, *shape, self.model.state_dim)
-        noise = torch.randn(size, dtype=y.dtype, device=y.device).unbind(0)
-        context, z = self.context.unbind(-2), self.model.initial().expand(shape).mean
-        path: list[tuple[Tensor, Tensor, Tensor]] = []
-        for t, shock in enumerate(noise):
-            if self.blind and (free or every[t]):
-                mean, scale = self.combine(Step(z, z, z, None, context[t]))
-                z = torch.addcmul(mean, scale, shock)
-            else:
-                z, mean, scale = self._advance(z, shock, t, some[t], every[t])
+        z, path = self.model.initial().expand(shape).mean, []
+        for t, shock in enumerate(noise.unbind(0)):
+            z, mean, scale = self._advance(z, shock, t, some[t], every[t] or not beyond)
             path.append((z, mean, scale))
         self.path = Path(*(torch.stack(parts, dim=-2) for parts in zip(*path, strict=True)))
         return self.path.z
+
+    def _unaided(self, combine: GateCombiner | IndependentCombiner, noise: Tensor) -> Path:
+        """Draw a path with a combiner that asks nothing of the model."""
+        context = self.context.movedim(-2, 0).flatten(1, -2)
+        start = self.model.initial().mean
+        folded = noise.reshape(len(noise), -1, context.shape[1], noise.shape[-1])
+        parts = combine.path(context, start, folded)
+        return Path(*(part.reshape(noise.shape).movedim(0, -2) for part in parts))
 
     def _advance(
         self, z: Tensor, shock: Tensor, t: int, some: bool, every: bool

@@ -50,7 +50,11 @@ class SmoothingGuide(nn.Module):
         self.reader = reader or Reader(obs_dim, input_dim)
         self.encoder = encoder or RecurrentEncoder(self.reader.size, hidden)
         self.combiner = combiner or ProductCombiner(state_dim, obs_dim, hidden)
-        self.projection = nn.Linear(self.encoder.hidden, self.combiner.hidden)
+        same = self.encoder.hidden == self.combiner.hidden
+        direct = same and isinstance(self.combiner, GateCombiner)
+        self.projection = (
+            nn.Identity() if direct else nn.Linear(self.encoder.hidden, self.combiner.hidden)
+        )
 
     def initialize_from(self, model: StateSpaceModel, series: Series) -> None:
         """Store the data's location and scale and start as precise as the model's transition.
@@ -86,7 +90,8 @@ class SmoothingGuide(nn.Module):
         self, model: StateSpaceModel, series: Series, context: Tensor, steps: Tensor
     ) -> GuideSequence:
         spread = self.reader.y_spread if self.combiner.uses_innovation else None
-        projected = self.projection(context)
+        # Time first, as the encoder leaves it, for a matrix product without a copy.
+        projected = self.projection(context.movedim(-2, 0)).movedim(0, -2)
         return GuideSequence(model, series, projected, self.combiner, steps, spread)
 
 

@@ -16,6 +16,7 @@ class Reader(nn.Module):
         input_dim: Size of `u`; 0 when there is none.
         changes: Whether the change since the last step is a feature, in units of its own; slow
             series with a long range need it.
+        gaps: Whether what was seen is a feature; complete data do not need it.
     """
 
     y_loc: Tensor
@@ -24,9 +25,11 @@ class Reader(nn.Module):
     u_loc: Tensor
     u_spread: Tensor
 
-    def __init__(self, obs_dim: int, input_dim: int = 0, *, changes: bool = True) -> None:
+    def __init__(
+        self, obs_dim: int, input_dim: int = 0, *, changes: bool = True, gaps: bool = True
+    ) -> None:
         super().__init__()
-        self.obs_dim, self.input_dim, self.changes = obs_dim, input_dim, changes
+        self.obs_dim, self.input_dim, self.changes, self.gaps = obs_dim, input_dim, changes, gaps
         for name, size in (("y", obs_dim), ("u", input_dim)):
             self.register_buffer(f"{name}_loc", torch.zeros(size))
             self.register_buffer(f"{name}_spread", torch.ones(size))
@@ -35,7 +38,7 @@ class Reader(nn.Module):
     @property
     def size(self) -> int:
         """Number of features."""
-        return self.obs_dim * (3 if self.changes else 2) + self.input_dim
+        return self.obs_dim * (1 + self.gaps + self.changes) + self.input_dim
 
     def initialize_from(self, series: Series) -> None:
         """Store location and scale of data; `y` that is all 0 or 1 is left as it is.
@@ -61,7 +64,7 @@ class Reader(nn.Module):
     def forward(self, series: Series) -> Tensor:
         """Return the features of every step, `(*batch, time, size)`."""
         scaled, seen = self.scaled(series)
-        parts = [scaled, seen]
+        parts = [scaled, seen] if self.gaps else [scaled]
         if self.changes:
             both = seen[..., 1:, :] * seen[..., :-1, :]
             change = (scaled[..., 1:, :] - scaled[..., :-1, :]) * both
