@@ -16,6 +16,7 @@ class CompiledRelu(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, drive: Tensor, weight: Tensor, ended: Tensor) -> Tensor:  # noqa: ANN401
+        """Return the states; arguments as in `relu_recurrence`."""
         from .recurrence_kernels import relu_forward
 
         states = drive.new_zeros(len(drive) + 1, *drive.shape[1:])
@@ -26,6 +27,7 @@ class CompiledRelu(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # noqa: ANN401
+        """Return the gradients of the arguments."""
         from .recurrence_kernels import relu_backward
 
         states, weight = ctx.saved_tensors
@@ -45,6 +47,7 @@ class CompiledGru(torch.autograd.Function):
         bias: Tensor,
         ended: Tensor,
     ) -> Tensor:
+        """Return the states; arguments as in `gru_recurrence`."""
         from .recurrence_kernels import gru_forward
 
         (time, batch, _), n = drive.shape, weight.shape[-1]
@@ -57,6 +60,7 @@ class CompiledGru(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:  # noqa: ANN401
+        """Return the gradients of the arguments."""
         from .recurrence_kernels import gru_backward
 
         states, gates, new, recalled, weight, ended = ctx.saved_tensors
