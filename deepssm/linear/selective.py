@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from .scan import diagonal_scan
+from .selective_compiled import compiled_scan
 
 
 def selective_scan(
@@ -24,8 +25,9 @@ def selective_scan(
 ) -> tuple[Tensor, Tensor]:
     """Solve `z_t = exp(delta_t A) z_{t-1} + delta_t B_t u_t`, `y_t = C_t z_t` for each channel.
 
-    Scanned in blocks that are recomputed in the backward pass: states, `n` times larger than the
-    input, are never stored for all times. Gradients flow through the returned state too.
+    States, `n` times larger than the input, are not stored for all times but computed again in the
+    backward pass. A compiled loop where it applies (CPU, real, `B` and `C` shared by the channels;
+    differentiable once), else a scan in blocks. Gradients flow through the returned state too.
 
     Args:
         u: `(*batch, time, d)`.
@@ -34,7 +36,7 @@ def selective_scan(
         B: Broadcastable to `(*batch, time, d, n)`, with four axes or more in the batched case.
         C: As `B`.
         z0: State before the first step, `(*batch, d, n)`; zero when `None`.
-        block: Steps in a block.
+        block: Steps in a block of the scan.
 
     Returns:
         Outputs `(*batch, time, d)` and the last state `(*batch, d, n)`.
@@ -43,6 +45,10 @@ def selective_scan(
     """
     with torch.autocast(u.device.type, enabled=False):
         u, delta, B, C = u.to(A.real.dtype), delta.to(A.real.dtype), B.to(A.dtype), C.to(A.dtype)
+        shared = B.shape[-2] == 1 and C.shape[-2] == 1
+        if shared and u.device.type == "cpu" and A.dtype in (torch.float32, torch.float64):
+            z = A.new_zeros(*u.shape[:-2], *A.shape) if z0 is None else z0.to(A.dtype)
+            return compiled_scan(u, delta, A, B.squeeze(-2), C.squeeze(-2), z)
         return _selective_scan(u, delta, A, B, C, z0, block)
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from deepssm.linear import scalar_decay_scan, selective_scan
+from deepssm.linear import scalar_decay_scan, selective_compiled, selective_scan
 
 F64 = torch.float64
 
@@ -40,6 +43,40 @@ def test_selective_scan_equals_a_loop(dtype: torch.dtype, fixed: bool, time: int
         objective = y.square().sum() + (last.abs() ** 2).sum()
         results.append((y, last, torch.autograd.grad(objective, leaves)))
     torch.testing.assert_close(*results, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_compiled_loop_on_uneven_tiles_and_threads(
+    threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """130 channels are three tiles, the last of two; a batch axis of `B` is broadcast."""
+    monkeypatch.setattr(selective_compiled, "_THREADED", 0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    batch, time, d, n = 2, 70, 130, 3
+    u, delta = torch.randn(batch, time, d, dtype=F64), torch.rand(batch, time, d, dtype=F64)
+    A, z0 = -torch.rand(d, n, dtype=F64), torch.randn(batch, d, n, dtype=F64)
+    B, C = torch.randn(1, time, 1, n, dtype=F64), torch.randn(batch, 1, 1, n, dtype=F64)
+    leaves = [x.requires_grad_() for x in (u, delta, A, B, C, z0)]
+    results = []
+    for function in (selective_scan, plain):
+        y, last = function(*leaves)
+        objective = y.square().sum() + last.square().sum()
+        results.append((y, last, torch.autograd.grad(objective, leaves)))
+    torch.testing.assert_close(*results, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_compiled_exponential(dtype: type[np.floating]) -> None:
+    """Through a decay of one step, from underflow to overflow; what is not a number stays so."""
+    x = np.concatenate([np.linspace(-80, 80, 4001), [0.0, -1e-30, math.nan]]).astype(dtype)
+    A = torch.from_numpy(x)[:, None]
+    one, none = torch.ones(1, len(x), dtype=A.dtype), torch.zeros(1, 1, 1, dtype=A.dtype)
+    _, last = selective_scan(0 * one, one, A, none, none, torch.ones_like(A))
+    expected = np.exp(x.astype(np.float64))
+    tolerance = 3 * float(np.finfo(dtype).eps)
+    np.testing.assert_allclose(last[:, 0].double().numpy(), expected, rtol=tolerance)
+    _, deep = selective_scan(0 * one, one, A - 1e4, none, none, torch.ones_like(A))
+    assert 0 <= deep[:-1].min() and deep[:-1].max() < 1e-37 and deep[-1].isnan()
 
 
 @pytest.mark.parametrize("time", [1, 64, 150])
