@@ -39,7 +39,8 @@ class AutoregressiveFlow(nn.Module):
             raise ValueError(f"`state_dim` must be at least 2 for a flow, got {state_dim}.")
         orders = [torch.arange(state_dim), torch.arange(state_dim).flip(0)]
         self.layers = nn.ModuleList(
-            AutoRegressiveNN(state_dim, [hidden], permutation=orders[i % 2]) for i in range(depth)
+            AutoRegressiveNN(state_dim, [hidden], permutation=orders[i % 2])  # type: ignore[arg-type]
+            for i in range(depth)
         )
         with torch.no_grad():
             for layer in self.layers:

@@ -30,7 +30,8 @@ Objective = Callable[..., nn.Module]
 """`(model, guide, *, num_particles)` to `loss(y, u, dt, kl_weight, scale)`, which is minimised.
 
 A loss may have weights of its own in a module `loss.state`, and `loss.bound(series)` in nats where
-its best weights are not those of the largest evidence lower bound.
+its best weights are not those of the largest evidence lower bound. `loss.prepare(data)` is called
+once with all data, and `loss.method(guide)` says how to infer afterwards.
 """
 
 
@@ -140,6 +141,9 @@ class SVI:
         if self.resume and self.folder is None:
             raise ValueError("`resume` needs `folder`, where the checkpoint is, got None.")
         loss = (self.objective or negative_elbo)(model, guide, num_particles=self.num_particles)
+        prepare = getattr(loss, "prepare", None)
+        if prepare is not None:
+            prepare(data)
         own = getattr(loss, "state", None)
         modules = nn.ModuleList([model, guide] if own is None else [model, guide, own])
         parameters = [p for p in modules.parameters() if p.requires_grad]
@@ -147,12 +151,12 @@ class SVI:
             raise ValueError("`model` and `guide` have no free parameter: nothing can be learnt.")
         distributed.check_set_up(modules, len(data.y))
         optimizer = torch.optim.Adam(
-            parameters, lr=self.learning_rate, weight_decay=self.weight_decay
+            parameters, lr=self.learning_rate, weight_decay=self.weight_decay, fused=True
         )
         run = _Run(model, guide, loss, distributed.replicate(loss), Keeper(modules, optimizer))
         stopped = self._run(run, data, progress)
         run.keeper.restore_best()
-        return self._learned(guide, data, run.keeper, stopped)
+        return self._learned(run, data, stopped)
 
     def _run(self, run: _Run, data: Series, progress: bool) -> str:
         """Train, and return a sentence if the user interrupted it."""
@@ -211,7 +215,9 @@ class SVI:
         else:
             keeper.rescue(step, _culprit(run, batch), batch, self.max_rescues)
 
-    def _learned(self, guide: nn.Module, data: Series, keeper: Keeper, stopped: str) -> Learned:
+    def _learned(self, run: _Run, data: Series, stopped: str) -> Learned:
+        keeper = run.keeper
+        method = getattr(run.loss, "method", Amortized)(run.guide)
         best = keeper.best
         notes = [*keeper.warnings, *([stopped] if stopped else [])]
         diagnostics = {
@@ -221,7 +227,7 @@ class SVI:
             "num_parameters": float(keeper.num_parameters),
         }
         objective = best["elbo"] * _count(data)
-        return Learned(Amortized(guide), objective, keeper.history, {}, diagnostics, notes)
+        return Learned(method, objective, keeper.history, {}, diagnostics, notes)
 
 
 def _schedule(fraction: float) -> float:

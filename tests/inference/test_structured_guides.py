@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.distributions import kl_divergence
 
+from deepssm.api import simulate
 from deepssm.base import Series
 from deepssm.inference.chain_guide import ChainGuide
 from deepssm.inference.conjugate_guide import ConjugateGuide, linear_dynamics
@@ -184,7 +185,7 @@ def test_a_trained_conjugate_guide_is_exact_on_the_linear_example() -> None:
 
     torch.manual_seed(0)
     model = linear_example()
-    y = model(time=25, batch_shape=(4000,))[1]
+    y = simulate(model, 25, num_samples=4000).y
     guide = ConjugateGuide(1, 1, hidden=16).double()
     SVI(guide, steps=600, batch_size=100, report_every=100).fit(
         model, Series(y[:2000]), progress=False

@@ -150,6 +150,8 @@ def test_a_model_that_breaks_in_training_is_rescued(monkeypatch: pytest.MonkeyPa
     from deepssm.inference import svi
 
     model, real, calls = _model(), svi.negative_elbo, [0]
+    net = model.transition_net
+    assert isinstance(net, ResidualTransition)
 
     def build(*args: object, **kwargs: object) -> Callable[..., Tensor]:
         loss = real(*args, **kwargs)  # type: ignore[arg-type]
@@ -161,7 +163,7 @@ def test_a_model_that_breaks_in_training_is_rescued(monkeypatch: pytest.MonkeyPa
                 calls[0] += 1
                 if calls[0] == 15:
                     with torch.no_grad():
-                        self.model.model.transition_net.raw_scale.fill_(torch.nan)
+                        net.raw_scale.fill_(torch.nan)
                 return loss(*inputs)
 
         return Breaking()
@@ -269,9 +271,10 @@ def test_users_own_pyro_works(module_local: bool) -> None:
 
     optimizer = Adam({"lr": 1e-3})
     svi = PyroSVI(model, guide_program, optimizer, TraceMeanField_ELBO())
-    before = guide.projection.weight.clone()
+    weight = guide.get_parameter("projection.weight")
+    before = weight.clone()
     assert math.isfinite(float(svi.step(series.y)))  # type: ignore[arg-type]
-    assert not torch.equal(before, guide.projection.weight)
+    assert not torch.equal(before, weight)
     pyro.clear_param_store()
 
 
