@@ -52,6 +52,29 @@ def newton_polish(objective: Objective, steps: int = 3) -> Matrix:
     return curvature
 
 
+def outer_products(objective: Objective, at: Vector, step: float = 1e-5) -> Matrix:
+    """Return the sum over steps and series of the outer products of their scores.
+
+    It estimates the same matrix as the Hessian of a right model, and is never indefinite. Scores
+    are central differences of each step's log-likelihood; a prior has none.
+
+    Args:
+        objective: What was minimised.
+        at: The optimum, unconstrained.
+        step: Of the differences, in unconstrained units.
+
+    Source: Berndt, Hall, Hall & Hausman (1974), Annals of Economic and Social Measurement 3.
+    """
+    columns = []
+    for i in range(len(at)):
+        shift = np.zeros_like(at)
+        shift[i] = step * max(1.0, abs(at[i]))
+        above, below = (objective.steps(at + sign * shift) for sign in (1.0, -1.0))
+        columns.append((above - below) / (2 * shift[i]))
+    scores = np.array(columns).reshape(len(at), -1)
+    return scores @ scores.T
+
+
 def at_bounds(objective: Objective) -> list[tuple[str, int, str]]:
     """Find parameters that the data push to a bound: name, entry and which bound.
 
@@ -70,14 +93,24 @@ def at_bounds(objective: Objective) -> list[tuple[str, int, str]]:
 
 
 def standard_errors(
-    objective: Objective, curvature: Matrix, stuck: list[tuple[str, int, str]]
+    objective: Objective,
+    curvature: Matrix,
+    stuck: list[tuple[str, int, str]],
+    scores: Matrix | None = None,
 ) -> dict[str, Tensor]:
     """Return delta-method standard errors of the constrained parameters, NaN for stuck ones.
 
     `Cov = J H^-1 J'` with `H` the Hessian over the unconstrained parameters that are not stuck and
-    `J` the derivative of the constraints' maps.
+    `J` the derivative of the constraints' maps; with `scores`, `Cov = J H^-1 S H^-1 J'`, right
+    where the model is wrong.
 
-    Source: Oehlert (1992), The American Statistician 46, 27-29.
+    Args:
+        objective: What was minimised.
+        curvature: The Hessian, or the outer products in its place.
+        stuck: From `at_bounds`.
+        scores: `S`, from `outer_products`.
+
+    Source: Oehlert (1992), The American Statistician 46, 27-29; White (1982), Econometrica 50.
     """
     objective.assign(objective.best[0])
     sizes = [free.tensor.numel() for free in objective.free]
@@ -88,7 +121,9 @@ def standard_errors(
     cov = np.full_like(curvature, np.nan)
     block = curvature[np.ix_(loose, loose)]
     if _positive_definite(block):
-        cov[np.ix_(loose, loose)] = np.linalg.inv(block)
+        inverse = np.linalg.inv(block)
+        inner = inverse if scores is None else inverse @ scores[np.ix_(loose, loose)] @ inverse
+        cov[np.ix_(loose, loose)] = inner
     result = {}
     for free, size in zip(objective.free, sizes, strict=True):
         rows = slice(offsets[free.name], offsets[free.name] + size)

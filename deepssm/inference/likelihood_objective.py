@@ -136,6 +136,14 @@ class Objective:
         """Return `log p(y)`, summed over everything, at the present parameters."""
         return self.inference.log_likelihood(self.model, self.series).sum()
 
+    def steps(self, vector: Vector) -> Vector:
+        """Return the log-likelihood of every step of every series at a vector, flat."""
+        self.assign(vector)
+        self.evaluations += 1
+        with torch.no_grad():
+            value = self.inference.log_likelihood(self.model, self.series)
+        return value.double().reshape(-1).cpu().numpy()
+
     def log_prior(self) -> Tensor:
         """Return the log prior density of the constrained parameters that have a prior."""
         total = self.series.y.new_zeros(())

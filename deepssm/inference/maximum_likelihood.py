@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..base import InferenceMethod, LinearGaussianModel, Series, StateSpaceModel
 from ..results import Learned
-from .likelihood_curvature import at_bounds, newton_polish, standard_errors
+from .likelihood_curvature import (
+    Matrix,
+    at_bounds,
+    newton_polish,
+    outer_products,
+    standard_errors,
+)
 from .likelihood_objective import Objective, Vector, replace_priors
 
 
@@ -23,13 +31,15 @@ class MaximumLikelihood:
     `PyroParam` that holds the maximum. Frozen parameters stay; tied ones move together.
 
     Attributes:
-        inference: A method with a differentiable log-likelihood; `Kalman()` for linear models and
-            `Unscented()` for others by default.
+        inference: A method with a differentiable log-likelihood; by default `Kalman()`,
+            `ForwardBackward()` and `Switching()` for their models and `Unscented()` for others.
         max_iterations: Limit of L-BFGS iterations for each start.
         tolerance: Stop at this largest entry of the gradient per observation.
         starts: Number of starting points; all but the first are drawn around it.
         initialize: Let the model take starting values from the data.
-        curvature_limit: Up to this many parameters, take standard errors from the Hessian.
+        curvature_limit: Up to this many parameters, take standard errors from the curvature.
+        errors: Where standard errors come from: the Hessian; the outer products of the scores of
+            single steps (`"opg"`); or both (`"robust"`), right where the model is wrong.
 
     Source: Durbin & Koopman (2012), chapter 7; Nocedal & Wright (2006), section 7.2.
     """
@@ -40,6 +50,7 @@ class MaximumLikelihood:
     starts: int = 1
     initialize: bool = True
     curvature_limit: int = 60
+    errors: Literal["hessian", "opg", "robust"] = "hessian"
 
     def fit(
         self,
@@ -63,7 +74,7 @@ class MaximumLikelihood:
         at_limit = len(objective.best[0]) > self.curvature_limit
         curvature = None if at_limit else newton_polish(objective)
         stuck = [] if at_limit else at_bounds(objective)
-        errors = {} if curvature is None else standard_errors(objective, curvature, stuck)
+        errors = {} if curvature is None else self._errors(objective, curvature, stuck)
         at, _ = objective.best
         _, slope = objective.gradient(at)
         norm = float(np.abs(slope).max(initial=0.0))
@@ -81,6 +92,16 @@ class MaximumLikelihood:
             )
         value = diagnostics["log_likelihood"] + diagnostics.get("log_prior", 0.0)
         return Learned(inference, value, history, errors, diagnostics, warnings)
+
+    def _errors(
+        self, objective: Objective, curvature: Matrix, stuck: list[tuple[str, int, str]]
+    ) -> dict[str, Tensor]:
+        if self.errors == "hessian":
+            return standard_errors(objective, curvature, stuck)
+        scores = outer_products(objective, objective.best[0])
+        if self.errors == "opg":
+            return standard_errors(objective, scores, stuck)
+        return standard_errors(objective, curvature, stuck, scores)
 
     def _climb(
         self, objective: Objective, progress: bool, generator: torch.Generator | None
@@ -121,6 +142,14 @@ def _default_inference(model: StateSpaceModel) -> InferenceMethod:
         from .kalman import Kalman
 
         return Kalman()
+    if hasattr(model, "log_emission"):
+        from .hidden_markov import ForwardBackward
+
+        return ForwardBackward()
+    if hasattr(model, "mode_parameters"):
+        from .switching import Switching
+
+        return Switching()
     from .gaussian_filters import Unscented
 
     return Unscented()
