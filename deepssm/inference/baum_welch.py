@@ -19,6 +19,7 @@ class BaumWelch:
     """Maximum likelihood for hidden Markov models by EM, from several starts.
 
     The likelihood never falls. Frozen parameters stay; fixed zeros of transitions stay zeros.
+    Transitions driven by inputs climb by L-BFGS within each step.
 
     Args:
         iterations: Most EM steps of each start.
@@ -28,7 +29,8 @@ class BaumWelch:
         keep_start: Begin from the model's present parameters instead of its initialisation.
         forward_backward: The expectation step.
 
-    Source: Baum, Petrie, Soules & Weiss (1970); Rabiner (1989), section III.C.
+    Source: Baum, Petrie, Soules & Weiss (1970); Rabiner (1989), section III.C; Bengio & Frasconi
+        (1995) for inputs.
     """
 
     iterations: int = 200
@@ -52,7 +54,9 @@ class BaumWelch:
             )
         generator = generator or torch.Generator().manual_seed(0)
         best, best_state, history, totals = -torch.inf, None, [], []
+        origin = copy.deepcopy(model.state_dict())
         for start in range(self.starts):
+            model.load_state_dict(origin)
             if start or not self.keep_start:
                 _begin(model, series, generator)
             trace = self._climb(model, series)

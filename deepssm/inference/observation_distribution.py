@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from ..base import InferenceMethod, Series, StateSpaceModel
+from .hidden_markov import ForwardBackward
 from .kalman import Kalman
 from .simulation import simulate
 
@@ -15,15 +16,17 @@ from .simulation import simulate
 class ObservationDistribution(TorchDistribution):
     r"""`p(y_{1:T})` of a state space model, for `pyro.sample` in anyone's Pyro program.
 
-    The log-density is exact for linear-Gaussian models and differentiable in the model's
-    parameters, so that SVI and NUTS see no latent states. NaN entries of a value are missing.
+    The log-density is exact for linear-Gaussian and hidden Markov models and differentiable in
+    the model's parameters, so that SVI and NUTS see no latent states. NaN entries of a value are
+    missing.
 
     Args:
         model: The model, its parameters being whatever the program made them.
         time: Number of steps.
         u: Inputs, `(*batch, time, input)`.
         dt: Time steps, `(*batch, time)` or `()`.
-        inference: Method whose log-likelihood is the density.
+        inference: Method whose log-likelihood is the density; by default `ForwardBackward()` for
+            hidden Markov models and `Kalman()` for others.
 
     Example:
         >>> import torch
@@ -46,7 +49,8 @@ class ObservationDistribution(TorchDistribution):
         inference: InferenceMethod | None = None,
     ) -> None:
         self.model, self.u, self.dt = model, u, dt
-        self.inference = Kalman() if inference is None else inference
+        exact = ForwardBackward() if hasattr(model, "log_emission") else Kalman()
+        self.inference = exact if inference is None else inference
         batch = torch.broadcast_shapes(
             () if u is None else u.shape[:-2], () if dt is None else dt.shape[:-1]
         )

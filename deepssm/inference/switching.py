@@ -24,7 +24,7 @@ from .switching_mixtures import (
     mix,
     moments,
 )
-from .switching_paths import draw_along, sample_paths, simulate, smooth_along
+from .switching_paths import draw_along, sample_modes, simulate, smooth_along
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Switching:
     """
 
     order: Literal[1, 2] = 1
-    num_paths: int = 200
+    num_paths: int = 100
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -63,13 +63,13 @@ class Switching:
     def smooth(self, model: StateSpaceModel, series: Series) -> Smoothed:
         """Return mode probabilities and state given all of `y`.
 
-        Modes are drawn backwards `num_paths` times; given the modes the states are smoothed
-        exactly. Kim's collapsed recursion is quicker, but on manoeuvring targets it was measured
-        to be worse than not smoothing at all.
+        Modes are drawn backwards `num_paths` times, the states integrated out; given the modes
+        the states are smoothed exactly. Kim's collapsed recursion is quicker, but on manoeuvring
+        targets it was measured to be worse than not smoothing at all.
         """
         trace, switching = self.run(model, series), cast(SwitchingModel, model)
         with torch.no_grad(), seeded(torch.Generator().manual_seed(self.seed)):
-            paths = sample_paths(switching, series, trace, self.num_paths)
+            paths = sample_modes(switching, series, trace, self.num_paths)
             found = smooth_along(switching, series, paths)
         score = torch.stack(trace.log_likelihood, -1)
         return Smoothed(*found, score, ~torch.isfinite(score).all(-1))
@@ -89,7 +89,7 @@ class Switching:
         with torch.no_grad(), seeded(generator):
             trace = self.run(model, series)
             switching = cast(SwitchingModel, model)
-            modes = sample_paths(switching, series, trace, num_samples)
+            modes = sample_modes(switching, series, trace, num_samples)
             return draw_along(switching, series, modes)
 
     def forecast(

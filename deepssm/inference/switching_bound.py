@@ -147,6 +147,18 @@ def score_modes(laws: Laws, states: Smoothed, y: Tensor) -> Tensor:
     return moved + expected(laws.emission, emission_moment(states, y)[..., None, :, :])
 
 
+def fix_readings(rows: Tensor, y: Tensor) -> Tensor:
+    """Put the readings into rows over `[y, z, 1]`, leaving rows over `[z, 1]`.
+
+    Args:
+        rows: Of a whitened emission, `(*batch, time or 1, modes, obs, obs + state + 1)`.
+        y: `(*batch, time, obs)`, NaN where missing.
+    """
+    p = y.shape[-1]
+    constant = rows[..., :p] @ torch.nan_to_num(y)[..., None, :, None] + rows[..., -1:]
+    return torch.cat((rows[..., p:-1].expand(*constant.shape[:-1], -1), constant), -1)
+
+
 def smooth_states(
     model: StateSpaceModel, laws: Laws, start: GaussianInitial, series: Series, weight: Tensor
 ) -> tuple[Smoothed, Tensor]:
@@ -175,7 +187,7 @@ def smooth_states(
     step = torch.linalg.solve_triangular(R[..., :n], R, upper=True)
     root = torch.linalg.solve_triangular(R[..., :n], eye.expand_as(R[..., :n]), upper=True)
     later = torch.cat((moves[..., 1:, n:, n:], torch.zeros_like(moves[..., :1, n:, n:])), -3)
-    readings = _joined(_fixed(laws.emission.rows, series.y), weight, later)
+    readings = _joined(fix_readings(laws.emission.rows, series.y), weight, later)
     transition = LinearConditional(-step[..., n:-1], -step[..., -1], root @ root.mT)
     emission = LinearConditional(
         readings[..., :n, :n], torch.zeros_like(readings[..., :n, n]), eye.expand_as(root)
@@ -219,13 +231,6 @@ def _stack(rows: Tensor, weight: Tensor) -> Tensor:
 def _joined(rows: Tensor, weight: Tensor, more: Tensor) -> Tensor:
     weighted = weight.sqrt()[..., None, None] * rows
     return tria(torch.cat((weighted.flatten(-3, -2), more), -2).mT).mT
-
-
-def _fixed(rows: Tensor, y: Tensor) -> Tensor:
-    """Put the readings into rows over `[y, z, 1]`, leaving rows over `[z, 1]`."""
-    p = y.shape[-1]
-    constant = rows[..., :p] @ torch.nan_to_num(y)[..., None, :, None] + rows[..., -1:]
-    return torch.cat((rows[..., p:-1].expand(*constant.shape[:-1], -1), constant), -1)
 
 
 def _second(mean: Tensor, cov: Tensor) -> Tensor:

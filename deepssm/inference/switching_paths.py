@@ -1,10 +1,8 @@
-"""Paths of modes and states: drawn backwards, and smoothed exactly given the modes."""
+"""Paths of modes, drawn backwards, and states that are exact given the modes."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from typing import NamedTuple, cast
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -18,21 +16,12 @@ from ..base import (
     Series,
     StateSpaceModel,
 )
-from ..gaussian import beside, psd_factor, standard_normal_log_prob, tria
+from ..gaussian import beside, psd_factor, tria
 from .conditionals import bind
 from .gaussian_filters import Extended
 from .posterior_linearization import LinearizedModel
+from .switching_bound import fix_readings, whiten
 from .switching_mixtures import Mixture, SwitchingModel, Trace, at_step
-
-
-class _Pair(NamedTuple):
-    """How mode `j` with its Gaussian leads to mode `k`: axes `(*batch, j, k)`."""
-
-    log_weight: Tensor  # filtered weight of j times the probability of going to k
-    predicted: Tensor
-    factor: Tensor  # of the prediction
-    gain: Tensor  # regression of the state on its successor
-    rest: Tensor  # factor of what the successor leaves open
 
 
 def smooth_along(
@@ -43,7 +32,7 @@ def smooth_along(
     Args:
         model: The model.
         series: The data.
-        paths: Draws of `sample_paths`; only their modes are used.
+        paths: Draws of `sample_modes`, `(count, *batch, time, modes or more)`.
 
     Returns:
         Means, covariances and lag-one covariances of (one-hot mode, state).
@@ -61,29 +50,38 @@ def smooth_along(
     return mean, cov + functional.pad(within, pad), cross + functional.pad(between, pad)
 
 
-def sample_paths(model: SwitchingModel, series: Series, trace: Trace, count: int) -> Tensor:
-    """Draw modes and states backwards, `(count, *batch, time, modes + latent)`.
+def sample_modes(model: SwitchingModel, series: Series, trace: Trace, count: int) -> Tensor:
+    """Draw paths of modes backwards, one-hot, `(count, *batch, time, modes)`.
+
+    The states are integrated out: what the future says of a state, given the modes drawn so far,
+    is exact, and only the filter's Gaussian of each mode is an approximation.
 
     Args:
         model: The model.
         series: The data the trace comes from.
         trace: A forward pass.
         count: Number of paths.
+
+    Source: Fong, Godsill, Doucet & West (2002), IEEE Transactions on Signal Processing 50(2);
+        Bierman (1973), Automatica 9, for the square-root information of the future.
     """
+    _, transition, emission = model.mode_parameters(series.u, series.dt)
+    noise, log_A = psd_factor(transition.cov, "Q"), model.log_transition()
+    readings = _readings(emission, series.y)
     last = trace.filtered[-1]
     mode = _choose(last.log_weight.expand(count, *last.log_weight.shape))
-    z = _pick(last.mean, mode, 1) + _noise(_pick(last.factor, mode, 2))
-    path = [torch.cat((_hot(mode, last), z), -1)]
-    for t, pair in _pairs(model, series, trace):
-        ranks = zip(pair, (1, 2, 3, 3, 3), strict=True)
-        into = (_pick(x.transpose(-rank, -rank - 1), mode, rank) for x, rank in ranks)
-        weight, predicted, factor, gain, rest = into
-        gap = z[..., None, :] - predicted
-        mode = _choose(weight + _log_density(factor, gap))
+    path, n = [_hot(mode, last)], last.mean.shape[-1]
+    future = last.mean.new_zeros(*mode.shape, n, n + 1)
+    for t in range(series.time - 2, -1, -1):
+        A, b = at_step(transition.matrix, t + 1, 2), at_step(transition.offset, t + 1, 1)
+        step = (at_step(noise, t + 1, 2), A, b[..., None])
+        move = _pick(beside(*step), mode, 2)
+        seen = _pick(at_step(readings, t + 1, 2), mode, 2)
+        future = _earlier(torch.cat((future, seen), -2), move)
         past = trace.filtered[t]
-        back = (_pick(gain, mode, 2) @ _pick(gap, mode, 1)[..., None])[..., 0]
-        z = _pick(past.mean, mode, 1) + back + _noise(_pick(rest, mode, 2))
-        path.append(torch.cat((_hot(mode, past), z), -1))
+        weight = past.log_weight + _pick(log_A.mT, mode, 1)
+        mode = _choose(weight + _evidence(future, past))
+        path.append(_hot(mode, past))
     return torch.stack(path[::-1], -2)
 
 
@@ -111,37 +109,16 @@ def simulate(
     return torch.stack(states, -2), torch.stack(readings, -2)
 
 
-def _pairs(model: SwitchingModel, series: Series, trace: Trace) -> Iterator[tuple[int, _Pair]]:
-    """Yield `(t, pair)` from the last step but one to the first."""
-    transition = model.mode_parameters(series.u, series.dt).transition
-    noise, log_A = psd_factor(transition.cov, "Q"), model.log_transition()
-    for t in range(series.time - 2, -1, -1):
-        A, b = at_step(transition.matrix, t + 1, 2), at_step(transition.offset, t + 1, 1)
-        yield t, _pair(trace.filtered[t], A, b, at_step(noise, t + 1, 2), log_A)
-
-
-def _pair(past: Mixture, A: Tensor, b: Tensor, LQ: Tensor, log_A: Tensor) -> _Pair:
-    n, weight = A.shape[-1], past.log_weight[..., :, None] + log_A
-    mean, L = past.mean[..., :, None, :], past.factor[..., :, None, :, :]
-    predicted = (A[..., None, :, :, :] @ mean[..., None])[..., 0] + b[..., None, :, :]
-    top = beside(A[..., None, :, :, :] @ L, LQ[..., None, :, :, :])
-    eye = torch.eye(n, top.shape[-1], dtype=top.dtype, device=top.device)
-    lower = tria(torch.cat((top, eye.expand(*top.shape[:-2], *eye.shape)), -2))
-    factor, gain, rest = lower[..., :n, :n], lower[..., n:, :n], lower[..., n:, n:]
-    inverse = torch.linalg.pinv(factor, rtol=n * 1e2 * torch.finfo(factor.dtype).eps)
-    return _Pair(weight, predicted, factor, L @ gain @ inverse, L @ rest)
-
-
 def draw_along(model: SwitchingModel, series: Series, paths: Tensor) -> Tensor:
-    """Draw the states of paths anew, exactly given their modes.
-
-    The states that come with drawn modes have passed through merged Gaussians at every step, and
-    drift from the data in long series; the modes themselves do not.
+    """Draw the states of paths, exactly given their modes.
 
     Args:
         model: The model.
         series: The data.
-        paths: Draws of `sample_paths`, `(count, *batch, time, modes + latent)`.
+        paths: Draws of `sample_modes`, `(count, *batch, time, modes or more)`.
+
+    Returns:
+        `(count, *batch, time, modes + latent)`.
     """
     hot = paths[..., : model.num_modes]
     z = Extended().sample_posterior(*_given_modes(model, series, hot), 1)[0]
@@ -173,21 +150,43 @@ def _along(law: LinearConditional, hot: Tensor) -> LinearConditional:
     return LinearConditional(*picked)
 
 
-def _log_density(factor: Tensor, gap: Tensor) -> Tensor:
-    """Return the Gaussian log-density of `gap`, in the directions that have noise."""
-    pivots = factor.diagonal(dim1=-2, dim2=-1)
-    size = factor.norm(dim=-1)
-    open_ = pivots > 1e2 * factor.shape[-1] * torch.finfo(factor.dtype).eps * size.clamp_min(
-        1e-300
-    )
-    eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
-    safe = torch.where(open_[..., None, :], factor, eye)
-    white = torch.linalg.solve_triangular(safe, gap[..., None], upper=False)[..., 0]
-    blocked = (~open_ & (white.abs() > 1e-6 * (1 + gap.abs()))).any(-1)
-    white = torch.where(open_, white, 0.0)
-    log_det = torch.where(open_, safe.diagonal(dim1=-2, dim2=-1), 1.0).log().sum(-1)
-    density = standard_normal_log_prob(white, open_.sum(-1)) - log_det
-    return torch.where(blocked, -math.inf, density)
+def _readings(emission: LinearConditional, y: Tensor) -> Tensor:
+    """Return rows over `[z, 1]` of all readings, `(*batch, time, modes, obs, state + 1)`."""
+    C, d, R = emission
+    if bool((torch.linalg.cholesky_ex(R)[1] != 0).any()):
+        # Noiseless readings would have infinite weight; the states given the modes stay exact.
+        flat = y.reshape(-1, y.shape[-1])
+        spread = (flat - flat.nanmean(0)).square().nanmean(0).nan_to_num(1.0).clamp_min(1e-300)
+        R = R + 1e-8 * torch.diag(spread)
+    rows = whiten(LinearConditional(C, d, R), "R", ~torch.isnan(y)).rows
+    return fix_readings(rows, y)
+
+
+def _earlier(rows: Tensor, move: Tensor) -> Tensor:
+    """Carry rows over `[z_{t+1}, 1]` to `[z_t, 1]` through `z_{t+1} = A z_t + b + L e`.
+
+    Args:
+        rows: `(*lanes, rows, state + 1)`.
+        move: `[L, A, b]`, `(*lanes, state, 2 state + 1)`.
+    """
+    n = move.shape[-2]
+    through = rows[..., :n] @ move
+    through[..., -1:] += rows[..., -1:]
+    prior = torch.eye(n, 2 * n + 1, dtype=rows.dtype, device=rows.device)
+    stacked = torch.cat((prior.expand(*rows.shape[:-2], -1, -1), through), -2)
+    return tria(stacked.mT).mT[..., n : 2 * n, n:]
+
+
+def _evidence(future: Tensor, past: Mixture) -> Tensor:
+    """Return `log E exp(-|rows [z, 1]|^2 / 2)` under the Gaussian of each mode."""
+    U = future[..., None, :, :-1]
+    slope = U @ past.factor
+    gap = (U @ past.mean[..., None] + future[..., None, :, -1:])[..., 0]
+    eye = torch.eye(slope.shape[-1], dtype=slope.dtype, device=slope.device)
+    factor = torch.linalg.cholesky(eye + slope @ slope.mT)
+    white = torch.linalg.solve_triangular(factor, gap[..., None], upper=False)[..., 0]
+    log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    return -0.5 * white.square().sum(-1) - log_det
 
 
 def _choose(log_weight: Tensor) -> Tensor:

@@ -134,7 +134,7 @@ class HiddenMarkov(StateSpaceModel):
 
     @property
     def has_closed_form(self) -> bool:
-        """Whether `maximize` can set every free parameter."""
+        """Whether `maximize` sets every free parameter at once."""
         return self.transition_function is None and self.transition_weight is None
 
     @property
@@ -155,26 +155,65 @@ class HiddenMarkov(StateSpaceModel):
             pairs: `p(z_{t-1}, z_t | y)`, `(*batch, time, num_states, num_states)`.
             smoothed: `p(z_t | y)`, `(*batch, time, num_states)`.
 
-        Raises:
-            ValueError: transitions depend on inputs or a function, so there is no closed form.
+        Transitions that inputs or a function drive have no closed form: they climb by L-BFGS,
+        and never fall.
         """
-        if self.transition_weight is not None:
-            raise ValueError(
-                "Input-driven transitions have no closed-form step: use `MaximumLikelihood()`."
-            )
+        n = self.state_dim
+        if self.has_closed_form:
+            self._count_transitions(pairs)
+        else:
+            self._climb_transitions(series, pairs)
         with torch.no_grad():
-            n = self.state_dim
             if self.initial_logits.requires_grad:
                 share = first.reshape(-1, n).mean(0)
                 self.initial_logits.copy_(_safe_log(share))
-            free = self.transition_function is None and self.transition_logits.requires_grad
-            if free:
-                counts = pairs.reshape(-1, n, n).sum(0)
-                total = counts.sum(-1, keepdim=True)
-                known = total > 0
-                update = _safe_log(counts / torch.where(known, total, 1.0))
-                self.transition_logits.copy_(torch.where(known, update, self.transition_logits))
             self.family.maximize(series.y, series.u, smoothed)
+
+    def _count_transitions(self, pairs: Tensor) -> None:
+        if not self.transition_logits.requires_grad:
+            return
+        with torch.no_grad():
+            counts = pairs.reshape(-1, *pairs.shape[-2:]).sum(0)
+            total = counts.sum(-1, keepdim=True)
+            known = total > 0
+            update = _safe_log(counts / torch.where(known, total, 1.0))
+            self.transition_logits.copy_(torch.where(known, update, self.transition_logits))
+
+    def _climb_transitions(self, series: Series, pairs: Tensor) -> None:
+        """Raise `sum pairs * log_transition`, a weighted multinomial regression."""
+        free = [p for p in self._transition_parameters() if p.requires_grad]
+        if not free:
+            return
+        before = [p.detach().clone() for p in free]
+        optimizer = torch.optim.LBFGS(free, max_iter=20, line_search_fn="strong_wolfe")
+
+        def loss() -> Tensor:
+            logs = self.log_transition(series.u, series.dt)
+            expected = pairs > 0
+            terms = pairs * torch.where(expected, logs.expand(pairs.shape), 0.0)
+            return -torch.where(expected, terms, 0.0).sum()
+
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            value = loss()
+            value.backward()
+            return value
+
+        start = loss().detach()
+        optimizer.step(closure)  # type: ignore[arg-type]
+        optimizer.zero_grad()
+        with torch.no_grad():
+            if not bool(loss() <= start):
+                for parameter, value in zip(free, before, strict=True):
+                    parameter.copy_(value)
+
+    def _transition_parameters(self) -> list[nn.Parameter]:
+        """Return what drives the transitions: logits and weights, or a module's parameters."""
+        if self.transition_function is not None:
+            driver = self.transition_function
+            return list(driver.parameters()) if isinstance(driver, nn.Module) else []
+        named = (self.transition_logits, self.transition_weight)
+        return [p for p in named if isinstance(p, nn.Parameter)]
 
     @property
     def state_names(self) -> tuple[str, ...]:

@@ -165,6 +165,8 @@ class CategoricalStates(StateEmission):
 
     def initialize(self, y: Tensor, u: Tensor | None, generator: torch.Generator) -> None:
         """Start near the shares of the whole data, perturbed so that states can differ."""
+        if not self.logits.requires_grad:
+            return
         with torch.no_grad():
             self.maximize(y, u, y.new_ones(*y.shape[:-1], self.num_states))
             noise = torch.rand(self.logits.shape, generator=generator, dtype=self.logits.dtype)

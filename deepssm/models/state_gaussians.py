@@ -133,7 +133,8 @@ class RegressionStates(StateEmission):
             sd = (flat - flat.nanmean(0)).square().nanmean(0).sqrt().clamp_min(1e-12)
             diagonal = sd.log().expand(self.raw_scale.shape[0], -1)
             full = self.covariance != "diagonal"
-            self.raw_scale.copy_(torch.diag_embed(diagonal) if full else diagonal)
+            if self.raw_scale.requires_grad:
+                self.raw_scale.copy_(torch.diag_embed(diagonal) if full else diagonal)
             self.maximize(y, u, clusters(y, self.num_states, generator))
 
     def _features(self, y: Tensor, u: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -273,9 +274,11 @@ class MixtureStates(StateEmission):
         with torch.no_grad():
             flat = y.reshape(-1, y.shape[-1])
             soft = clusters(flat, self.num_states * self.components, generator)
-            self.mean.copy_(weighted_mean(flat, soft).reshape(self.mean.shape))
+            if self.mean.requires_grad:
+                self.mean.copy_(weighted_mean(flat, soft).reshape(self.mean.shape))
             sd = (flat - flat.nanmean(0)).square().nanmean(0).sqrt().clamp_min(1e-12)
-            self.log_sd.copy_(sd.log().expand(self.log_sd.shape))
+            if self.log_sd.requires_grad:
+                self.log_sd.copy_(sd.log().expand(self.log_sd.shape))
 
     def _terms(self, y: Tensor) -> Tensor:
         seen = ~torch.isnan(y)[..., None, None, :]

@@ -1,17 +1,24 @@
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 
 import numpy as np
+import pyro
 import pytest
 import torch
+from pyro.infer import TraceEnum_ELBO, infer_discrete
 from scipy.optimize import minimize
 from torch import Tensor
 
+import deepssm as ds
 from deepssm.base import Series
 from deepssm.inference.baum_welch import BaumWelch
 from deepssm.inference.hidden_markov import ForwardBackward
+from deepssm.inference.hidden_markov_program import enumerated
+from deepssm.inference.maximum_likelihood import MaximumLikelihood
+from deepssm.inference.observation_distribution import ObservationDistribution
 from deepssm.inference.particle import Particle
 from deepssm.models.hidden_markov import HiddenMarkov
 from deepssm.models.state_emissions import (
@@ -293,12 +300,116 @@ def test_poisson_starts_reach_the_optimum_of_a_brute_force_oracle() -> None:
     assert abs(total.item() - learned.objective) < 1e-9
 
 
-def test_frozen_parameters_stay_where_they_are() -> None:
-    model = HiddenMarkov(PoissonStates(2))
+def test_gradients_find_the_optimum_of_expectation_maximisation() -> None:
+    """Quasi-Newton with the exact gradient, from another start; errors of rates come with it."""
+    series = family_data(PoissonStates(2, 1), 80)
+    model, other = HiddenMarkov(PoissonStates(2)), HiddenMarkov(PoissonStates(2))
+    best = BaumWelch(iterations=3_000, tolerance=1e-14, starts=3).fit(model, series)
+    learned = MaximumLikelihood().fit(other, series, progress=False)
+    assert isinstance(learned.method, ForwardBackward)
+    assert abs(learned.objective - best.objective) < 1e-6
+
+
+def test_driven_transitions_climb_to_the_same_optimum() -> None:
+    """EM never falls and ends where the gradient vanishes, as quasi-Newton does."""
+    truth = HiddenMarkov(GaussianStates(2, 1), input_dim=1, driven=True)
+    scatter(truth, scale=1.5)
+    u = data(2, 100, 1, seed=3).reshape(2, 100, 1)
+    z, y = ds.simulate(truth, 100, u=u, generator=torch.Generator().manual_seed(0))
+    y[1, 90:] = y[0, 3] = NAN
+    model = HiddenMarkov(GaussianStates(2, 1), input_dim=1, driven=True)
+    learned = BaumWelch(iterations=400, tolerance=1e-12, starts=2).fit(model, Series(y, u))
+    trace = torch.tensor([record["objective"] for record in learned.history])
+    assert (trace.diff() > -1e-7).all()
+    slopes = torch.autograd.grad(
+        ForwardBackward().log_likelihood(model, Series(y, u)).sum(), list(model.parameters())
+    )
+    assert max(slope.abs().max() for slope in slopes) < 0.02
+    assert model.transition_weight is not None
+    assert model.transition_weight.abs().max() > 0.1
+
+
+def test_a_module_that_drives_transitions_is_learnt() -> None:
+    """One stay probability behind a function: the closed form of its expected counts."""
+
+    class Stay(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.logit = torch.nn.Parameter(torch.zeros((), dtype=torch.float64))
+
+        def forward(self, u: Tensor | None, dt: Tensor | None) -> Tensor:
+            p = torch.sigmoid(self.logit)
+            eye = torch.eye(2, dtype=p.dtype)
+            return p * eye + (1 - p) * (1 - eye)
+
+    stay = Stay()
+    series, model = (
+        Series(data(30).abs().round()),
+        HiddenMarkov(PoissonStates(2, 2), transition=stay),
+    )
+    scatter(model.family)
+    chain = ForwardBackward().run(model, series)
+    model.maximize(series, chain.smoothed[0], chain.pairs, chain.smoothed)
+    expected = chain.pairs.diagonal(dim1=-2, dim2=-1).sum() / chain.pairs.sum()
+    torch.testing.assert_close(torch.sigmoid(stay.logit), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda f: type(f).__name__)
+def test_frozen_parameters_stay_where_they_are(family: StateEmission) -> None:
+    model = HiddenMarkov(copy.deepcopy(family).requires_grad_(False))
+    scatter(model)
     model.transition_logits.requires_grad_(False)
-    before = model.transition_logits.clone()
-    BaumWelch(iterations=5).fit(model, family_data(PoissonStates(2, 1), 40))
-    assert torch.equal(model.transition_logits, before)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    BaumWelch(iterations=3, starts=2).fit(model, family_data(family, 40))
+    after = model.state_dict()
+    assert not torch.equal(after.pop("initial_logits"), before.pop("initial_logits"))
+    assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+@pytest.mark.parametrize("batch", [(), (2,), (2, 3)])
+@pytest.mark.parametrize("driven", [False, True])
+def test_pyro_enumerates_the_same_likelihood(batch: tuple[int, ...], driven: bool) -> None:
+    """Variable elimination by Pyro: value, gradient, and the most probable path."""
+    model = gaussian_model(driven=driven)
+    y, u = data(6, 2, *batch), data(6, 1, *batch, seed=1) if driven else None
+    y[..., 4:, :] = y[..., 1, 0] = NAN
+    nesting = len(batch)
+
+    def program() -> Tensor:
+        return enumerated(model, y, u)
+
+    loss = TraceEnum_ELBO(max_plate_nesting=nesting).differentiable_loss(program, lambda: None)
+    total = ForwardBackward().log_likelihood(model, Series(y, u)).sum()
+    torch.testing.assert_close(-loss, total, rtol=1e-10, atol=1e-10)
+    places = list(model.parameters())
+    for got, expected in zip(
+        torch.autograd.grad(-loss, places), torch.autograd.grad(total, places), strict=True
+    ):
+        torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-10)
+    best = infer_discrete(program, first_available_dim=-1 - nesting, temperature=0)()
+    path, _ = ForwardBackward().viterbi(model, Series(y, u))
+    assert torch.equal(best, path)
+    assert not pyro.get_param_store().keys()
+
+
+def test_pyro_draws_the_same_posterior() -> None:
+    """4 000 draws by Pyro's elimination; 5 standard errors are below 0.04."""
+    model, y = gaussian_model(), data(4)
+    many = y.expand(4_000, 4, 2)
+    drawn = infer_discrete(lambda: enumerated(model, many), first_available_dim=-2)()
+    share = torch.nn.functional.one_hot(drawn, 3).double().mean(0)
+    chain = ForwardBackward().run(model, Series(y))
+    torch.testing.assert_close(share, chain.smoothed, rtol=0, atol=0.04)
+
+
+def test_a_series_is_one_site_of_any_program() -> None:
+    """`ObservationDistribution` sums the states out by itself."""
+    model, y = gaussian_model(driven=True), data(7, 2, 3)
+    u = data(7, 1, 3, seed=1)
+    site = ObservationDistribution(model, 7, u)
+    total = ForwardBackward().log_likelihood(model, Series(y, u)).sum(-1)
+    torch.testing.assert_close(site.log_prob(y), total)
+    assert site.sample(torch.Size([5])).shape == (5, 3, 7, 2)
 
 
 def test_forecasts_mix_the_states() -> None:
@@ -349,10 +460,7 @@ def test_particles_run_on_discrete_states_too() -> None:
         ),
         (lambda: ForwardBackward().filter(case_4(), Series(data(3))), "finitely many states"),
         (lambda: BaumWelch().fit(case_4(), Series(data(3))), "needs a `HiddenMarkov` model"),
-        (
-            lambda: BaumWelch().fit(gaussian_model(driven=True), Series(data(3), data(3, 1))),
-            "no closed-form step",
-        ),
+        (lambda: enumerated(case_4(), data(3)), "`model` must have finitely many states"),
         (lambda: RegressionStates(2, 1, 1).log_prob(data(3, 1)), "`u` is needed"),
     ],
 )

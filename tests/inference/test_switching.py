@@ -12,7 +12,7 @@ from deepssm.inference.switching import Switching
 from deepssm.models.hidden_markov import HiddenMarkov
 from deepssm.models.kinematic import ConstantVelocity
 from deepssm.models.linear_gaussian import LinearGaussian
-from deepssm.models.state_gaussians import GaussianStates
+from deepssm.models.state_gaussians import GaussianStates, RegressionStates
 from deepssm.models.switching import SwitchingLaw, SwitchingLinearGaussian
 from tests import oracles
 from tests.inference.nonlinear_models import NAN, case_4, matrix
@@ -159,6 +159,30 @@ def test_without_dynamics_it_is_a_hidden_markov_model(method: Switching) -> None
     got, expected = many.smooth(model, Series(y)), ForwardBackward().smooth(hmm, Series(y))
     torch.testing.assert_close(got.mean[..., :2], expected.mean, rtol=0, atol=0.036)
     torch.testing.assert_close(got.cross_cov[..., :2, :2], expected.cross_cov, rtol=0, atol=0.036)
+
+
+def test_modes_of_readings_without_noise_are_those_of_an_autoregression() -> None:
+    """Oracle: the exact hidden Markov model of the same series; 4 000 paths, 5 standard errors."""
+    A, b, Q = (0.9, -0.4), (0.2, -0.1), (0.5, 1.0)
+    modes = [
+        LinearGaussian([[a]], [[q]], [[1.0]], [[0.0]], b=[c], m0=[0.0], P0=[[1.0]])
+        for a, c, q in zip(A, b, Q, strict=True)
+    ]
+    chain = matrix([[0.9, 0.1], [0.25, 0.75]])
+    start = torch.tensor([0.6, 0.4], dtype=torch.float64)
+    model = SwitchingLinearGaussian(modes, transition=chain, initial=start)
+    family = RegressionStates(2, 1, lags=1)
+    with torch.no_grad():
+        family.coefficients.copy_(torch.tensor([b, A], dtype=torch.float64).mT[:, None])
+        family.raw_scale.copy_(torch.tensor(Q, dtype=torch.float64).log()[:, None, None] / 2)
+    y = data(15)[:, :1]
+    expected = ForwardBackward().run(
+        HiddenMarkov(family, transition=chain, initial=start), Series(y)
+    )
+    got = Switching(num_paths=4_000).smooth(model, Series(y))
+    torch.testing.assert_close(got.mean[:, :2], expected.smoothed, rtol=0, atol=0.04)
+    torch.testing.assert_close(got.mean[:, 2:], y, rtol=0, atol=1e-6)
+    torch.testing.assert_close(got.log_likelihood[1:], expected.log_likelihood[1:])
 
 
 @pytest.mark.parametrize("method", METHODS)

