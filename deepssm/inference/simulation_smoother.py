@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..base import GaussianInitial, LinearConditional, LinearParameters
 from ..gaussian import psd_factor
+from ..linear.scan import matrix_scan
 
 SmoothedMean = Callable[[LinearParameters, Tensor], Tensor]
 
@@ -60,15 +61,11 @@ def simulate_states(
     n = A.shape[-1]
     noise = torch.randn((*lead, time, n, 1), generator=generator, dtype=A.dtype, device=A.device)
     shocks = (psd_factor(Q.detach(), "Q") @ noise)[..., 0] + b
-    states = []
-    for t in range(time):
-        if t == 0:
-            first = psd_factor(start.cov.detach(), "P0") @ noise[..., 0, :, :]
-            states.append(first[..., 0] + start.mean)
-        else:
-            step = A[..., t if A.shape[-3] > 1 else 0, :, :]
-            states.append((step @ states[-1][..., None])[..., 0] + shocks[..., t, :])
-    return torch.stack(states, -2) if states else noise[..., 0]
+    if time == 0:
+        return noise[..., 0]
+    first = (psd_factor(start.cov.detach(), "P0") @ noise[..., 0, :, :])[..., 0] + start.mean
+    drive = torch.cat((first[..., None, :], shocks[..., 1:, :]), -2)
+    return matrix_scan(A, drive)
 
 
 def _without_offsets(parameters: LinearParameters) -> LinearParameters:
