@@ -1,6 +1,13 @@
 """Embedded data sets, loaders and generators."""
 
 from .air_quality import beijing_air_quality as beijing_air_quality
+from .benchmarks import Batch as Batch
+from .benchmarks import bouncing_ball as bouncing_ball
+from .benchmarks import draw_pendulum as draw_pendulum
+from .benchmarks import krishnan_linear as krishnan_linear
+from .benchmarks import krishnan_nonlinear as krishnan_nonlinear
+from .benchmarks import pendulum_images as pendulum_images
+from .benchmarks import three_modes as three_modes
 from .embedded import co2 as co2
 from .embedded import nile as nile
 from .polyphonic import Padded as Padded

@@ -31,6 +31,7 @@ from .gaussian_filters import Unscented as Unscented
 from .guides import SmoothingGuide as SmoothingGuide
 from .hidden_markov import ForwardBackward as ForwardBackward
 from .hidden_markov_program import enumerated as enumerated
+from .image_reader import ImageReader as ImageReader
 from .kalman import Kalman as Kalman
 from .late_data import BufferedFilter as BufferedFilter
 from .linearized_guide import LinearizedGuide as LinearizedGuide
