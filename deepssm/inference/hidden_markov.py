@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -13,26 +13,10 @@ from ..base import Series, StateSpaceModel
 from ..results import Filtered, Forecast, Smoothed
 from ..sequences import seeded
 from . import hidden_markov_scan as scan
+from .hidden_markov_online import DiscreteModel, OnlineForward
+from .simulation import readings_in_turn
 
 Backend = Literal["sequential", "scan"]
-
-
-class DiscreteModel(Protocol):
-    """A model whose state is one of `state_dim`, written as a one-hot vector."""
-
-    state_dim: int
-
-    def log_initial(self) -> Tensor:
-        """Return `log p(z_1)`, `(state,)`."""
-        ...
-
-    def log_transition(self, u: Tensor | None, dt: Tensor | None) -> Tensor:
-        """Return `log p(z_t = j | z_{t-1} = i)`, `(*batch, time or 1, state, state)`."""
-        ...
-
-    def log_emission(self, y: Tensor, u: Tensor | None) -> Tensor:
-        """Return `log p(y_t | z_t = k)`, `(*batch, time, state)`; 0 where `y` is missing."""
-        ...
 
 
 class Chain(NamedTuple):
@@ -131,6 +115,11 @@ class ForwardBackward:
             one_hot = torch.nn.functional.one_hot(index, B.shape[-1]).to(B.dtype)
         return one_hot.reshape(num_samples, *batch, *B.shape[1:])
 
+    def online(self, model: StateSpaceModel) -> OnlineForward:
+        """Return a filter that takes one observation at a time."""
+        _require_discrete(model)
+        return OnlineForward(model)
+
     def forecast(
         self,
         model: StateSpaceModel,
@@ -150,7 +139,9 @@ class ForwardBackward:
         with torch.no_grad(), seeded(generator):
             z = self.sample_posterior(model, series, count)[..., -horizon:, :]
             if getattr(model, "lags", 0):
-                y = _readings_in_turn(model, series, z, u)
+                known = series.y[..., : series.time - horizon, :]
+                past = known[..., -cast(Any, model).lags :, :]
+                y = readings_in_turn(model, z, u, past.expand(count, *past.shape))
                 left = y - y.mean(0)
                 cov = torch.einsum("k...i,k...j->...ij", left, left) / (count - 1)
                 return Forecast(y.mean(0), cov, y, p, _spread(p), z)
@@ -214,22 +205,6 @@ def _mixture(model: StateSpaceModel, p: Tensor, u: Tensor | None) -> tuple[Tenso
     return mean, cov + torch.einsum("...tk,k...tij->...tij", p, within)
 
 
-def _readings_in_turn(
-    model: StateSpaceModel, series: Series, z: Tensor, u: Tensor | None
-) -> Tensor:
-    """Draw future readings one by one where each depends on those before it."""
-    any_model = cast(Any, model)
-    horizon, lags = z.shape[-2], any_model.lags
-    known = series.y[..., : series.time - horizon, :]
-    past = known[..., -lags:, :].expand(len(z), *known[..., -lags:, :].shape)
-    drawn = []
-    for t in range(horizon):
-        now = None if u is None else u[..., t, :].expand(*z.shape[:-2], -1)
-        drawn.append(any_model.emission_after(z[..., t, :], past, now).sample())
-        past = torch.cat((past[..., 1:, :], drawn[-1][..., None, :]), -2)
-    return torch.stack(drawn, -2)
-
-
 def _forward(pi: Tensor, A: Tensor, B: Tensor, backend: Backend) -> tuple[Tensor, Tensor, Tensor]:
     if backend == "scan":
         return scan.forward(pi, A, B)
@@ -260,11 +235,7 @@ def _compiled(pi: Tensor, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor, Tensor,
 def _logs(model: StateSpaceModel, series: Series) -> tuple[Tensor, Tensor, Tensor, torch.Size]:
     """Return `pi`, `A` and `B` with one flat batch axis, and the shape it came from."""
     discrete = cast(DiscreteModel, model)
-    if not hasattr(model, "log_transition"):
-        raise ValueError(
-            f"`ForwardBackward()` needs a model with finitely many states, got "
-            f"{type(model).__name__}: use a Gaussian or a particle filter."
-        )
+    _require_discrete(model)
     A = discrete.log_transition(series.u, series.dt)
     B = discrete.log_emission(series.y, series.u)
     batch = B.shape[:-2]
@@ -272,6 +243,14 @@ def _logs(model: StateSpaceModel, series: Series) -> tuple[Tensor, Tensor, Tenso
     if A.ndim > 4:
         flat = A.expand(*batch, *A.shape[-3:]).reshape(-1, *A.shape[-3:])
     return discrete.log_initial(), flat, B.reshape(batch.numel(), *B.shape[-2:]), batch
+
+
+def _require_discrete(model: StateSpaceModel) -> None:
+    if not hasattr(model, "log_transition"):
+        raise ValueError(
+            f"`ForwardBackward()` needs a model with finitely many states, got "
+            f"{type(model).__name__}: use a Gaussian or a particle filter."
+        )
 
 
 def _array(x: Tensor) -> Any:  # noqa: ANN401

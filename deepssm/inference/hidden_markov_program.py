@@ -12,7 +12,7 @@ from pyro.ops.indexing import Vindex
 from torch import Tensor
 
 from ..base import StateSpaceModel
-from .hidden_markov import DiscreteModel
+from .hidden_markov_online import DiscreteModel
 
 
 def enumerated(

@@ -71,7 +71,7 @@ def start_online(model: StateSpaceModel, method: InferenceMethod) -> OnlineFilte
     if not isinstance(method, OnlineMethod):
         raise ValueError(
             f"`{type(method).__name__}` works on whole series and has no online form. Use "
-            "`Kalman()`, `Extended()` or `Unscented()`."
+            "`Kalman()`, `Extended()`, `Unscented()`, `Switching()` or `ForwardBackward()`."
         )
     with torch.no_grad():
         return method.online(model)

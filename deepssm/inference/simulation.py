@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
@@ -18,6 +20,8 @@ def simulate(
     generator: torch.Generator | None = None,
 ) -> Simulated:
     """Draw `z` and `y`, `(*lead, *batch, time, ...)`, for the inputs and time steps of `series`.
+
+    An emission that reads earlier readings finds zeros before the first.
 
     Raises:
         ValueError: The model starts diffuse.
@@ -38,7 +42,35 @@ def simulate(
             series.y.new_zeros(*shape, 0, model.state_dim), series.y.expand(*shape, -1, -1)
         )
     z = torch.stack(states, -2)
+    if getattr(model, "lags", 0):
+        past = z.new_zeros(*shape, cast(Any, model).lags, model.obs_dim)
+        return Simulated(z, readings_in_turn(model, z, series.u, past, generator))
     return Simulated(z, draw(model.emission(z, series.u), (), generator))
+
+
+def readings_in_turn(
+    model: StateSpaceModel,
+    z: Tensor,
+    u: Tensor | None,
+    past: Tensor,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Draw readings one by one where each depends on those before it, `(*axes, time, obs)`.
+
+    Args:
+        model: A model with `emission_after` and `lags`.
+        z: States, `(*axes, time, state)`.
+        u: Inputs, `(*batch, time, input)`, or `None`.
+        past: Readings before the first, oldest first, `(*axes, lags, obs)`.
+        generator: Source of randomness.
+    """
+    drawn = []
+    for t in range(z.shape[-2]):
+        now = None if u is None else u[..., t, :].expand(*z.shape[:-2], -1)
+        law = cast(Any, model).emission_after(z[..., t, :], past, now)
+        drawn.append(draw(law, (), generator))
+        past = torch.cat((past[..., 1:, :], drawn[-1][..., None, :]), -2)
+    return torch.stack(drawn, -2)
 
 
 def draw(

@@ -8,23 +8,14 @@ from typing import Literal, cast
 import torch
 from torch import Tensor
 
-from ..base import LinearParameters, Series, StateSpaceModel
-from ..gaussian import beside, outer, psd_factor, tria
+from ..base import Series, StateSpaceModel
+from ..gaussian import beside, outer, psd_factor
 from ..results import Filtered, Forecast, Smoothed
 from ..sequences import seeded
-from .gaussian_steps import condition
-from .moments import Linearized
-from .switching_mixtures import (
-    Mixture,
-    SwitchingModel,
-    Trace,
-    at_step,
-    collapse,
-    merge,
-    mix,
-    moments,
-)
+from .switching_mixtures import SwitchingModel, Trace, at_step, collapse, merge, moments
+from .switching_online import OnlineSwitching
 from .switching_paths import draw_along, sample_modes, simulate, smooth_along
+from .switching_steps import move, start, update
 
 
 @dataclass(frozen=True)
@@ -133,15 +124,10 @@ class Switching:
         trace, shape = Trace([], [], []), series.batch_shape
         for t in range(series.time):
             if t == 0:
-                start = _start(switching, parameters, shape)
-                prior = Mixture(
-                    start.log_weight[..., None, :],
-                    start.mean[..., None, :, :],
-                    start.factor[..., None, :, :, :],
-                )
+                prior = start(switching, parameters, shape)
             else:
-                prior = self._predict(trace.filtered[-1], parameters, noise[0], log_A, t)
-            posterior, score = _update(
+                prior = move(self.order, trace.filtered[-1], parameters, noise[0], log_A, t)
+            posterior, score = update(
                 prior, parameters, noise[1], t, y[..., t, :], observed[..., t, :]
             )
             trace.predicted.append(merge(prior))
@@ -149,28 +135,10 @@ class Switching:
             trace.log_likelihood.append(score)
         return trace
 
-    def _predict(
-        self, past: Mixture, parameters: LinearParameters, LQ: Tensor, log_A: Tensor, t: int
-    ) -> Mixture:
-        """Return mixtures over (past mode, mode), the first axis of size one for IMM."""
-        joint = past.log_weight[..., :, None] + log_A
-        A, b, _ = parameters.transition
-        A, b, LQ = at_step(A, t, 2), at_step(b, t, 1), at_step(LQ, t, 2)
-        if self.order == 1:
-            weight = torch.logsumexp(joint, -2)
-            mean, factor = mix(joint, past)
-            mean, factor, weight = (
-                mean[..., None, :, :],
-                factor[..., None, :, :, :],
-                weight[..., None, :],
-            )
-        else:
-            weight = joint
-            mean = past.mean[..., :, None, :].expand(*joint.shape, -1)
-            factor = past.factor[..., :, None, :, :].expand(*joint.shape, *past.factor.shape[-2:])
-        A, b, LQ = A[..., None, :, :, :], b[..., None, :, :], LQ[..., None, :, :, :]
-        moved = (A @ mean[..., None])[..., 0] + b
-        return Mixture(weight, moved, tria(beside(A @ factor, LQ)))
+    def online(self, model: StateSpaceModel) -> OnlineSwitching:
+        """Return a filter that takes one observation at a time."""
+        _require_switching(model)
+        return OnlineSwitching(self.order, model)
 
 
 def _require_switching(model: StateSpaceModel) -> None:
@@ -178,31 +146,3 @@ def _require_switching(model: StateSpaceModel) -> None:
         raise ValueError(
             f"`Switching()` needs a `SwitchingLinearGaussian` model, got {type(model).__name__}."
         )
-
-
-def _start(model: SwitchingModel, parameters: LinearParameters, shape: torch.Size) -> Mixture:
-    mean, cov, _ = parameters.initial
-    factor = psd_factor(cov, "P0")
-    return Mixture(
-        model.log_initial().expand(*shape, -1),
-        mean.expand(*shape, *mean.shape[-2:]),
-        factor.expand(*shape, *factor.shape[-3:]),
-    )
-
-
-def _update(
-    prior: Mixture, parameters: LinearParameters, LR: Tensor, t: int, y: Tensor, observed: Tensor
-) -> tuple[Mixture, Tensor]:
-    """Condition every component; reweight them by how well they predicted."""
-    C, d, _ = parameters.emission
-    C, d = at_step(C, t, 2)[..., None, :, :, :], at_step(d, t, 1)[..., None, :, :]
-    expected = (C @ prior.mean[..., None])[..., 0] + d
-    step = Linearized(expected, C @ prior.factor, at_step(LR, t, 2)[..., None, :, :, :])
-    gap = y[..., None, None, :] - expected
-    found = condition(step, gap, observed[..., None, None, :].expand(gap.shape))
-    joint = prior.log_weight + found.log_likelihood
-    total = torch.logsumexp(joint.flatten(-2), -1)
-    score = torch.where(observed.any(-1), total, torch.zeros_like(total))
-    mean = prior.mean + (prior.factor @ found.shift[..., None])[..., 0]
-    weight = joint - total[..., None, None]
-    return Mixture(weight, mean, prior.factor @ found.gain), score

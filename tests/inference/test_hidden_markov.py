@@ -441,6 +441,43 @@ def test_autoregressive_forecasts_feed_on_themselves() -> None:
         HiddenMarkov(family).emission(torch.ones(1, 1, dtype=torch.float64))
 
 
+@pytest.mark.parametrize(
+    "family", [RegressionStates(2, 2, 1, lags=2), PoissonStates(2, 2)], ids=["lags", "counts"]
+)
+def test_one_reading_at_a_time_equals_the_batch(family: StateEmission) -> None:
+    """Driven transitions, gaps, readings that look back; saved at every step."""
+    model = HiddenMarkov(copy.deepcopy(family), input_dim=1, driven=True)
+    scatter(model)
+    y, u = family_data(family, 9).y, data(9, 1, seed=4)
+    y[2] = y[5, 1] = NAN
+    batch = ForwardBackward().filter(model, Series(y, u))
+    running = ds.online(model)
+    for t in range(9):
+        if t:
+            running.predict(u=u[t])
+        gained = running.update(y[t], u[t])
+        torch.testing.assert_close(gained, batch.log_likelihood[t].item())
+        torch.testing.assert_close(running.mean, batch.mean[t])
+        torch.testing.assert_close(running.cov, batch.cov[t])
+        again = ds.online(model)
+        again.load_state_dict(running.state_dict())
+        running = again
+    torch.testing.assert_close(running.log_likelihood, batch.log_likelihood.sum().item())
+
+
+def test_autoregressive_readings_are_drawn_in_turn() -> None:
+    """One state is an AR(1) from zero: 20 000 draws of its closed form, 5 standard errors."""
+    family = RegressionStates(1, 1, lags=1)
+    with torch.no_grad():
+        family.coefficients.copy_(torch.tensor([[[0.2, 0.7]]]))
+    g = torch.Generator().manual_seed(0)
+    drawn = ds.simulate(HiddenMarkov(family), 3, num_samples=20_000, generator=g)
+    mean = torch.tensor([0.2, 0.34, 0.438], dtype=torch.float64)
+    torch.testing.assert_close(drawn.y[..., 0].mean(0), mean, rtol=0, atol=0.05)
+    variance = torch.tensor([1.0, 1.49, 1.7301], dtype=torch.float64)
+    torch.testing.assert_close(drawn.y[..., 0].var(0), variance, rtol=0.05, atol=0)
+
+
 def test_particles_run_on_discrete_states_too() -> None:
     """The same model by another method; 5 standard errors of 20 000 particles."""
     model, series = gaussian_model(), Series(data(8))
@@ -460,6 +497,14 @@ def test_particles_run_on_discrete_states_too() -> None:
         ),
         (lambda: ForwardBackward().filter(case_4(), Series(data(3))), "finitely many states"),
         (lambda: BaumWelch().fit(case_4(), Series(data(3))), "needs a `HiddenMarkov` model"),
+        (lambda: ds.online(gaussian_model()).update(data(1, 1)[0]), "`y` must hold 2 finite"),
+        (
+            lambda: ds.online(gaussian_model()).load_state_dict(
+                ds.online(HiddenMarkov(PoissonStates(2))).state_dict()
+            ),
+            "its `log_probability` has shape \\(2,\\), expected \\(3,\\)",
+        ),
+        (lambda: ForwardBackward().online(case_4()), "finitely many states"),
         (lambda: enumerated(case_4(), data(3)), "`model` must have finitely many states"),
         (lambda: RegressionStates(2, 1, 1).log_prob(data(3, 1)), "`u` is needed"),
     ],

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+import deepssm as ds
 from deepssm.base import LinearConditional, LinearParameters, Series
 from deepssm.inference.hidden_markov import ForwardBackward
 from deepssm.inference.switching import Switching
@@ -248,6 +250,11 @@ def test_batches_are_independent() -> None:
                 torch.testing.assert_close(got[i], expected, rtol=1e-9, atol=1e-10)
 
 
+def varying() -> SwitchingLinearGaussian:
+    A = torch.ones(5, 1, 1, dtype=torch.float64)
+    return SwitchingLinearGaussian([LinearGaussian(A, [[1.0]], [[1.0]], [[1.0]], P0=[[1.0]])])
+
+
 def tracking() -> tuple[SwitchingLinearGaussian, SwitchingLinearGaussian, LinearGaussian]:
     """Velocity and acceleration modes of different state; the same with padded states."""
     A1, A2 = matrix([[1.0, 1.0], [0.0, 1.0]]), matrix([[1, 1, 0.5], [0, 1, 1], [0, 0, 0.9]])
@@ -323,9 +330,47 @@ def test_the_law_of_a_step_scores_what_it_draws() -> None:
     assert model.transition(z).mean.shape == (4,)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_one_reading_at_a_time_equals_the_batch(method: Switching) -> None:
+    """Inputs, steps of unequal length, gaps; saved half-way and taken up again."""
+    motions = [ConstantVelocity(1, diffusion=q, noise_variance=0.3) for q in (0.01, 1.0)]
+    start = {"m0": [1.0, -1.0], "P0": [[2.0, 0.3], [0.3, 1.0]]}
+    kinematic = SwitchingLinearGaussian(motions, **start)  # type: ignore[arg-type]
+    eye = torch.eye(2, dtype=torch.float64)
+    driven = SwitchingLinearGaussian(
+        [LinearGaussian(a * eye, eye, eye, eye, B=[[1.0], [a]], D=[[a], [0.0]], P0=eye)
+         for a in (0.9, -0.5)]
+    )  # fmt: skip
+    dt, u = torch.rand(7, dtype=torch.float64) + 0.1, data(7, seed=1)[:, :1]
+    for model, options in ((kinematic, {"dt": dt}), (driven, {"u": u})):
+        y = data(7)[:, : model.obs_dim]
+        y[3], y[5, 0] = NAN, NAN
+        batch = method.filter(model, Series(y, **options))
+        running = ds.online(model, method)
+        for t in range(7):
+            step: dict[str, Any] = {name: value[t] for name, value in options.items()}
+            if t:
+                running.predict(**step)
+            gained = running.update(y[t], step.get("u"))
+            torch.testing.assert_close(gained, batch.log_likelihood[t].item())
+            torch.testing.assert_close(running.mean, batch.mean[t])
+            torch.testing.assert_close(running.cov, batch.cov[t])
+            again = ds.online(model, method)
+            again.load_state_dict(running.state_dict())
+            running = again
+        torch.testing.assert_close(running.log_likelihood, batch.log_likelihood.sum().item())
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [
+        (lambda: ds.online(two_modes()).update(data(1)[0, :1]), "`y` must hold 2 finite"),
+        (
+            lambda: ds.online(two_modes()).load_state_dict(ds.online(tracking()[0]).state_dict()),
+            "`state` belongs to another model: its modes and states are \\(2, 3\\)",
+        ),
+        (lambda: ds.online(varying()), "`model` has modes that vary"),
+        (lambda: Switching().online(case_4()), "needs a `SwitchingLinear"),
         (lambda: Switching(3), "`order` must be 1"),  # type: ignore[arg-type]
         (lambda: Switching().filter(case_4(), Series(data(3))), "needs a `SwitchingLinear"),
         (

@@ -1,0 +1,115 @@
+"""A switching linear model one reading at a time: the filter of robots and radars."""
+
+from __future__ import annotations
+
+from typing import Literal, cast
+
+import torch
+from torch import Tensor
+
+from ..base import LinearParameters, StateSpaceModel
+from ..gaussian import psd_factor
+from .hidden_markov_online import checked_reading
+from .switching_mixtures import Mixture, SwitchingModel, merge, moments
+from .switching_steps import move, start, update
+
+
+class OnlineSwitching:
+    """A running IMM or GPB2 filter over one series; see `OnlineFilter`.
+
+    Args:
+        order: 1 is IMM, 2 is GPB2.
+        model: A `SwitchingLinearGaussian` with modes that are constant in time; it is read again
+            at every step.
+
+    Attributes:
+        log_likelihood: Sum of the log-densities of the readings so far, in nats.
+    """
+
+    def __init__(self, order: Literal[1, 2], model: StateSpaceModel) -> None:
+        self.log_likelihood = 0.0
+        self._order: Literal[1, 2] = order
+        self._model = model
+        with torch.no_grad():
+            # Start and emission need no time step; kinematic modes may have none to offer.
+            chain = cast(SwitchingModel, model)
+            self._state = start(chain, self._read(0.0, None), torch.Size())
+
+    @torch.no_grad()
+    def predict(self, dt: float | None = None, u: Tensor | None = None) -> None:
+        """Move the state one step.
+
+        Args:
+            dt: Time since the last step, for modes in continuous time.
+            u: Input of the arriving step, `(input,)`.
+        """
+        parameters = self._read(dt, u)
+        LQ = psd_factor(parameters.transition.cov, "Q")
+        log_A = cast(SwitchingModel, self._model).log_transition()
+        self._state = move(self._order, merge(self._state), parameters, LQ, log_A, 1)
+
+    @torch.no_grad()
+    def update(self, y: Tensor, u: Tensor | None = None) -> float:
+        """Condition on one observation and return its log-density in nats.
+
+        Args:
+            y: `(obs,)`, NaN where missing.
+            u: Input of this step, `(input,)`; it reaches the emission.
+
+        Raises:
+            ValueError: `y` has the wrong size or is infinite.
+        """
+        reading = checked_reading(self._model, y, self._state.mean)
+        parameters, observed = self._read(0.0, u), ~torch.isnan(reading)
+        LR, known = psd_factor(parameters.emission.cov, "R"), torch.nan_to_num(reading)
+        self._state, score = update(self._state, parameters, LR, 1, known, observed)
+        gained = float(score)
+        self.log_likelihood += gained
+        return gained
+
+    @property
+    def mean(self) -> Tensor:
+        """Probabilities of the modes and mean of the state, `(modes + latent,)`."""
+        return moments([merge(self._state)])[0][0]
+
+    @property
+    def cov(self) -> Tensor:
+        """Joint covariance of the one-hot mode and the state."""
+        return moments([merge(self._state)])[1][0]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the mixture, to go on later."""
+        total = torch.tensor(self.log_likelihood, dtype=torch.float64)
+        state = {name: value.clone() for name, value in self._state._asdict().items()}
+        return state | {"log_likelihood": total}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from what `state_dict` returned.
+
+        Raises:
+            ValueError: The sizes are those of another model.
+        """
+        own, found = self._state.mean, state["mean"]
+        if found.shape[-2:] != own.shape[-2:]:
+            raise ValueError(
+                "`state` belongs to another model: its modes and states are "
+                f"{tuple(found.shape[-2:])}, expected {tuple(own.shape[-2:])}."
+            )
+        self._state = Mixture(*(state[name].to(own, copy=True) for name in Mixture._fields))
+        self.log_likelihood = float(state["log_likelihood"])
+
+    def _read(self, dt: float | None, u: Tensor | None) -> LinearParameters:
+        """Return one step: entry 1 of a series of two, since entry 0 has no transition."""
+        model, inputs = self._model, None
+        if model.input_dim:
+            given = torch.zeros(model.input_dim) if u is None else torch.as_tensor(u)
+            inputs = given.to(model.device, model.dtype).expand(2, model.input_dim)
+        like = torch.zeros(2, dtype=model.dtype, device=model.device)
+        step = None if dt is None else torch.full_like(like, float(dt))
+        found = cast(SwitchingModel, model).mode_parameters(inputs, step)
+        if found.transition.matrix.shape[-4] > 2:
+            raise ValueError(
+                "`model` has modes that vary over a fixed stretch of time, which has no online "
+                "form. Use constant modes, or `filter` the whole series."
+            )
+        return found
