@@ -138,6 +138,7 @@ class Ensemble:
                     members = _start(conditionals, self.size, series.batch_shape)
                 else:
                     members = draw(conditionals.transition(clouds.filtered[-1], t))
+                members = _on_one_turn(members, conditionals)
                 mean = members.mean(0)
                 members = mean + self.inflation * (members - mean)
                 clouds.predicted.append(members)
@@ -201,6 +202,11 @@ def _start(conditionals: Conditionals, size: int, batch: torch.Size) -> Tensor:
     law = conditionals.initial
     missing = len(batch) - len(law.batch_shape)
     return law.expand(torch.Size((size, *batch))).sample() if missing else law.sample((size,))  # type: ignore[arg-type]
+
+
+def _on_one_turn(members: Tensor, conditionals: Conditionals) -> Tensor:
+    """Move angles by whole turns to within half a turn of the first member's."""
+    return members[0] + conditionals.wrap_state(members - members[0])
 
 
 def _angle_mean(expected: Tensor, conditionals: Conditionals) -> Tensor:

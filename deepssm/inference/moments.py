@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import (
+    Categorical,
     Distribution,
     Independent,
     MultivariateNormal,
@@ -306,6 +307,11 @@ def noise_factor(law: Distribution, weights: Tensor | None) -> Tensor:
         return psd_factor(_average(outer(factor), weights), "mean covariance of the noise")
     if isinstance(law, OneHotCategorical):
         return _one_hot_noise(law.probs, weights)
+    if isinstance(law, Categorical):
+        raise ValueError(
+            "`Categorical` readings have no mean and variance, which Gaussian filters need: let "
+            "the emission return a `OneHotCategorical`, or filter with `Particle()`."
+        )
     cov = getattr(law, "covariance_matrix", None)
     if cov is not None:
         average = cov[0] if weights is None else _average(cov, weights)

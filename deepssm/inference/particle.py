@@ -15,7 +15,7 @@ from ..gaussian import Pushforward
 from ..results import Filtered, Forecast, Smoothed
 from ..sequences import observed_log_prob, seeded
 from .conditionals import Conditionals, bind
-from .moments import identity
+from .moments import Wrap, identity
 from .particle_paths import ancestral_paths, backward_paths
 from .proposals import Bootstrap, Proposal, Propose
 from .resampling import Resampling, effective_size, systematic
@@ -82,9 +82,9 @@ class Particle:
 
     def filter(self, model: StateSpaceModel, series: Series) -> Filtered:
         """Return weighted means and covariances before and after each reading."""
-        cloud = self.run(model, series)
+        cloud, wrap = self.run(model, series), bind(model, series).wrap_state
         pairs = zip(cloud.log_weight, cloud.z, strict=True)
-        filtered = [weighted_moments(weight, z) for weight, z in pairs]
+        filtered = [weighted_moments(weight, z, wrap) for weight, z in pairs]
         score = torch.stack(cloud.log_likelihood, -1)
         return Filtered(
             *_stacked(filtered), *_stacked(cloud.predicted), score, ~torch.isfinite(score).all(-1)
@@ -95,8 +95,8 @@ class Particle:
         conditionals, cloud = bind(model, series), self.run(model, series)
         with seeded(torch.Generator().manual_seed(self.seed + 1)):
             paths = self._paths(conditionals, cloud, self.num_paths)
-        mean = paths.mean(0)
-        left = paths - mean
+        mean = paths[0] + conditionals.wrap_state(paths - paths[0]).mean(0)
+        left = conditionals.wrap_state(paths - mean)
         cov = torch.einsum("k...i,k...j->...ij", left, left) / (len(paths) - 1)
         cross = torch.einsum("k...i,k...j->...ij", left[..., 1:, :], left[..., :-1, :])
         cross = torch.cat((torch.zeros_like(cov[..., :1, :, :]), cross / (len(paths) - 1)), -3)
@@ -141,7 +141,10 @@ class Particle:
                 readings.append(conditionals.emission(z, t).sample())
         states, samples = torch.stack(states, -2), torch.stack(readings, -2)
         level = torch.full_like(samples[..., 0], -math.log(count))
-        moments = weighted_moments(level, samples), weighted_moments(level, states)
+        moments = (
+            weighted_moments(level, samples, conditionals.wrap_obs),
+            weighted_moments(level, states, conditionals.wrap_state),
+        )
         return Forecast(*moments[0], samples, *moments[1], states)
 
     def run(self, model: StateSpaceModel, series: Series) -> Cloud:
@@ -167,7 +170,7 @@ class Particle:
                 conditionals, propose, t, z, prior, weight, (y, seen)
             )
             z_new, ratio = self._draw(propose, t, z, prior, y, seen)
-            cloud.predicted.append(_predicted(weight, prior, z_new))
+            cloud.predicted.append(_predicted(weight, prior, z_new, conditionals.wrap_state))
             reading = _score(conditionals, conditionals.emission(z_new, t), y, seen)
             unnormalised = weight + ratio + reading
             total = torch.logsumexp(unnormalised, 0)
@@ -229,11 +232,20 @@ class Particle:
             return backward_paths(conditionals, cloud.z, cloud.log_weight, count)
 
 
-def weighted_moments(log_weight: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and covariance of weighted particles, `(particles, *batch, state)`."""
+def weighted_moments(
+    log_weight: Tensor, z: Tensor, wrap: Wrap = identity
+) -> tuple[Tensor, Tensor]:
+    """Return mean and covariance of weighted particles, `(particles, *batch, state)`.
+
+    Angles are averaged about the heaviest particle, by differences taken the short way round.
+    """
     weight = log_weight.exp()[..., None]
-    mean = (weight * z).sum(0)
-    left = z - mean
+    if wrap is identity:
+        mean = (weight * z).sum(0)
+    else:
+        heaviest = _pick(z, log_weight.argmax(0, keepdim=True))
+        mean = heaviest[0] + (weight * wrap(z - heaviest)).sum(0)
+    left = wrap(z - mean)
     return mean, torch.einsum("k...i,k...j->...ij", weight * left, left)
 
 
@@ -248,11 +260,13 @@ def _score(conditionals: Conditionals, law: Distribution, y: Tensor, seen: Tenso
     return observed_log_prob(law, y.expand(*law.batch_shape, y.shape[-1]))
 
 
-def _predicted(weight: Tensor, prior: Distribution, drawn: Tensor) -> tuple[Tensor, Tensor]:
+def _predicted(
+    weight: Tensor, prior: Distribution, drawn: Tensor, wrap: Wrap
+) -> tuple[Tensor, Tensor]:
     weight = torch.log_softmax(weight, 0)
     if isinstance(prior, Pushforward):
-        return weighted_moments(weight, drawn)
-    mean, cov = weighted_moments(weight, prior.mean)
+        return weighted_moments(weight, drawn, wrap)
+    mean, cov = weighted_moments(weight, prior.mean, wrap)
     within = getattr(prior, "covariance_matrix", None)
     within = torch.diag_embed(prior.variance) if within is None else within
     return mean, cov + (weight.exp()[..., None, None] * within).sum(0)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from .conditionals import Conditionals
+from .moments import identity
 
 
 def backward_paths(
@@ -30,7 +32,7 @@ def backward_paths(
     for t in range(last - 1, -1, -1):
         law = conditionals.transition(z[t], t + 1)
         try:
-            ahead = law.log_prob(now[:, None])
+            ahead = law.log_prob(_near(law, now[:, None], conditionals))
         except NotImplementedError:
             ahead = torch.full((), torch.nan)
         if not bool(torch.isfinite(ahead).any()):
@@ -63,6 +65,12 @@ def ancestral_paths(
         path.append(z[t].gather(0, index[..., None].expand(*index.shape, z[t].shape[-1])))
         index = ancestor[t].gather(0, index)
     return torch.stack(path[::-1], -2)
+
+
+def _near(law: Distribution, z: Tensor, conditionals: Conditionals) -> Tensor:
+    """Move angles by whole turns to where `law` has its mass."""
+    wrap = conditionals.wrap_state
+    return z if wrap is identity else law.mean + wrap(z - law.mean)
 
 
 def _choose(log_weight: Tensor) -> Tensor:

@@ -7,8 +7,9 @@ from typing import Literal
 
 import numpy as np
 import torch
+from pyro import settings
 from pyro.distributions import MultivariateNormal
-from pyro.nn import PyroParam, PyroSample
+from pyro.nn import PyroModule, PyroParam, PyroSample
 from torch import Tensor, nn
 from torch.distributions import constraints
 
@@ -70,7 +71,8 @@ class NonlinearGaussian(StateSpaceModel):
         circular_state: tuple[int, ...] = (),
         circular_obs: tuple[int, ...] = (),
     ) -> None:
-        super().__init__()
+        with settings.context(module_local_params=True):  # see `_own`
+            super().__init__()
         self.transition_function, self.emission_function = transition, emission
         self.noise_function = Q if callable(Q) and not isinstance(Q, _VALUES) else None
         if self.noise_function is None:
@@ -101,8 +103,8 @@ class NonlinearGaussian(StateSpaceModel):
         noise = self.noise_function
         factor = self._factor("Q") if noise is None else psd_factor(noise(dt), "Q")
         if self.noise == "added":
-            return mvn(self.transition_function(z, u, dt), factor)
-        f: Callable[..., Tensor] = self.transition_function
+            return mvn(_own(self.transition_function)(z, u, dt), factor)
+        f: Callable[..., Tensor] = _own(self.transition_function)
         return Pushforward(lambda w: f(z, u, dt, w), factor, z.shape[:-1])
 
     def emission(self, z: Tensor, u: Tensor | None = None) -> MultivariateNormal | Pushforward:
@@ -113,8 +115,8 @@ class NonlinearGaussian(StateSpaceModel):
             u: `(*axes, input)`.
         """
         if self.noise == "added":
-            return mvn(self.emission_function(z, u), self._factor("R"))
-        h: Callable[..., Tensor] = self.emission_function
+            return mvn(_own(self.emission_function)(z, u), self._factor("R"))
+        h: Callable[..., Tensor] = _own(self.emission_function)
         return Pushforward(lambda v: h(z, u, v), self._factor("R"), z.shape[:-1])
 
     @property
@@ -131,7 +133,7 @@ class NonlinearGaussian(StateSpaceModel):
                 "by the time elapsed instead."
             )
         u = self.m0.new_zeros(self.input_dim) if self.input_dim else None
-        h: Callable[..., Tensor] = self.emission_function
+        h: Callable[..., Tensor] = _own(self.emission_function)
         with torch.no_grad():
             return h(self.m0, u, self.m0.new_zeros(self.R.shape[-1])).shape[-1]
 
@@ -168,6 +170,21 @@ class NonlinearGaussian(StateSpaceModel):
                     "`m0` and the observation size from `R`."
                 )
             self._factor(name)
+
+
+def _own(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Keep the parameters of a `PyroModule` its own: Pyro reads them from a global store, by name.
+
+    There, two models of one session would share whatever is called alike.
+    """
+    if not isinstance(function, PyroModule):
+        return function
+
+    def called(*args: Tensor | None) -> Tensor:
+        with settings.context(module_local_params=True):
+            return function(*args)
+
+    return called
 
 
 _VALUES = (Tensor, nn.Parameter, PyroParam, PyroSample)

@@ -8,7 +8,9 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
 from deepssm.base import Series, StateSpaceModel
+from deepssm.inference.ensemble import Ensemble
 from deepssm.inference.gaussian_filters import Cubature, Extended
+from deepssm.inference.moments import circular, identity
 from deepssm.inference.particle import Particle
 from deepssm.inference.proposals import Bootstrap, FromGuide, Guided
 from deepssm.inference.resampling import (
@@ -301,3 +303,41 @@ def test_a_guide_proposes() -> None:
 def test_bad_options(options: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Particle(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        Particle(300),
+        Particle(300, Guided()),
+        Particle(300, smoother="ancestral"),
+        Ensemble(50),
+        Ensemble(50, "stochastic"),
+    ],
+    ids=repr,
+)
+def test_a_heading_may_turn_past_the_cut(method: Particle | Ensemble) -> None:
+    """Oracle: the same heading counted on without wrapping; the random numbers are the same."""
+    turned, plain = (
+        NonlinearGaussian(
+            lambda z, u, dt, wrap=wrap: wrap(z + 0.1),
+            lambda z, u, wrap=wrap: wrap(z),
+            Q=[[0.01]],
+            R=[[0.05]],
+            m0=[2.8],
+            P0=[[0.1]],
+            circular_state=circular_components,
+            circular_obs=circular_components,
+        )
+        for wrap, circular_components in ((circular((0,), 1), (0,)), (identity, ()))
+    )
+    g = torch.Generator().manual_seed(0)
+    y = 2.8 + 0.1 * torch.arange(8)[:, None] + 0.2 * torch.randn(8, 1, generator=g).double()
+    wrap = circular((0,), 1)
+    for verb in ("filter", "smooth"):
+        got = getattr(method, verb)(turned, Series(wrap(y)))
+        expected = getattr(method, verb)(plain, Series(y))
+        assert wrap(got.mean - expected.mean).abs().max() < 1e-9
+        for name in set(got._fields) - {"mean", "predicted_mean", "ill_conditioned"}:
+            difference = getattr(got, name) - getattr(expected, name)
+            assert difference.abs().max() < 1e-9, name
