@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -20,6 +19,8 @@ from .likelihood_curvature import (
     standard_errors,
 )
 from .likelihood_objective import Objective, Vector, replace_priors
+from .likelihood_series import separable
+from .maximum_likelihood_series import Errors, fit_each
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class MaximumLikelihood:
 
     Parameters move in their unconstrained space. A `PyroSample` prior makes this the maximum of
     the posterior density of the constrained parameters (MAP): the prior is replaced by a
-    `PyroParam` that holds the maximum. Frozen parameters stay; tied ones move together.
+    `PyroParam` that holds the maximum. Frozen parameters stay; tied ones move together. Where
+    every series of a batch has its own parameters (`series_shape`), each climbs at its own pace.
 
     Attributes:
         inference: A method with a differentiable log-likelihood; by default `Kalman()`,
@@ -50,7 +52,7 @@ class MaximumLikelihood:
     starts: int = 1
     initialize: bool = True
     curvature_limit: int = 60
-    errors: Literal["hessian", "opg", "robust"] = "hessian"
+    errors: Errors = "hessian"
 
     def fit(
         self,
@@ -70,6 +72,8 @@ class MaximumLikelihood:
         if self.initialize:
             model.initialize_from(series)
         objective = Objective(model, series, inference, replace_priors(model))
+        if self.starts == 1 and separable(objective):
+            return fit_each(objective, self.max_iterations, self.tolerance, self.errors, progress)
         history = self._climb(objective, progress, generator)
         at_limit = len(objective.best[0]) > self.curvature_limit
         curvature = None if at_limit else newton_polish(objective)
