@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -13,14 +13,26 @@ from .hidden_markov_online import checked_reading
 from .switching_mixtures import Mixture, SwitchingModel, merge, moments
 from .switching_steps import move, start, update
 
+# Parameters of this many different time steps are kept.
+_MOST_STEPS = 256
+
+
+class _Step(NamedTuple):
+    """What one step needs: matrices, factors of the noises, changes of mode."""
+
+    parameters: LinearParameters
+    LQ: Tensor
+    LR: Tensor
+    log_A: Tensor
+
 
 class OnlineSwitching:
     """A running IMM or GPB2 filter over one series; see `OnlineFilter`.
 
     Args:
         order: 1 is IMM, 2 is GPB2.
-        model: A `SwitchingLinearGaussian` with modes that are constant in time; it is read again
-            at every step.
+        model: A `SwitchingLinearGaussian` with modes that are constant in time; call `refresh`
+            after changing its parameters.
 
     Attributes:
         log_likelihood: Sum of the log-densities of the readings so far, in nats.
@@ -30,10 +42,15 @@ class OnlineSwitching:
         self.log_likelihood = 0.0
         self._order: Literal[1, 2] = order
         self._model = model
+        self.refresh()
         with torch.no_grad():
             # Start and emission need no time step; kinematic modes may have none to offer.
             chain = cast(SwitchingModel, model)
-            self._state = start(chain, self._read(0.0, None), torch.Size())
+            self._state = start(chain, self._read(0.0, None).parameters, torch.Size())
+
+    def refresh(self) -> None:
+        """Read the model's parameters again, keeping the state."""
+        self._steps: dict[float | None, _Step] = {}
 
     @torch.no_grad()
     def predict(self, dt: float | None = None, u: Tensor | None = None) -> None:
@@ -43,10 +60,10 @@ class OnlineSwitching:
             dt: Time since the last step, for modes in continuous time.
             u: Input of the arriving step, `(input,)`.
         """
-        parameters = self._read(dt, u)
-        LQ = psd_factor(parameters.transition.cov, "Q")
-        log_A = cast(SwitchingModel, self._model).log_transition()
-        self._state = move(self._order, merge(self._state), parameters, LQ, log_A, 1)
+        step = self._read(dt, u)
+        self._state = move(
+            self._order, merge(self._state), step.parameters, step.LQ, step.log_A, 1
+        )
 
     @torch.no_grad()
     def update(self, y: Tensor, u: Tensor | None = None) -> float:
@@ -60,9 +77,9 @@ class OnlineSwitching:
             ValueError: `y` has the wrong size or is infinite.
         """
         reading = checked_reading(self._model, y, self._state.mean)
-        parameters, observed = self._read(0.0, u), ~torch.isnan(reading)
-        LR, known = psd_factor(parameters.emission.cov, "R"), torch.nan_to_num(reading)
-        self._state, score = update(self._state, parameters, LR, 1, known, observed)
+        step, observed = self._read(0.0, u), ~torch.isnan(reading)
+        known = torch.nan_to_num(reading)
+        self._state, score = update(self._state, step.parameters, step.LR, 1, known, observed)
         gained = float(score)
         self.log_likelihood += gained
         return gained
@@ -98,18 +115,30 @@ class OnlineSwitching:
         self._state = Mixture(*(state[name].to(own, copy=True) for name in Mixture._fields))
         self.log_likelihood = float(state["log_likelihood"])
 
-    def _read(self, dt: float | None, u: Tensor | None) -> LinearParameters:
-        """Return one step: entry 1 of a series of two, since entry 0 has no transition."""
+    def _read(self, dt: float | None, u: Tensor | None) -> _Step:
+        """Return one step; those without inputs are kept."""
+        if u is not None:
+            return self._step(dt, u)
+        if dt not in self._steps:
+            if len(self._steps) >= _MOST_STEPS:
+                self._steps.clear()
+            self._steps[dt] = self._step(dt, None)
+        return self._steps[dt]
+
+    def _step(self, dt: float | None, u: Tensor | None) -> _Step:
+        """Read entry 1 of a series of two, since entry 0 has no transition."""
         model, inputs = self._model, None
         if model.input_dim:
             given = torch.zeros(model.input_dim) if u is None else torch.as_tensor(u)
             inputs = given.to(model.device, model.dtype).expand(2, model.input_dim)
         like = torch.zeros(2, dtype=model.dtype, device=model.device)
-        step = None if dt is None else torch.full_like(like, float(dt))
-        found = cast(SwitchingModel, model).mode_parameters(inputs, step)
+        times = None if dt is None else torch.full_like(like, float(dt))
+        chain = cast(SwitchingModel, model)
+        found = chain.mode_parameters(inputs, times)
         if found.transition.matrix.shape[-4] > 2:
             raise ValueError(
                 "`model` has modes that vary over a fixed stretch of time, which has no online "
                 "form. Use constant modes, or `filter` the whole series."
             )
-        return found
+        LQ, LR = psd_factor(found.transition.cov, "Q"), psd_factor(found.emission.cov, "R")
+        return _Step(found, LQ, LR, chain.log_transition())

@@ -361,6 +361,22 @@ def test_one_reading_at_a_time_equals_the_batch(method: Switching) -> None:
         torch.testing.assert_close(running.log_likelihood, batch.log_likelihood.sum().item())
 
 
+def test_a_running_filter_reads_new_parameters_when_told() -> None:
+    model, y = two_modes(), data(2)
+    running = Switching().online(model)
+    running.update(y[0])
+    kept = running.state_dict()
+    running.predict()
+    running.load_state_dict(kept)
+    with torch.no_grad():
+        model.transition_logits.copy_(matrix([[0.5, 0.5], [0.5, 0.5]]).log())
+    running.refresh()
+    running.predict()
+    running.update(y[1])
+    expected = Switching().filter(model, Series(y)).mean[1]
+    torch.testing.assert_close(running.mean, expected)
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [
