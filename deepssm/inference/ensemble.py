@@ -29,8 +29,9 @@ class Ensemble:
     """Ensemble Kalman filter and smoother, for states too large for covariances.
 
     `"square_root"` moves the ensemble by a symmetric square root (ETKF), `"deterministic"` by
-    half the gain (DEnKF), `"stochastic"` by perturbed observations. Each tends to the Kalman
-    filter on linear models as `1 / sqrt(size)`.
+    half the gain (DEnKF), `"stochastic"` by perturbed observations. The first and the last tend to
+    the Kalman filter on linear models as `1 / sqrt(size)`; half gains leave the covariance too
+    wide by a quarter of `K H P H' K'`, which acts as an inflation and does not vanish.
 
     Args:
         size: Number of members.

@@ -42,6 +42,9 @@ class Extended(GaussianFilter):
 class Unscented(GaussianFilter):
     """Unscented Kalman filter and smoother, `2 n + 1` points.
 
+    The parameters are those of Wan and van der Merwe's scaled points. With `alpha=1, beta=0` they
+    are Julier's points, `kappa` being his; `Simplex()` has fewer.
+
     Args:
         alpha: Spread of the points, positive.
         beta: Weight of the centre in covariances; 2 suits a Gaussian if `alpha` is small.

@@ -180,8 +180,9 @@ def simplex_points(state_dim: int) -> tuple[Tensor, Tensor]:
     points = torch.zeros(n + 1, n, dtype=torch.float64)
     for i in range(1, n + 1):
         scale = math.sqrt((n + 1) / (i * (i + 1)))
-        points[:i, i - 1] = -scale
-        points[i, i - 1] = i * scale
+        turn = -1 if i == 1 else 1  # as published; any orientation has the same moments
+        points[:i, i - 1] = turn * scale
+        points[i, i - 1] = -turn * i * scale
     return points, torch.full((n + 1,), 1 / (n + 1), dtype=torch.float64)
 
 

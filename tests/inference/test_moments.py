@@ -185,25 +185,31 @@ def _numpy_pendulum(z: np.ndarray, dt: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("rule", "options"),
-    [(Unscented(), (1.0, 0.0, 0.0)), (Unscented(0.3, 2.0, 1.0), (0.3, 2.0, 1.0))],
+    ("rule", "points", "options"),
+    [
+        (Unscented(), "MerweScaledSigmaPoints", (1.0, 0.0, 0.0)),
+        (Unscented(0.3, 2.0, 1.0), "MerweScaledSigmaPoints", (0.3, 2.0, 1.0)),
+        (Unscented(kappa=0.7), "JulierSigmaPoints", (0.7,)),
+        (Simplex(), "SimplexSigmaPoints", ()),
+    ],
 )
-def test_unscented_agrees_with_filterpy(
-    rule: Unscented, options: tuple[float, float, float]
+def test_sigma_points_agree_with_filterpy(
+    rule: GaussianFilter, points: str, options: tuple[float, ...]
 ) -> None:
     """filterpy draws no new points before an update unless told; both do here."""
-    from filterpy.kalman import MerweScaledSigmaPoints, UnscentedKalmanFilter
+    import filterpy.kalman
+    from filterpy.kalman import UnscentedKalmanFilter
 
     model, y = pendulum().requires_grad_(False), readings(50)
-    points = MerweScaledSigmaPoints(2, *options)
-    peer = UnscentedKalmanFilter(2, 1, 0.05, lambda z: np.sin(z[:1]), _numpy_pendulum, points)
+    drawn: Any = getattr(filterpy.kalman, points)(2, *options)
+    peer = UnscentedKalmanFilter(2, 1, 0.05, lambda z: np.sin(z[:1]), _numpy_pendulum, drawn)
     peer.x, peer.P = model.m0.numpy().copy(), model.P0.numpy().copy()
     peer.Q, peer.R = model.Q.numpy(), model.R.numpy()
     means, covs = [], []
     for t, reading in enumerate(y.numpy()):
         if t:
             peer.predict()
-        peer.sigmas_f = points.sigma_points(peer.x, peer.P)
+        peer.sigmas_f = drawn.sigma_points(peer.x, peer.P)
         peer.update(reading)
         means.append(peer.x.copy())
         covs.append(peer.P.copy())
