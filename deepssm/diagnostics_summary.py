@@ -5,38 +5,50 @@ from __future__ import annotations
 import itertools
 import math
 import textwrap
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .base import LinearGaussianModel, Series, StateSpaceModel
+from .checks import Labels
 from .inference.likelihood_objective import Free, free_parameters
 from .results import Learned
 
-_WIDTH, _MOST_ENTRIES, _MOST_CHANNELS = 78, 16, 4
+_WIDTH, _MOST_ENTRIES, _MOST_CHANNELS, _MOST_UNUSUAL = 78, 16, 4, 4
+# Beyond this many numbers, one covariance a step, disturbances are not worth a summary's time.
+_LARGEST = 1_000_000
 
 
-def summary_text(model: StateSpaceModel, learned: Learned, series: Series) -> str:
+def summary_text(
+    model: StateSpaceModel, learned: Learned, series: Series, labels: Labels | None = None
+) -> str:
     """Return parameters, standard errors, criteria and residual tests as a table of text.
 
     Intervals of positive parameters are symmetric in their logarithm, others in the parameter.
+    States that never change, such as the effect of a regressor, are listed like parameters; the
+    largest auxiliary residuals say where to look for outliers and breaks.
 
     Args:
         model: The fitted model.
         learned: What its learner reported.
         series: The data it was fitted to.
+        labels: Row labels and column names of the data.
     """
+    labels = Labels(None, None) if labels is None else labels
     blocks = [
-        _header(model, learned, series),
+        _header(model, learned, series, labels),
         _parameters(model, learned),
+        _constant_states(model, learned, series),
         _residual_lines(model, learned, series),
+        _unusual_lines(model, series, labels),
         _warning_lines(learned),
     ]
     rule = "=" * _WIDTH
     return "\n".join([rule, f"\n{rule}\n".join(block for block in blocks if block), rule])
 
 
-def _header(model: StateSpaceModel, learned: Learned, series: Series) -> str:
+def _header(model: StateSpaceModel, learned: Learned, series: Series, labels: Labels) -> str:
     batch = "" if not series.batch_shape else f" x {math.prod(series.batch_shape)} series"
     pairs = [
         ("Model", " + ".join(_model_names(model))),
@@ -58,6 +70,10 @@ def _header(model: StateSpaceModel, learned: Learned, series: Series) -> str:
             pairs.append((title, f"{learned.diagnostics[key]:.{_digits(key)}}"))
     half = _WIDTH // 2
     model_line = textwrap.shorten(f"Model: {pairs[0][1]}", _WIDTH)
+    if labels.names is not None:
+        model_line += "\n" + textwrap.shorten(f"Data: {', '.join(labels.names)}", _WIDTH)
+    if labels.index is not None and len(labels.index):
+        model_line += f"\nSample: {_moment(labels.index[0])} to {_moment(labels.index[-1])}"
     cells = [f"{title + ':':<18}{value:>{half - 20}}" for title, value in pairs[1:]]
     cells += [""] * (len(cells) % 2)
     rows = zip(cells[::2], cells[1::2], strict=True)
@@ -116,7 +132,48 @@ def _interval(estimate: float, error: float, positive: bool) -> tuple[float, flo
 def _number(x: float) -> str:
     if x != x:
         return "-"
+    if 1e4 <= abs(x) < 1e7:
+        return f"{x:.1f}"
     return f"{x:.4f}" if 1e-2 <= abs(x) < 1e4 or x == 0 else f"{x:.3e}"
+
+
+def _moment(when: Any) -> str:  # noqa: ANN401
+    return f"{when:%Y-%m-%d}" if hasattr(when, "strftime") else str(when)
+
+
+def _constant_states(model: StateSpaceModel, learned: Learned, series: Series) -> str:
+    """List the states that move in no step, with their deviation given all data."""
+    if not isinstance(model, LinearGaussianModel) or series.batch_shape or not series.time:
+        return ""
+    with torch.no_grad():
+        A, b, Q = model.linear_parameters(series.u, series.dt).transition
+        stays = (A == torch.eye(A.shape[-1]).to(A)).all(-1).all(0) & (b == 0).all(0)
+        stays = stays & (Q == 0).all(-1).all(0)
+        if A.ndim > 3 or not bool(stays.any()):
+            return ""
+        last = learned.method.filter(model, series)
+    lines = [f"{'Constant states':<34}{'estimate':>11}{'std err':>11}{'[0.025':>11}{'0.975]':>11}"]
+    lines.append("-" * _WIDTH)
+    for i in stays.nonzero().flatten().tolist():
+        mean, error = last.mean[-1, i].item(), last.cov[-1, i, i].sqrt().item()
+        low, high = _interval(mean, error, positive=False)
+        numbers = "".join(f"{_number(x):>11}" for x in (mean, error, low, high))
+        lines.append(f"{model.state_names[i][-33:]:<34}{numbers}")  # type: ignore[attr-defined]
+    return "\n".join(lines)
+
+
+def _unusual_lines(model: StateSpaceModel, series: Series, labels: Labels) -> str:
+    from .inference.disturbances import smoothed_disturbances
+
+    small = 10 <= series.time and series.time * model.state_dim**2 <= _LARGEST
+    if not isinstance(model, LinearGaussianModel) or series.batch_shape or not small:
+        return ""
+    found = smoothed_disturbances(model, series).labelled(labels.index, labels.names)
+    unusual = found.unusual(3.0).head(_MOST_UNUSUAL)
+    lines = [f"{'Largest auxiliary residuals':<34}{'sd':>11}", "-" * _WIDTH]
+    for (when, name), residual in unusual.items():  # type: ignore[misc]
+        lines.append(f"{f'{name}, {_moment(when)}'[-33:]:<34}{residual:>11.2f}")
+    return "\n".join(lines) if len(unusual) else ""
 
 
 def _residual_lines(model: StateSpaceModel, learned: Learned, series: Series) -> str:

@@ -123,4 +123,4 @@ class Fit(_FitFields):
         """Return a table of parameters, standard errors and diagnostics as text."""
         from .diagnostics import summary_text
 
-        return summary_text(self.model, self.learned, self.series)
+        return summary_text(self.model, self.learned, self.series, self.labels)

@@ -177,3 +177,17 @@ def test_plot_of_disturbances_wants_one_series_and_a_column() -> None:
         plot_disturbances(ds.disturbances(model, torch.zeros(2, 5, 1)))
     with pytest.raises(ValueError, match=r"`columns` must be some of \['y', 'level'\]"):
         plot_disturbances(ds.disturbances(model, torch.zeros(5, 1)), columns=["slope"])
+
+
+def test_summary_lists_constant_states_and_what_is_unusual() -> None:
+    """The dam of 1899: the flow fell by 247.8, Cobb (1978), Biometrika 65, 243-251."""
+    flow = ds.data.nile()
+    step = torch.tensor([[float(date.year >= 1899)] for date in flow.index])
+    model = LocalLevel(0.0) + ds.models.Regression(1)
+    text = ds.fit(model, flow, step, progress=False).summary()
+    assert "Sample: 1871-01-01 to 1970-01-01" in text and "Data: nile" in text
+    effect = next(line.split() for line in text.splitlines() if line.startswith("regression"))
+    mean = flow[:28].mean() - flow[28:].mean()
+    assert float(effect[1]) == pytest.approx(-mean, abs=1e-3) and -247.9 < -mean < -247.7
+    assert "nile, 1913-01-01                        -3.11" in text
+    assert "level.level" not in text.split("Constant states")[0]
