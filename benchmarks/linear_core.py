@@ -1,6 +1,6 @@
 """The linear core beside its peers: seconds, memory and agreement, in one process.
 
-Run: OMP_NUM_THREADS=1 python benchmarks/linear_core.py [--peers FOLDER] [--device cuda]
+Run: OMP_NUM_THREADS=1 python benchmarks/linear_core.py [--peers FOLDER] [--device cuda] [--short]
 
 Median of the CPU time of several calls (wall time on CUDA), forward alone and forward with
 backward. Memory is the peak of forward with backward above what was in use: of the process on CPU
@@ -177,7 +177,7 @@ def scan_table(found: dict[str, Any], device: torch.device) -> None:
     table("Scan of S5 size, B 8 L 4096 P 32 complex", cases, [gates, drive], device)
 
 
-def selective_table(device: torch.device) -> None:
+def selective_table(found: dict[str, Any], device: torch.device) -> None:
     torch.manual_seed(0)
     A = -torch.arange(1, 17).float().expand(64, -1).clone()
     parts = [A, torch.randn(4, 2048, 1, 16), torch.randn(4, 2048, 1, 16)]
@@ -194,7 +194,18 @@ def selective_table(device: torch.device) -> None:
     def ours(A: Tensor, B: Tensor, C: Tensor, delta: Tensor, u: Tensor) -> Tensor:
         return selective_scan(u, delta, A, B, C)[0]
 
-    cases: dict[str, Case | None] = {"loop": plain, "selective_scan": ours}
+    scan = peers.mambapy_varying(found)
+
+    def peer(A: Tensor, B: Tensor, C: Tensor, delta: Tensor, u: Tensor) -> Tensor:
+        assert scan is not None
+        states = scan((delta[..., None] * A).exp(), delta[..., None] * B * u[..., None])
+        return (states @ C.mT)[..., 0]
+
+    cases: dict[str, Case | None] = {
+        "loop": plain,
+        "mambapy": peer if scan is not None else None,
+        "selective_scan": ours,
+    }
     table("Selective scan, B 4 L 2048 D 64 N 16", cases, [x.to(device) for x in parts], device)
 
 
@@ -213,13 +224,21 @@ def s4_table(found: dict[str, Any], device: torch.device) -> None:
     print(f"\nS4 kernel, L {time} H {channels} N {modes} (their parameters differ)")
     if device.type == "cuda":
         return
-    rows = {"Cauchy, complex128": lambda: kernel(C, dt), "state-spaces s4.py": None}
-    rows["state-spaces s4.py"] = peers.s4(found, channels, modes, time)
-    for name, call in rows.items():
-        if call is not None:
-            with torch.no_grad():
-                memory = peak_megabytes(call, device)
-                print(f"{name:24} {seconds(call, device):9.4f} s {memory:8.0f} MB")
+    rows = {"ours, complex128": (lambda: kernel(C, dt), [C, dt, poles, P])}
+    theirs = peers.s4(found, channels, modes, time)
+    if theirs is not None:
+        rows["state-spaces s4.py"] = theirs
+    for name, (call, parameters) in rows.items():
+        with torch.no_grad():
+            forward = seconds(call, device, 5)
+        for parameter in parameters:
+            parameter.requires_grad_()
+
+        def train(call: Callable[[], Tensor] = call, wrt: list[Tensor] = parameters) -> object:
+            return torch.autograd.grad(call().square().sum(), wrt, allow_unused=True)
+
+        both, memory = seconds(train, device, 3), peak_megabytes(train, device)
+        print(f"{name:24} {forward:9.4f} s, with gradients {both:9.4f} s {memory:8.0f} MB")
 
 
 def kalman_table(device: torch.device) -> None:
@@ -265,6 +284,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--peers", type=Path, help="folder with the peers' code")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--short", action="store_true", help="one size of S4D instead of three")
     options = parser.parse_args()
     device = torch.device(options.device)
     if device.type == "cpu":
@@ -272,10 +292,10 @@ def main() -> None:
     found = peers.load(options.peers) if options.peers else {}
     name = torch.cuda.get_device_name() if device.type == "cuda" else "one CPU thread"
     print(f"torch {torch.__version__}, {name}; ratios are to the first row of each table")
-    for batch, time in ((8, 4096), (32, 1024), (1, 16384)):
+    for batch, time in ((8, 4096), (32, 1024), (1, 16384))[: 1 if options.short else 3]:
         s4d_table(found, device, batch, time, 64, 32)
     scan_table(found, device)
-    selective_table(device)
+    selective_table(found, device)
     s4_table(found, device)
     kalman_table(device)
 

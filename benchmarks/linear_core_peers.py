@@ -59,11 +59,11 @@ def s4d(found: dict[str, Any], parts: tuple[Tensor, ...]) -> Callable[[Tensor], 
 
 
 def s4(found: dict[str, Any], channels: int, modes: int, time: int) -> Any | None:  # noqa: ANN401
-    """Return state-spaces' S4 kernel (DPLR, LegS) of one size."""
+    """Return state-spaces' S4 kernel (DPLR, LegS) of one size, and its parameters."""
     if "s4" not in found:
         return None
     kernel = found["s4"].SSMKernelDPLR(d_model=channels, d_state=2 * modes, l_max=time)
-    return lambda: kernel(L=time)[0]
+    return lambda: kernel(L=time)[0], [x for x in kernel.parameters() if x.requires_grad]
 
 
 def mambapy(found: dict[str, Any]) -> Callable[[Tensor, Tensor], Tensor] | None:
@@ -77,6 +77,11 @@ def mambapy(found: dict[str, Any]) -> Callable[[Tensor, Tensor], Tensor] | None:
         return pscan(full, drive[..., None].contiguous())[..., 0]
 
     return apply
+
+
+def mambapy_varying(found: dict[str, Any]) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """Return `(gates (B, L, D, N), drive) -> states` by mambapy's parallel scan."""
+    return found["mambapy.pscan"].pscan if "mambapy.pscan" in found else None
 
 
 def accelerated(found: dict[str, Any]) -> Callable[[Tensor, Tensor], Tensor] | None:

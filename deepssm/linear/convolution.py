@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import scipy.fft
 import torch
 from torch import Tensor
@@ -27,8 +29,35 @@ def causal_convolution(u: Tensor, kernel: Tensor) -> Tensor:
         if u.is_complex() or kernel.is_complex():
             product = torch.fft.fft(_wide(u), fast) * torch.fft.fft(_wide(kernel), fast)
             return torch.fft.ifft(product)[..., :size]
-        product = torch.fft.rfft(_wide(u), fast) * torch.fft.rfft(_wide(kernel), fast)
-        return torch.fft.irfft(product, fast)[..., :size]
+        result: Any = _Convolution.apply(_wide(u), _wide(kernel), fast)
+        return result
+
+
+class _Convolution(torch.autograd.Function):
+    """The gradients are correlations: two transforms more, of real series (PyTorch takes four)."""
+
+    @staticmethod
+    def forward(ctx: Any, u: Tensor, kernel: Tensor, fast: int) -> Tensor:  # noqa: ANN401
+        inputs, response = torch.fft.rfft(u, fast), torch.fft.rfft(kernel, fast)
+        ctx.save_for_backward(u, kernel, inputs, response)
+        return torch.fft.irfft(inputs * response, fast)[..., : u.shape[-1]]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:  # noqa: ANN401
+        u, kernel, inputs, response = ctx.saved_tensors
+        size, length = u.shape[-1], kernel.shape[-1]
+        fast = scipy.fft.next_fast_len(size + length - 1, real=True)
+        if torch.is_grad_enabled():  # for second derivatives: with operations that have their own
+            turned = grads[0].flip(-1)
+            du = causal_convolution(turned, kernel).flip(-1)
+            d_kernel = causal_convolution(turned, u).flip(-1)
+            d_kernel = torch.nn.functional.pad(d_kernel, (0, max(0, length - size)))[..., :length]
+        else:
+            spectrum = torch.fft.rfft(grads[0], fast)
+            du = torch.fft.irfft(spectrum * response.conj(), fast)[..., :size]
+            shared = (spectrum * inputs.conj()).sum_to_size(response.shape)
+            d_kernel = torch.fft.irfft(shared, fast)[..., :length]
+        return du.sum_to_size(u.shape), d_kernel.sum_to_size(kernel.shape), None
 
 
 def convolved(

@@ -191,6 +191,11 @@ class LinearSystem(NamedTuple):
     def _check(
         self, u: Tensor, z0: Tensor | None, dt: Tensor | float | None, mask: Tensor | None
     ) -> None:
+        if u.is_complex():
+            raise ValueError(
+                f"`u` must be real, got {u.dtype}. Pass its parts as features: "
+                "`torch.cat([u.real, u.imag], -1)`."
+            )
         if u.ndim < 2 or u.shape[-1] != self.B.shape[-1]:
             raise ValueError(
                 f"`u` must be (*batch, time, {self.B.shape[-1]}), got {tuple(u.shape)}. "

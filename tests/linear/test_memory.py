@@ -83,6 +83,18 @@ def test_sliding_memory_delays() -> None:
     assert (delayed - slow[500:1500]).square().mean().sqrt() <= 4e-3
 
 
+def test_sliding_memory_recalls_the_signal_of_the_recorded_case() -> None:
+    """Recorded elsewhere: 3e-3 from `u(t-2)` and 1.1 from `u(t-1)`; `sin(4.5 t)` has both.
+
+    The first is the half step by which a held input lags, `frequency dt / sqrt(8)`.
+    """
+    t = torch.arange(2500, dtype=F64) / 500
+    u, memory = (4.5 * t).sin(), SlidingMemory(32, window=2.0)
+    recalled = memory.recall(memory.remember(u, 1 / 500), torch.zeros(1, dtype=F64))[1500:, 0]
+    assert (recalled - u[500:1500]).square().mean().sqrt() <= 4e-3
+    assert 1.0 < (recalled - u[1000:2000]).square().mean().sqrt() < 1.2
+
+
 def test_memory_of_one_sample_and_bad_times() -> None:
     one = ScaledMemory(3).remember(torch.tensor([2.0]))
     assert one.tolist() == [[2.0, 0.0, 0.0]]

@@ -16,6 +16,7 @@ from deepssm.linear import (
     Diagonal,
     Discretization,
     LinearSystem,
+    LowRankPlusDiagonal,
     View,
     ZeroOrderHold,
     chunked,
@@ -26,7 +27,7 @@ from deepssm.linear import (
 
 F64, C128 = torch.float64, torch.complex128
 VIEWS = [scanned, chunked, convolved]
-KINDS = ["dense", "real", "complex", "channels"]
+KINDS = ["dense", "real", "complex", "low rank", "channels"]
 
 
 def system(kind: str, rule: Discretization | None = None) -> LinearSystem:
@@ -36,6 +37,11 @@ def system(kind: str, rule: Discretization | None = None) -> LinearSystem:
         modes = torch.complex(-torch.rand(3, 4, dtype=F64), 3 * torch.randn(3, 4, dtype=F64))
         B, C = torch.randn(3, 4, 1, dtype=C128), torch.randn(3, 1, 4, dtype=C128)
         return LinearSystem(Diagonal(modes), B, C, torch.randn(3, 1, 1, dtype=F64), rule)
+    if kind == "low rank":
+        modes = torch.complex(-torch.rand(2, dtype=F64), 3 * torch.randn(2, dtype=F64))
+        B, C, P = (torch.randn(s, dtype=C128) for s in ((2, 3), (2, 2), (2, 1)))
+        structure = LowRankPlusDiagonal(modes, 0.5 * P)
+        return LinearSystem(structure, B, C, torch.randn(2, 3, dtype=F64), rule)
     dtype = C128 if kind == "complex" else F64
     B, C = torch.randn(4, 3, dtype=dtype), torch.randn(2, 4, dtype=dtype)
     D = torch.randn(2, 3, dtype=F64)
@@ -50,7 +56,8 @@ def system(kind: str, rule: Discretization | None = None) -> LinearSystem:
 
 def entries(model: LinearSystem) -> Tensor:
     structure = model.structure
-    return structure.eigenvalues if isinstance(structure, Diagonal) else structure.dense()
+    assert isinstance(structure, Dense | Diagonal | LowRankPlusDiagonal)
+    return structure.matrix if isinstance(structure, Dense) else structure.eigenvalues
 
 
 def inputs(model: LinearSystem, time: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -82,8 +89,10 @@ def test_views_agree_with_the_loop(kind: str, view: View, time: int) -> None:
 @pytest.mark.parametrize("rule", [ZeroOrderHold(), Bilinear()])
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients_of_the_views_agree(kind: str, rule: Discretization, varying: bool) -> None:
+    """With a mask and a rate; one of the rules forwards, the other backwards in time."""
     model = system(kind, rule)
-    u, z0, dt, _ = inputs(model, 70)
+    reverse = isinstance(rule, Bilinear)
+    u, z0, dt, mask = inputs(model, 70)
     dt = dt if varying else dt[..., 0].sum()
     leaves = [x.requires_grad_() for x in (entries(model), model.B, model.C, u, z0, dt)]
     assert model.D is not None
@@ -91,7 +100,7 @@ def test_gradients_of_the_views_agree(kind: str, rule: Discretization, varying: 
     weight = None
     gradients = []
     for view in (looped, *VIEWS):
-        y, last = model.run(u, z0, dt=dt, view=view)
+        y, last = model.run(u, z0, dt=dt, rate=0.5, mask=mask, reverse=reverse, view=view)
         weight = torch.randn_like(y) if weight is None else weight
         objective = (y * weight).sum() + last.abs().square().sum()
         gradients.append(torch.autograd.grad(objective, leaves))
@@ -208,6 +217,8 @@ def test_errors_name_the_argument() -> None:
     u, z0, dt, _ = inputs(model, 5)
     with pytest.raises(ValueError, match=r"`u` must be \(\*batch, time, 3\), got \(5, 2\)"):
         model.run(u[0, :, :2])
+    with pytest.raises(ValueError, match="`u` must be real, got torch.complex128"):
+        model.run(u.to(C128))
     with pytest.raises(ValueError, match="`z0` must end in an axis of size 4"):
         model.run(u, z0[..., :3])
     with pytest.raises(ValueError, match="`dt` must end in the time axis of `u`, of size 5"):
