@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from .evaluation.backtest import backtest as backtest
     from .fitted import Fit as Fit
     from .interop.arviz import to_arviz as to_arviz
+    from .questions import counterfactual as counterfactual
+    from .questions import impute as impute
     from .results import Disturbances as Disturbances
     from .results import Filtered as Filtered
     from .results import Forecast as Forecast
@@ -51,6 +53,7 @@ _HOMES = {
     ".evaluation.backtest": ("backtest",),
     ".fitted": ("Fit",),
     ".interop.arviz": ("to_arviz",),
+    ".questions": ("counterfactual", "impute"),
     ".results": ("Disturbances", "Filtered", "Forecast", "Simulated", "Smoothed"),
 }  # fmt: skip
 

@@ -43,6 +43,8 @@ from .parameter_average import ParameterAverage as ParameterAverage
 from .particle import Particle as Particle
 from .particle_metropolis import ParticleMetropolis as ParticleMetropolis
 from .posterior_linearization import PosteriorLinearization as PosteriorLinearization
+from .posterior_use import active_units as active_units
+from .posterior_use import divergence_by_component as divergence_by_component
 from .proposals import Bootstrap as Bootstrap
 from .proposals import FromGuide as FromGuide
 from .proposals import Guided as Guided
