@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..linear.products import linear
 from .gated_path import gated_path
-from .products import linear
 
 
 class Step(NamedTuple):

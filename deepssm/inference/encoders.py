@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from .products import linear
+from ..linear.products import linear
 from .recurrences import gru_recurrence, relu_recurrence
 
 

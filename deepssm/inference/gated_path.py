@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from .products import arrays, compiled, summed_outer, times_turned
+from ..linear.products import arrays, compiled, summed_outer, times_turned
 
 
 def gated_path(
@@ -121,7 +121,7 @@ def _backward_loop(
     weight: Tensor, output: Tensor, pull: Tensor, error: Tensor, inner: Tensor, start: Tensor
 ) -> None:
     n, carry = pull.shape[-1], start
-    outwards, inwards = output.t().contiguous(), weight.t().contiguous()
+    outwards, inwards = output.t(), weight.t()
     for t in range(len(pull) - 1, -1, -1):
         error[t, :, :n] += carry
         error[t, :, n:].addcmul_(carry, pull[t])

@@ -1,4 +1,4 @@
-"""The law of a guide whose steps are linear in the state before: drawn by a parallel scan."""
+"""The law of a guide whose steps are linear in the state before."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from ..base import Series, StateSpaceModel
-from ..linear import matrix_scan
+from .chain_path import chain_path
 from .guide_law import GuideLaw, Path
 
 
@@ -45,15 +45,15 @@ class GuideChain(GuideLaw):
     def draw(
         self, sample_shape: torch.Size | tuple[int, ...] = (), *, beyond: bool = True
     ) -> Tensor:
-        """Draw paths by one scan; see `GuideLaw.draw`."""
+        """Draw paths of the recursion; see `GuideLaw.draw`."""
         shape = torch.Size(sample_shape) + self.batch_shape
         noise = torch.randn(
             *shape, *self.event_shape, dtype=self.drive.dtype, device=self.drive.device
         )
         shock = (self.chol @ noise[..., None])[..., 0]
-        z = matrix_scan(self.gates, self.drive + shock)
+        z = chain_path(self.gates, self.drive + shock)
         z = self._continued(z) if beyond else z
-        self.path = Path(z, z - shock, self._diagonal(z), self.chol)
+        self.path = Path(z, z - shock, self._diagonal(z), self.chol, noise)
         return z
 
     def conditionals(self, value: Tensor) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -28,16 +29,22 @@ class Path(NamedTuple):
         mean: `(*batch, time, state)`.
         scale: Standard deviations, or the diagonal of `chol`, `(*batch, time, state)`.
         chol: Lower Cholesky factors, `(*batch, time, state, state)`; `None` for a diagonal one.
+        white: The standard normal numbers that made `z`, `(*batch, time, state)`; `None` for a
+            path from elsewhere. With them the density is exact however large `z` is.
     """
 
     z: Tensor
     mean: Tensor
     scale: Tensor
     chol: Tensor | None = None
+    white: Tensor | None = None
 
     def log_prob(self) -> Tensor:
         """Return `log q(z_t | z_{t-1})`, `(*batch, time)`, in nats."""
-        return self.law().log_prob(self.z)
+        if self.white is None:
+            return self.law().log_prob(self.z)
+        terms = 0.5 * self.white.square() + self.scale.log()
+        return -terms.sum(-1) - 0.5 * self.z.shape[-1] * math.log(2 * math.pi)
 
     def law(self) -> Distribution:
         """Return the conditionals as one distribution, batch shape `(*batch, time)`."""
@@ -50,7 +57,9 @@ class Path(NamedTuple):
         steps = slice(start, stop)
         chol = None if self.chol is None else self.chol[..., steps, :, :]
         z, mean, scale = (part[..., steps, :] for part in (self.z, self.mean, self.scale))
-        return Path(z, mean, scale, chol)
+        return Path(
+            z, mean, scale, chol, None if self.white is None else self.white[..., steps, :]
+        )
 
 
 class GuideLaw(TorchDistribution):

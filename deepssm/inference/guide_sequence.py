@@ -75,7 +75,8 @@ class GuideSequence(GuideLaw):
         start = self.model.initial().mean
         folded = noise.reshape(len(noise), -1, context.shape[1], noise.shape[-1])
         parts = combine.path(context, start, folded)
-        return Path(*(part.reshape(noise.shape).movedim(0, -2) for part in parts))
+        z, mean, scale = (part.reshape(noise.shape).movedim(0, -2) for part in parts)
+        return Path(z, mean, scale, white=noise.movedim(0, -2))
 
     def _advance(
         self, z: Tensor, shock: Tensor, t: int, some: bool, every: bool

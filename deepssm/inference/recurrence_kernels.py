@@ -186,3 +186,31 @@ def gated_backward(
             carry[:] = 0.0
             add_product(inner[t, b], weight, carry)
         start[b] = carry
+
+
+@njit(cache=True, error_model="numpy")
+def chain_forward(gates: np.ndarray, path: np.ndarray) -> None:
+    """Add `A_t z_{t-1}` to each step of `path`, `(particles, batch, time, state)`, in turn.
+
+    Args:
+        gates: `(batch, time, state, state)`.
+        path: Holds the drive.
+    """
+    n = path.shape[3]
+    for p in range(path.shape[0]):
+        for b in range(path.shape[1]):
+            for t in range(1, path.shape[2]):
+                for i in range(n):
+                    total = path[p, b, t, i]
+                    for j in range(n):
+                        total += gates[b, t, i, j] * path[p, b, t - 1, j]
+                    path[p, b, t, i] = total
+
+
+@njit(cache=True, error_model="numpy")
+def chain_backward(gates: np.ndarray, error: np.ndarray) -> None:
+    """Add `A_t' e_t` to each `error` before, last step first; arguments as in `chain_forward`."""
+    for p in range(error.shape[0]):
+        for b in range(error.shape[1]):
+            for t in range(error.shape[2] - 1, 0, -1):
+                add_product(error[p, b, t], gates[b, t], error[p, b, t - 1])

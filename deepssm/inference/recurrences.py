@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .products import compiled, summed_outer, times_turned
+from ..linear.products import compiled, summed_outer, times_turned
 from .recurrences_compiled import CompiledGru, CompiledRelu, gru_slopes
 
 
@@ -104,7 +104,7 @@ class _Relu(torch.autograd.Function):
         states, weight = ctx.saved_tensors
         now, before = _sides(states, ctx.reverse)
         error, alive = torch.empty_like(now), (now > 0).to(now.dtype)
-        carry, turned = grad.new_zeros(grad.shape[1:]), weight.t().contiguous()
+        carry, turned = grad.new_zeros(grad.shape[1:]), weight.t()
         for t in _steps(len(grad), not ctx.reverse):
             # An ended state is 0, so nothing flows through it.
             torch.mul(carry.add_(grad[t]), alive[t], out=error[t])
@@ -146,7 +146,7 @@ class _Gru(torch.autograd.Function):
         slopes, to_new = gru_slopes(before, gates, new, recalled)
         keep = gates[..., grad.shape[-1] :]
         error, errors = torch.empty_like(slopes), grad.new_empty(grad.shape)
-        clear, turned = _clear(ended), weight.t().contiguous()
+        clear, turned = _clear(ended), weight.t()
         carry = grad.new_zeros(grad.shape[1:])
         for t in _steps(len(grad), not ctx.reverse):
             torch.add(carry, grad[t], out=errors[t])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .products import arrays, summed_outer
+from ..linear.products import arrays, summed_outer
 
 
 class CompiledRelu(torch.autograd.Function):

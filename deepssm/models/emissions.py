@@ -11,6 +11,7 @@ from pyro.distributions import Independent
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..linear.products import Linear
 from .transitions import diagonal_normal, inverse_softplus, join, small_linear
 
 
@@ -138,11 +139,11 @@ class BernoulliEmission(nn.Module):
         self.state_dim, self.obs_dim, self.input_dim = state_dim, obs_dim, input_dim
         self.hidden = hidden
         self.logits = nn.Sequential(
-            nn.Linear(state_dim + input_dim, hidden),
+            Linear(state_dim + input_dim, hidden),
             nn.ReLU(),
-            nn.Linear(hidden, hidden),
+            Linear(hidden, hidden),
             nn.ReLU(),
-            nn.Linear(hidden, obs_dim),
+            Linear(hidden, obs_dim),
         )
 
     def forward(self, z: Tensor, u: Tensor | None = None) -> Independent:

@@ -14,6 +14,8 @@ from pyro.distributions import Independent
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..linear.products import Linear
+
 
 class NeuralTransition(nn.Module):
     """What the neural transitions share: sizes, the noise scale and its floor.
@@ -63,9 +65,9 @@ class GatedTransition(NeuralTransition):
     ) -> None:
         super().__init__(state_dim, input_dim, min_scale=min_scale)
         self.hidden = hidden
-        self.layer = nn.Linear(state_dim + input_dim, 2 * hidden)
-        self.gate = nn.Linear(hidden, state_dim)
-        self.proposal = nn.Linear(hidden, state_dim)
+        self.layer = Linear(state_dim + input_dim, 2 * hidden)
+        self.gate = Linear(hidden, state_dim)
+        self.proposal = Linear(hidden, state_dim)
         self.linear = identity_linear(state_dim, input_dim)
         self.scale = small_linear(state_dim, state_dim)
         nn.init.constant_(self.gate.bias, -2.0)

@@ -5,10 +5,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from deepssm.inference import products
 from deepssm.inference.combiners import GateCombiner, Step
-from deepssm.inference.products import linear
 from deepssm.inference.recurrences import gru_recurrence, relu_recurrence
+from deepssm.linear import products
 
 LAST = torch.tensor([4, 2, -1])
 ENDED = torch.arange(5)[:, None] > LAST
@@ -85,17 +84,3 @@ def test_gated_path_is_its_steps_one_by_one() -> None:
         gradients.append(torch.autograd.grad(total, inputs))  # type: ignore[arg-type]
     for left, right in zip((*got, *gradients[0]), (*expected, *gradients[1]), strict=True):
         torch.testing.assert_close(left, right)
-
-
-def test_linear_layer_and_its_gradient() -> None:
-    parts = _numbers(2, 3, 4), _numbers(5, 4, seed=1), _numbers(5, seed=2)
-    torch.testing.assert_close(linear(*parts), F.linear(*parts))
-    assert torch.autograd.gradcheck(linear, parts)
-
-
-def test_large_products_of_floats_are_right() -> None:
-    """Large enough for oneDNN; against float64, in units of the row norms."""
-    left, right = _numbers(200, 150).detach(), _numbers(120, 150, seed=1).detach()
-    got = products.times_turned(left.float(), right.float())
-    size = left.norm(dim=1)[:, None] * right.norm(dim=1)
-    assert ((got - left @ right.T) / size).abs().max() < 1e-6

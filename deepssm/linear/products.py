@@ -1,4 +1,4 @@
-"""Matrix products by the fastest library there is, for functions with their own backward pass."""
+"""Matrix products by the fastest library there is."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-_LARGE = 3_000_000  # multiplications, below which oneDNN's start-up of 10 us does not pay
+_LARGE = 2_000_000  # multiplications, below which oneDNN's start-up of 10 us does not pay
 _SMALL = 2_000  # hidden numbers a step, below which calls of tensor functions dominate
 
 
@@ -21,7 +21,22 @@ def linear(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         weight: `(columns, inner)`.
         bias: `(columns,)`.
     """
+    plain = rows.ndim < 2 or not _pays(rows.numel() * len(weight), rows)
+    if plain or torch._C._are_functorch_transforms_active():
+        return F.linear(rows, weight, bias)
     return _Linear.apply(rows.to(weight.dtype), weight, bias)  # type: ignore[return-value]
+
+
+class Linear(nn.Linear):
+    """`torch.nn.Linear`, the same weights by the faster product."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return `input weight' + bias`.
+
+        Args:
+            input: `(*axes, in_features)`.
+        """
+        return linear(input, self.weight, self.bias)
 
 
 class _Linear(torch.autograd.Function):
@@ -32,14 +47,15 @@ class _Linear(torch.autograd.Function):
         return flat.add_(bias).unflatten(0, rows.shape[:-1])
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:  # noqa: ANN401
         rows, weight = ctx.saved_tensors
-        flat = grad.flatten(0, -2)
-        back = None
+        flat, inputs, back = grad.flatten(0, -2), rows.flatten(0, -2), None
+        twice = torch.is_grad_enabled()  # a second derivative is wanted: plain operations have it
         if ctx.needs_input_grad[0]:
-            back = times_turned(flat, weight.t().contiguous()).view(rows.shape)
-        return back, summed_outer(flat, rows.flatten(0, -2)), flat.sum(0)
+            back = flat @ weight if twice else times_turned(flat, weight.t())
+            back = back.view(rows.shape)
+        outer = flat.t() @ inputs if twice else summed_outer(flat, inputs)
+        return back, outer, flat.sum(0)
 
 
 def times_turned(left: Tensor, right: Tensor) -> Tensor:
@@ -55,13 +71,22 @@ def times_turned(left: Tensor, right: Tensor) -> Tensor:
     Returns:
         `(rows, columns)`.
     """
-    large = left.shape[0] * left.shape[1] * right.shape[0] > _LARGE
-    if large and left.dtype == torch.float32 and left.device.type == "cpu" and _one_dnn():
+    if _pays(left.numel() * len(right), left):
+        left, right = _dense(left), _dense(right)
         return torch.ops.mkldnn._linear_pointwise(left, right, None, "none", [], "")
     return left @ right.t()
 
 
-def _one_dnn() -> bool:
+def _dense(matrix: Tensor) -> Tensor:
+    """Copy a matrix with gaps between its rows, for which oneDNN has no fast code."""
+    dense = matrix.is_contiguous() or matrix.t().is_contiguous()
+    return matrix if dense else matrix.contiguous()
+
+
+def _pays(multiplications: int, rows: Tensor) -> bool:
+    """Return whether oneDNN is there for these numbers and worth calling."""
+    if multiplications < _LARGE or rows.dtype != torch.float32 or rows.device.type != "cpu":
+        return False
     available = torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
     return available and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
