@@ -49,3 +49,15 @@ def test_an_exact_sensor_beside_a_noisy_one_in_any_order() -> None:
     a, b = (ds.smooth(Given(p), x) for p, x in ((params, y), (turned, y.flip(1))))
     torch.testing.assert_close(a.mean, b.mean)
     torch.testing.assert_close(a.cov, b.cov, rtol=1e-6, atol=1e-12)
+
+
+def test_a_contradiction_in_one_series_of_a_batch_is_its_own() -> None:
+    """Copies without noise: the second series contradicts itself, the first does not."""
+    model = ds.models.LinearGaussian(
+        [[0.9]], [[1.0]], [[1.0], [1.0]], [[0.0, 0.0], [0.0, 0.0]], P0=[[1.0]]
+    )
+    y = torch.tensor([[[1.0, 1.0], [2.0, 2.0]], [[1.0, 1.0], [2.0, 2.5]]], dtype=torch.float64)
+    together = ds.log_likelihood(model, y)
+    alone = torch.stack([ds.log_likelihood(model, series) for series in y])
+    assert torch.equal(together, alone)
+    assert together.isfinite().tolist() == [[True, True], [True, False]]
