@@ -98,6 +98,9 @@ def _fit(sub: _Sub) -> argparse.ArgumentParser:
     command.add_argument("--resample", metavar="RULE", help="lay rows on a grid: 7D, MS, 0.5 ...")
     command.add_argument("--out", type=Path, default=Path("runs/fit"), help="run folder to write")
     command.add_argument("--overwrite", action="store_true", help="replace the run folder")
+    command.add_argument(
+        "--resume", action="store_true", help="go on where Ctrl-C stopped (deep-kalman)"
+    )
     _seed(command)
     command.set_defaults(run=_run_fit)
     return command

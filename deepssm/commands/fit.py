@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import hashlib
 import shlex
+import shutil
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from ..fitted import Fit
@@ -13,7 +15,7 @@ from ..report.html import write
 from ..results import Forecast
 from ..run_folder import Log, RunFolder, finite, new_run
 from .learning import first_rows, learn, with_table
-from .outcome import DataError, Outcome
+from .outcome import DataError, Outcome, StoppedError
 from .pages import page_of, text_table
 from .results import write_results
 from .runs import write_fits
@@ -48,7 +50,9 @@ def run(args: argparse.Namespace) -> Outcome:
     with new_run(args.out, overwrite=args.overwrite) as (folder, log):
         for note in table.notes:
             log.say(note)
-        fits = learn_all(_specs(spec, table), table, learnt_from, log, args.seed)
+        training = args.out.with_name(f"{args.out.name}.training") if spec.deep else None
+        specs = _specs(spec, table)
+        fits = learn_all(specs, table, learnt_from, log, args.seed, training, args.resume)
         settings = {
             "seed": args.seed,
             "holdout": args.holdout,
@@ -61,6 +65,8 @@ def run(args: argparse.Namespace) -> Outcome:
             },
         }
         study = write_run(folder, log, fits, settings)
+    if training is not None:
+        shutil.rmtree(training, ignore_errors=True)
     out = RunFolder(args.out)
     next_command = f"deepssm forecast {args.out} --horizon 24"
     return Outcome(said(study), machine(study), out.report_file, next_command)
@@ -78,7 +84,13 @@ def _specs(spec: ModelSpec, table: Table) -> dict[str, ModelSpec]:
 
 
 def learn_all(
-    specs: dict[str, ModelSpec], table: Table, learnt_from: int, log: Log, seed: int
+    specs: dict[str, ModelSpec],
+    table: Table,
+    learnt_from: int,
+    log: Log,
+    seed: int,
+    training: Path | None = None,
+    resume: bool = False,
 ) -> dict[str, tuple[ModelSpec, Fit]]:
     """Learn each model from the first rows; the fits returned hold all rows.
 
@@ -88,12 +100,20 @@ def learn_all(
         learnt_from: Number of rows to learn from.
         log: Where to say what is going on.
         seed: Of all randomness.
+        training: Where a deep model's training leaves checkpoints.
+        resume: Whether it goes on from the one that is there.
+
+    Raises:
+        StoppedError: the user stopped the training, which can be resumed.
     """
     fits = {}
     past = first_rows(table, learnt_from)
     for name, spec in specs.items():
         log.say(f"Learning {name}: {spec.words}, from {learnt_from} rows.")
-        fit = learn(spec, past, seed=seed)
+        folder = training if spec.deep else None
+        fit = learn(spec, past, seed=seed, folder=folder, resume=resume)
+        if any("interrupted" in note for note in fit.learned.warnings):
+            raise StoppedError(f"stopped; {training} is kept. Same command with --resume goes on.")
         log.say(f"Learnt {name}: objective {fit.learned.objective:.3f} nats.")
         fits[name] = (spec, with_table(spec, fit, table))
     return fits

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,7 +15,15 @@ from .specs import ModelSpec, build, build_guide, learner, season_inputs
 from .table import Table
 
 
-def learn(spec: ModelSpec, table: Table, *, seed: int, quiet: bool = False) -> Fit:
+def learn(
+    spec: ModelSpec,
+    table: Table,
+    *,
+    seed: int,
+    quiet: bool = False,
+    folder: Path | None = None,
+    resume: bool = False,
+) -> Fit:
     """Build a model, learn it from a table and return the fit.
 
     The same seed gives the same fit on the same machine.
@@ -24,6 +33,8 @@ def learn(spec: ModelSpec, table: Table, *, seed: int, quiet: bool = False) -> F
         table: The readings.
         seed: Of the starting weights and of learning.
         quiet: Whether to show no bar.
+        folder: Where the training of a deep model leaves checkpoints.
+        resume: Whether to go on from the one that is there.
     """
     # Networks draw their starting weights from the global generator.
     with torch.random.fork_rng():
@@ -34,7 +45,7 @@ def learn(spec: ModelSpec, table: Table, *, seed: int, quiet: bool = False) -> F
         table.y,
         inputs(spec, table),
         dt=table.dt,
-        method=learner(spec, guide),
+        method=learner(spec, guide, folder, resume=resume and folder is not None),
         progress=not quiet and sys.stderr.isatty(),
         generator=torch.Generator().manual_seed(seed),
     )

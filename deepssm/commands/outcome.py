@@ -52,6 +52,12 @@ class NumericalError(CommandError):
     exit_code = 4
 
 
+class StoppedError(CommandError):
+    """The user stopped the command, which can go on later."""
+
+    exit_code = 130
+
+
 class MissingExtraError(CommandError):
     """An optional package is not installed."""
 

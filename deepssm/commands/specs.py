@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -215,12 +216,21 @@ def build_guide(spec: ModelSpec) -> nn.Module | None:
     return LinearizedGuide(2) if spec.deep else None
 
 
-def learner(spec: ModelSpec, guide: nn.Module | None) -> LearningMethod:
-    """Return how the model is learnt."""
+def learner(
+    spec: ModelSpec, guide: nn.Module | None, folder: Path | None = None, *, resume: bool = False
+) -> LearningMethod:
+    """Return how the model is learnt.
+
+    Args:
+        spec: What it is.
+        guide: The guide of a deep model.
+        folder: Where training leaves checkpoints.
+        resume: Whether to go on from the one that is there.
+    """
     from .. import inference
 
     if guide is not None:
-        return inference.SVI(guide, steps=spec.steps)
+        return inference.SVI(guide, steps=spec.steps, folder=folder, resume=resume)
     return inference.MaximumLikelihood()
 
 
