@@ -5,6 +5,7 @@ No mathematics lives here. `models` and `inference` both import this file and ne
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -139,8 +140,13 @@ class StateSpaceModel(PyroModule):
         """Device of the model's numbers; data are moved to it."""
         return self._reference_tensor().device
 
+    def adopt(self, tensor: Tensor) -> Tensor:
+        """Return `tensor` in the model's dtype on its device."""
+        like = self._reference_tensor()
+        return tensor.to(like.device, like.dtype)
+
     def _reference_tensor(self) -> Tensor:
-        for tensor in (*self.parameters(), *self.buffers()):
+        for tensor in chain(self.parameters(), self.buffers()):
             if tensor.is_floating_point():
                 return tensor
         return torch.empty(0)

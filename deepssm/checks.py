@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -92,7 +93,7 @@ def as_tensor(model: StateSpaceModel, name: str, value: Data, *, regular: bool =
             ) from error
     if tensor.is_complex():
         raise ValueError(f"`{name}` must be real, got {tensor.dtype}. Pass its parts as columns.")
-    return tensor.to(model.device, model.dtype)
+    return model.adopt(tensor)
 
 
 def positive(name: str, value: int) -> int:
@@ -136,7 +137,8 @@ def _observations(model: StateSpaceModel, y: Data, *, regular: bool) -> Tensor:
             f"shape {tuple(values.shape)}. Time goes second to last: pass `y[..., None]` for "
             "scalar series."
         )
-    if bool(values.isinf().any()):
+    # A finite sum has no infinite term, and costs a fraction of looking at each.
+    if not math.isfinite(values.detach().sum()) and bool(values.isinf().any()):
         raise ValueError("`y` must be finite or NaN (missing), but holds infinity.")
     return values
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,7 +20,7 @@ from .kalman_fixed_lag import fixed_lag
 from .kalman_flag import DOUBTFUL, Answer, differ, nudged
 from .kalman_gradient import exact_log_likelihood
 from .kalman_online import OnlineKalman
-from .kalman_passes import covariances, run_backward, run_forward
+from .kalman_passes import MOMENTS, SMOOTHER, Keep, covariances, run_backward, run_forward
 from .simulation_smoother import draw_observations, draw_paths
 
 
@@ -53,7 +54,7 @@ class Kalman:
         run = backends.start(self.backend, parameters, series.y)
         if run is not None:
             return backends.filtered(run, parameters, series.y)
-        problem, result = _run(parameters, series.y)
+        problem, result = _run(parameters, series.y, MOMENTS)
         mean, cov, predicted_mean, predicted_cov = _filter_moments(problem, result)
         return Filtered(
             mean=_restore(mean, problem, series.y),
@@ -70,7 +71,7 @@ class Kalman:
         run = backends.start(self.backend, parameters, series.y)
         if run is not None:
             return backends.smoothed(run, parameters, series.y)
-        problem, result = _run(parameters, series.y)
+        problem, result = _run(parameters, series.y, SMOOTHER)
         mean, cov, cross = _smooth_moments(problem, result)
         return Smoothed(
             mean=_restore(mean, problem, series.y),
@@ -149,7 +150,7 @@ class Kalman:
         bad = _certainly_bad(problem, result)
         doubtful = ~bad & torch.from_numpy(result.worst < DOUBTFUL)
         if bool(doubtful.any()):
-            other = _run(*nudged(_parameters(model, series), series.y))
+            other = _run(*nudged(_parameters(model, series), series.y), MOMENTS)
             bad = bad | doubtful & differ(_answer(problem, result), _answer(*other))
         return bad.reshape(problem.batch).to(series.y.device)
 
@@ -163,15 +164,16 @@ def _parameters(model: StateSpaceModel, series: Series) -> LinearParameters:
     return cast(LinearGaussianModel, model).linear_parameters(series.u, series.dt)
 
 
-def _run(parameters: LinearParameters, y: Tensor) -> tuple[Problem, Pass]:
+def _run(parameters: LinearParameters, y: Tensor, keep: Keep) -> tuple[Problem, Pass]:
     problem = prepare(parameters, y)
-    return problem, run_forward(problem, store=True)
+    return problem, run_forward(problem, keep)
 
 
 def _filter_moments(problem: Problem, result: Pass) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     a, m = torch.from_numpy(result.a), torch.from_numpy(result.m)
-    filtered = torch.from_numpy(covariances(problem, result.slot, result.F))
-    predicted = torch.from_numpy(covariances(problem, result.slot, result.L))
+    room = np.empty((2, *result.slot.shape, *result.F.shape[2:]))
+    filtered = torch.from_numpy(covariances(problem, result.slot, result.F, room[0]))
+    predicted = torch.from_numpy(covariances(problem, result.slot, result.L, room[1]))
     if problem.sizes.k == 0:
         return m[..., 0], filtered, a[..., 0], predicted
     info = torch.from_numpy(result.info)
@@ -194,7 +196,7 @@ def _smoothed_mean(backend: backends.Backend, parameters: LinearParameters, y: T
     run = backends.start(backend, parameters, y)
     if run is not None:
         return backends.smoothed_mean(run, y)
-    problem, result = _run(parameters, y)
+    problem, result = _run(parameters, y, SMOOTHER)
     return _restore(_smooth_moments(problem, result)[0], problem, y)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -99,9 +99,9 @@ def prepare(parameters: LinearParameters, y: Tensor) -> Problem:
     batch = batch_shape(parameters, y)
     start, transition, emission = parameters
     noise = _factor(transition.cov, "Q")
-    acting = (noise != 0).reshape(-1, noise.shape[-1]).any(0)
-    if not acting.all():
-        noise = noise[..., acting]
+    if not noise.diagonal(axis1=-2, axis2=-1).all():
+        noise = noise[..., (noise != 0).reshape(-1, noise.shape[-1]).any(0)]
+    _factor(emission.cov, "R")
     params = (
         _flat(transition.matrix, batch, 3),
         _flat(transition.offset, batch, 2),
@@ -110,29 +110,29 @@ def prepare(parameters: LinearParameters, y: Tensor) -> Problem:
         _flat(emission.offset, batch, 2),
         _flat(emission.cov, batch, 3),
     )
-    _factor(emission.cov, "R")
-    data = _flat(y.expand(*batch, *y.shape[-2:]), batch, 2)
-    n, p = emission.matrix.shape[-1], emission.matrix.shape[-2]
+    data = _flat(y if y.shape[:-2] == batch else y.expand(*batch, *y.shape[-2:]), batch, 2)
+    n, p = params[0].shape[-1], params[3].shape[-2]
     k = 0 if start.diffuse is None else start.diffuse.shape[-1]
     sizes = Sizes(batch.numel(), y.shape[-2], n, p, k, noise.shape[-1])
     return Problem(params, _start(parameters, batch), data, sizes, batch)
 
 
-def allocate(size: Sizes, slots: int) -> Pass:
-    """Make room for the forward kernel's results at `slots` steps."""
-    lead, (n, p, k) = (size.series, slots), (size.n, size.p, size.k)
+def allocate(size: Sizes, steps: int, slots: int | None = None) -> Pass:
+    """Make room for the forward kernel's means at `steps` steps and for `slots` factors."""
+    lead, (n, p, k) = (size.series, steps), (size.n, size.p, size.k)
+    second = (size.series, steps if slots is None else slots)
     return Pass(
         log_likelihood=np.empty((size.series, size.time)),
         slot=np.empty((size.series, size.time), np.int64),
         a=np.empty((*lead, n, 1 + k)),
-        L=np.empty((*lead, n, n)),
+        L=np.empty((*second, n, n)),
         m=np.empty((*lead, n, 1 + k)),
-        F=np.empty((*lead, n, n)),
-        G=np.empty((*lead, n, p)),
-        chol=np.empty((*lead, p, p)),
+        F=np.empty((*second, n, n)),
+        G=np.empty((*second, n, p)),
+        chol=np.empty((*second, p, p)),
         E=np.empty((*lead, p, 1 + k)),
-        rows=np.empty((*lead, p), np.int64),
-        count=np.empty(lead, np.int64),
+        rows=np.empty((*second, p), np.int64),
+        count=np.empty(second, np.int64),
         info=np.empty((*lead, k, k + 1)),
         worst=np.ones(size.series),
     )
@@ -163,9 +163,13 @@ def _start(parameters: LinearParameters, batch: torch.Size) -> tuple[np.ndarray,
     start = parameters.initial
     mean, cov = _f64(start.mean)[..., None], start.cov
     if start.diffuse is not None:
-        slopes = _f64(start.diffuse).expand(*mean.shape[:-2], *start.diffuse.shape[-2:])
-        mean = torch.cat((mean, slopes), -1)
-        cov = cov + _spread(_f64(start.diffuse), _f64(parameters.transition.cov)).to(cov)
+        directions = _f64(start.diffuse)
+        slopes = np.broadcast_to(directions, (*mean.shape[:-2], *directions.shape[-2:]))
+        mean = np.concatenate((mean, slopes), -1)
+        spread = _spread(
+            torch.from_numpy(directions), torch.from_numpy(_f64(parameters.transition.cov))
+        )
+        cov = cov + spread.to(cov)
     return _flat(mean, batch, 2), _flat(_factor(cov, "P0"), batch, 2)
 
 
@@ -182,26 +186,26 @@ def _spread(directions: Tensor, noise: Tensor) -> Tensor:
 
 def _factor(cov: Tensor, name: str) -> np.ndarray:
     """Lower factor of a covariance; the short way for one regular matrix, else the careful one."""
-    values = _f64(cov)
-    if values.numel() == cov.shape[-1] ** 2:
-        matrix = values.numpy()
-        with contextlib.suppress(np.linalg.LinAlgError):
-            if np.isfinite(matrix).all() and (matrix == matrix.swapaxes(-1, -2)).all():
-                return np.linalg.cholesky(matrix)
-    return psd_factor(values, name, eps=torch.finfo(cov.dtype).eps).numpy()
+    from .kalman_factor import regular_factor
+
+    values, n = _f64(cov), cov.shape[-1]
+    if values.size == n * n and values.shape[-2] == n:
+        factor = np.empty((n, n))
+        if regular_factor(np.ascontiguousarray(values.reshape(n, n)), factor):
+            return factor.reshape(values.shape)
+    eps = torch.finfo(cov.dtype).eps
+    return psd_factor(torch.from_numpy(values), name, eps=eps).numpy()
 
 
-def _f64(x: Tensor) -> Tensor:
-    return x.detach().to("cpu", torch.float64)
+def _f64(x: Tensor) -> np.ndarray:
+    return x.detach().to(torch.float64).numpy(force=True)
 
 
 def _flat(x: Tensor | np.ndarray, batch: torch.Size, event: int) -> np.ndarray:
     """Merge the batch axes into one of size `series`, or 1 where nothing varies over them."""
-    x = torch.from_numpy(x) if isinstance(x, np.ndarray) else x
-    lead = x.shape[: x.ndim - event]
-    if lead.numel() > 1 or batch.numel() == 0:
-        shape = x.shape[x.ndim - event :]
-        x = x.expand(*batch, *shape).reshape(batch.numel(), *shape)
-    else:
-        x = x.reshape(1, *x.shape[x.ndim - event :])
-    return np.ascontiguousarray(_f64(x).numpy())
+    values = _f64(x) if isinstance(x, Tensor) else x
+    lead, shape = values.shape[: values.ndim - event], values.shape[values.ndim - event :]
+    if math.prod(lead) > 1 or batch.numel() == 0:
+        values = np.broadcast_to(values, (*batch, *shape))
+        return np.ascontiguousarray(values.reshape(batch.numel(), *shape))
+    return np.ascontiguousarray(values.reshape(1, *shape))

@@ -20,6 +20,7 @@ from numba import njit
 from .kalman_steps import (
     DRIVER,
     INLINE,
+    SPLICE,
     clear,
     copy_matrix,
     decorrelate,
@@ -55,7 +56,7 @@ def load_future(
             W[q + n + c, q + i] = total
 
 
-@njit(**INLINE)
+@njit(**SPLICE)
 def load_row(n, q, K, i, row, C, L, M, v, W):  # noqa: ANN001, ANN201
     """Append the whitened equation `[C | v]` of one observed component, `v` with `K` columns."""
     col = q + n + i
@@ -72,7 +73,7 @@ def load_row(n, q, K, i, row, C, L, M, v, W):  # noqa: ANN001, ANN201
         W[r, col] *= scale
 
 
-@njit(**INLINE)
+@njit(**SPLICE)
 def load_rows(n, p, k, q, C, d, R, y, a, L, order, M, v, W):  # noqa: ANN001, ANN201
     """Append the whitened observation `R^(-1/2) [C | y - d - C a]`; return how many rows."""
     o = observed(p, y, order)
@@ -99,7 +100,7 @@ def noiseless_scale(n: int, row: np.ndarray, L: np.ndarray) -> float:
     return _NOISELESS * math.sqrt(square) if square > 0.0 else 1.0
 
 
-@njit(**INLINE)
+@njit(**SPLICE)
 def step_back(
     n: int, K: int, q: int, o: int, A: np.ndarray, LQ: np.ndarray, W: np.ndarray, x: np.ndarray
 ) -> None:
@@ -152,7 +153,7 @@ def backward_gain(
             J[i, j] = total
 
 
-@njit(**INLINE)
+@njit(**SPLICE)
 def combine(
     n: int,
     K: int,
@@ -189,7 +190,7 @@ def combine(
             mean[i, c] = total
 
 
-@njit(**INLINE)
+@njit(**SPLICE)
 def step_maps(n, p, q, o, A, LQ, C, R, L, G, chol, U, space, Z, Ze, response):  # noqa: ANN001, ANN201
     """Matrices of one step back, `zeta <- Z zeta + Ze e`, found by unit right-hand sides.
 
@@ -224,7 +225,7 @@ def step_maps(n, p, q, o, A, LQ, C, R, L, G, chol, U, space, Z, Ze, response):  
             Ze[i, c] = total
 
 
-@njit(**INLINE)
+@njit(**SPLICE)
 def mean_map(n, F, U, space, B, factor):  # noqa: ANN001, ANN201
     """`B` with smoothed `mean = m + B zeta`, and the smoothed factor."""
     W, _, _, _, _, _, _, unit, zero, _ = space
@@ -267,8 +268,8 @@ def backward_space(n: int, p: int, k: int, q: int) -> tuple[tuple[np.ndarray, ..
     return space, (square[4], np.zeros((n, p)), np.zeros((n, n)), np.zeros((n, n + p)))
 
 
-@njit(**INLINE)
-def recede(n, p, k, q, s, t, params, y, stored, gain, space):  # noqa: ANN001, ANN201
+@njit(**SPLICE)
+def recede(n, p, k, q, s, t, params, y, stored, J, space):  # noqa: ANN001, ANN201
     """Move the equations of the future from step `t + 1` to step `t`; keep the old `U` aside."""
     A, _, LQ, C, d, R = params
     slot, a, L, m, _, _, _, _, _ = stored
@@ -286,10 +287,10 @@ def recede(n, p, k, q, s, t, params, y, stored, gain, space):  # noqa: ANN001, A
     copy_matrix(n, n, U, old)
     step_back(n, 1 + k, q, o, At, Lt, W, x)
     read_equations(n, 1 + k, q, W, U, zeta)
-    backward_gain(n, q, At, Lt, W, gain[s, t], x)
+    backward_gain(n, q, At, Lt, W, J, x)
 
 
-@njit(**INLINE)
+@njit(**SPLICE)
 def start_repeating(n, p, q, s, i, params, stored, space, maps):  # noqa: ANN001, ANN201
     """Find the matrices of the steps that share slot `i` of a constant model."""
     A, _, LQ, C, _, R = params
@@ -321,7 +322,7 @@ def backward_kernel(sizes: tuple[int, int, int, int] | None = None) -> Callable[
         k, q = (K_, Q) if fixed else (m.shape[3] - 1, LQ.shape[3])
         same = A.shape[1] == 1 and LQ.shape[1] == 1 and C.shape[1] == 1 and R.shape[1] == 1
         for s in range(first, last):
-            steady = False
+            steady, used = False, 0
             clear(n, n, U)
             clear(n, 1 + k, zeta)
             for t in range(y.shape[1] - 1, -1, -1):
@@ -331,12 +332,16 @@ def backward_kernel(sizes: tuple[int, int, int, int] | None = None) -> Callable[
                     shared[s, t] = shared[s, u]
                     repeat_back(n, p, 1 + k, maps, E[s, u], m[s, t], zeta, x, mean[s, t])
                     continue
+                if used >= factor.shape[1]:
+                    shared[s, t] = -1  # more slots are needed than there is room for
+                    break
                 if t < y.shape[1] - 1:
-                    recede(n, p, k, q, s, t, params, y, stored, gain, space)
+                    recede(n, p, k, q, s, t, params, y, stored, gain[s, used], space)
                     steady = repeats and settled(n, U, old)
                     if steady:
                         start_repeating(n, p, q, s, i, params, stored, space, maps)
-                shared[s, t] = t
-                combine(n, 1 + k, m[s, t], F[s, i], U, zeta, W, mean[s, t], factor[s, t])
+                shared[s, t] = used
+                combine(n, 1 + k, m[s, t], F[s, i], U, zeta, W, mean[s, t], factor[s, used])
+                used += 1
 
     return backward

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..base import GaussianInitial, LinearConditional, LinearParameters
 from .kalman_arrays import Pass, Problem, in_threads, prepare
 from .kalman_diffuse import posterior_mix
-from .kalman_passes import run_forward, shares_moments
+from .kalman_passes import NOTHING, SCORE, run_forward, shares_moments
 
 
 def exact_log_likelihood(parameters: LinearParameters, y: Tensor) -> Tensor:
@@ -43,7 +43,7 @@ class _LogLikelihood(torch.autograd.Function):
     def forward(ctx: Any, y: Tensor, diffuse: Tensor | None, *tensors: Tensor) -> Tensor:  # noqa: ANN401
         problem = prepare(_pack(y, diffuse, *tensors), y)
         needed = any(ctx.needs_input_grad)
-        result = run_forward(problem, store=needed)
+        result = run_forward(problem, SCORE if needed else NOTHING)
         if needed:
             ctx.problem, ctx.result = problem, result
             ctx.templates = [(x.shape, x.dtype, x.device) for x in (y, *tensors)]
@@ -66,14 +66,16 @@ class _LogLikelihood(torch.autograd.Function):
             )
         scale = flat[:, 0].numpy() if flat.numel() else np.zeros(batch.numel())
         score = _score_shared if shares_moments(ctx.problem, ctx.result) else _score
-        grads = score(ctx.problem, ctx.result, scale)
+        grads = score(ctx.problem, ctx.result, scale, ctx.needs_input_grad[0])
         wanted = (ctx.needs_input_grad[0], *ctx.needs_input_grad[2:])
         parts = zip(grads, ctx.templates, wanted, strict=True)
         out = [_reduce(g, batch, *t) if wish else None for g, t, wish in parts]
         return out[0], None, *out[1:]
 
 
-def _score(problem: Problem, result: Pass, scale: np.ndarray) -> tuple[np.ndarray, ...]:
+def _score(
+    problem: Problem, result: Pass, scale: np.ndarray, want_y: bool
+) -> tuple[np.ndarray, ...]:
     """Weighted gradient of each series' log-likelihood: `y, m0, P0, A, b, Q, C, d, R`."""
     from .kalman_score import score_kernel, score_space
 
@@ -85,16 +87,20 @@ def _score(problem: Problem, result: Pass, scale: np.ndarray) -> tuple[np.ndarra
         mix = posterior_mix(torch.from_numpy(r.info[:, -1]))[0].numpy()
         stored = (r.slot, r.a, r.L, r.F, r.G, r.chol, r.E, r.rows, r.count)
         A, _, _, C, _, _ = problem.params
-        arguments = (A, C, _constant(problem), stored, np.ascontiguousarray(mix))
+        flat = (r.a.reshape(S, -1), r.E.reshape(S, -1))
+        arguments = (A, C, _constant(problem), stored, np.ascontiguousarray(mix), flat, want_y)
         kernel = score_kernel(size.constants[:3] if size.constants else None)
         space = partial(score_space, n, size.p, size.k)
         in_threads(kernel, size, *arguments, (*g, gy, gm0, gP0), space=space)
     return tuple(x * scale.reshape(-1, *(1,) * (x.ndim - 1)) for x in (gy, gm0, gP0, *g))
 
 
-def _score_shared(problem: Problem, result: Pass, scale: np.ndarray) -> tuple[np.ndarray, ...]:
+def _score_shared(
+    problem: Problem, result: Pass, scale: np.ndarray, want_y: bool
+) -> tuple[np.ndarray, ...]:
     """The same, summed over the series, for series that share their second moments."""
     from .kalman_score import score_space
+    from .kalman_score_run import run_space
     from .kalman_shared import lanes
     from .kalman_shared_score import score_terms, shared_score
 
@@ -109,13 +115,16 @@ def _score_shared(problem: Problem, result: Pass, scale: np.ndarray) -> tuple[np
     in_threads(score_terms, size._replace(series=1), *arguments, space=space)
     sums: list[tuple[np.ndarray, ...]] = []
 
-    def scratch() -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
+    def scratch() -> tuple[Any, ...]:
         more = (np.zeros(n), np.zeros((n, n)), np.zeros((p, p)), np.zeros((p, n)))
         sums.append((*(np.zeros(shape) for shape in _shapes(problem)), *more))
-        return lanes(n, n, n, p, p, 1), sums[-1]
+        return lanes(n, n, n, p, p, 1), sums[-1], run_space(n, p)
 
     gy, pattern = np.zeros((size.series, T, p)), (r.slot, r.G, r.chol, r.rows, r.count)
-    in_threads(shared_score, size, A, C, pattern, terms, r.a, r.E, scale, gy, space=scratch)
+    flat = (r.a.reshape(size.series, -1), r.E.reshape(size.series, -1))
+    kernel = shared_score((n, p) if size.constants else None)
+    arguments = (A, C, _constant(problem), pattern, terms, r.a, r.E, flat, scale, want_y, gy)
+    in_threads(kernel, size, *arguments, space=scratch)
     gA, gb, gQ, gC, gd, gR, gm0, gP0, *_ = (sum(parts) for parts in zip(*sums, strict=True))
     return gy, gm0, 0.5 * gP0, gA, gb, 0.5 * gQ, gC, gd, gR  # type: ignore[return-value]
 

@@ -18,12 +18,14 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from .kalman_repeat import complete, log_volume, repeat, run_repeating
+from .kalman_repeat import complete, fold, fold_space, log_volume, repeat, run_repeating
+from .kalman_steady_blocks import block_matrices, run_blocks
 from .kalman_steps import (
     DRIVER,
-    INLINE,
+    SPLICE,
     clear,
     copy_matrix,
+    copy_row,
     pick,
     predict_factor,
     predict_mean,
@@ -31,8 +33,10 @@ from .kalman_steps import (
 )
 from .kalman_update import condition
 
+WARM = 16  # repeated steps before whole blocks
 
-@njit(forceinline=True)
+
+@njit(inline="always")
 def constant(array: np.ndarray) -> bool:
     """True when a parameter has one entry for all steps."""
     return array.shape[1] == 1
@@ -42,14 +46,12 @@ def forward_space(n: int, p: int, k: int, q: int) -> tuple[Any, ...]:
     """Scratch arrays: the kernels allocate nothing, so that views need no reference counts."""
     order, place = np.zeros(p, np.int64), np.zeros(p, np.int64)
     work = (order, place, np.zeros((p, p)), np.zeros((p, n + 1)), np.zeros(n))
-    folded = (np.zeros((p, p)), np.zeros((p, n)), np.zeros((n, n)), np.zeros((n, p)))
-    folded += (np.zeros(n), np.zeros(n), np.zeros(p), np.zeros(p))
-    return np.zeros((n, n + q)), np.zeros((k + 1, k + 1)), work, folded
+    return np.zeros((n, n + q)), np.zeros((k + 1, k + 1)), work, *fold_space(n, p)
 
 
-@njit(**INLINE)
+@njit(**SPLICE)
 def predict_step(n, k, q, s, t, before, now, j, i, steady, params, out, W):  # noqa: ANN001, ANN201
-    """Predict step `t`: the mean always, the factor from slot `j` to slot `i` unless it repeats."""
+    """Predict step `t`: the mean always, the factor too unless it repeats."""
     A, b, LQ, _, _, _ = params
     _, _, a, L, m, F, _, _, _, _, _, _, _ = out
     At = A[pick(s, A.shape[0]), pick(t, A.shape[1])]
@@ -60,7 +62,7 @@ def predict_step(n, k, q, s, t, before, now, j, i, steady, params, out, W):  # n
         predict_factor(n, q, At, F[s, j], LQt, W, L[s, i])
 
 
-@njit(**INLINE)
+@njit(**SPLICE)
 def full_step(n, p, k, s, t, i, now, params, y, out, U, work):  # noqa: ANN001, ANN201
     """Condition mean and factor on step `t`."""
     _, _, _, C, d, R = params
@@ -75,7 +77,7 @@ def full_step(n, p, k, s, t, i, now, params, y, out, U, work):  # noqa: ANN001, 
     worst[s] = min(worst[s], pivot)
 
 
-@njit(**INLINE)
+@njit(**SPLICE)
 def repeat_step(n, p, k, s, t, i, now, volume, params, y, out, U):  # noqa: ANN001, ANN201
     """Condition the mean alone on step `t`, with the gain of slot `i`."""
     _, _, _, C, d, _ = params
@@ -87,16 +89,50 @@ def repeat_step(n, p, k, s, t, i, now, volume, params, y, out, U):  # noqa: ANN0
     )
 
 
-@njit(**INLINE)
-def repeat_run(n, p, s, t, i, store, volume, params, y, out, folded):  # noqa: ANN001, ANN201
-    """Filter on with the gain of slot `i` while nothing is missing; return the next step."""
+@njit(**SPLICE)
+def repeat_run(n, p, s, t, i, store, volume, params, y, out, flat, folded, blocks):  # noqa: ANN001, ANN201
+    """Filter on with the gain of slot `i` while nothing is missing; return the next step.
+
+    The first steps go one by one: the matrices of whole blocks pay for themselves after some.
+    """
     A, b, _, C, d, _ = params
     ll, slot, a, _, m, _, G, chol, E, _, _, _, _ = out
-    return run_repeating(
-        n, p, store, t, A[pick(s, A.shape[0]), 0], b[pick(s, b.shape[0])],
-        C[pick(s, C.shape[0]), 0], d[pick(s, d.shape[0])], y[s], ll[s], slot[s], i, a[s], m[s],
-        E[s], G[s, i], chol[s, i], volume, folded,
-    )  # fmt: skip
+    T, now, x, before, last = y.shape[1], t if store else 0, folded[4], folded[5], blocks[2]
+    bs, ds, Gi = b[pick(s, b.shape[0])], d[pick(s, d.shape[0])], G[s, i]
+    fold(n, p, A[pick(s, A.shape[0]), 0], C[pick(s, C.shape[0]), 0], Gi, chol[s, i], folded)
+    for r in range(n):
+        x[r] = a[s, now, r, 0]
+    keep = (store, store, store)
+    for part in range(2):
+        first, stop = t, min(t + WARM, T) if part == 0 else T
+        t = run_repeating(
+            n, p, keep, t, stop, bs, ds, y[s], ll[s], slot[s], i, a[s], m[s], E[s], Gi, volume,
+            folded,
+        )  # fmt: skip
+        if not store and t > first:
+            copy_row(n, before, m[s, 0, :, 0])
+        if part == 1 or t < stop or t + WARM > T or bs.shape[0] > 1 or ds.shape[0] > 1:
+            continue
+        copy_row(n, x, last)
+        block_matrices(n, p, bs[0], ds[0], Gi, folded, blocks)
+        copy_row(n, last, x)
+        first = t
+        rows = (flat[1][s], flat[2][s], flat[3][s])
+        t = run_blocks(n, p, keep, t, T, volume, flat[0][s], ll[s], rows, x, before, blocks)
+        if not store and t > first:
+            copy_row(n, before, m[s, 0, :, 0])
+        for step in range(first, t):
+            slot[s, step] = i
+    return t
+
+
+@njit(**SPLICE)
+def begin(n, k, s, start, a, L, U):  # noqa: ANN001, ANN201
+    """Copy the moments of the first state."""
+    m0, L0 = start
+    clear(k, k + 1, U)
+    copy_matrix(n, 1 + k, m0[pick(s, m0.shape[0])], a)
+    copy_matrix(n, n, L0[pick(s, L0.shape[0])], L)
 
 
 @cache
@@ -110,37 +146,42 @@ def forward_kernel(sizes: tuple[int, int, int, int] | None = None) -> Callable[.
     N, P, K, Q = sizes if sizes is not None else (0, 0, 0, 0)
 
     @njit(**DRIVER)
-    def forward(first, last, params, start, y, out, store, space):  # noqa: ANN001, ANN202
+    def forward(first, last, params, start, y, out, flat, store, space):  # noqa: ANN001, ANN202
         A, _, LQ, C, _, R = params
-        m0, L0 = start
-        _, slot, a, L, _, _, _, chol, _, _, count, info, _ = out
+        _, slot, a, L, _, _, _, chol, _, _, count, info, worst = out
         n, p = (N, P) if fixed else (C.shape[3], C.shape[2])
         k, q = (K, Q) if fixed else (info.shape[2], LQ.shape[3])
-        W, U, work, folded = space
+        W, U, work, folded, blocks = space
         same = constant(A) and constant(LQ) and constant(C) and constant(R)
         for s in range(first, last):
-            t, i, now, steady, volume = 0, 0, 0, False, 0.0
-            clear(k, k + 1, U)
-            copy_matrix(n, 1 + k, m0[pick(s, m0.shape[0])], a[s, 0])
-            copy_matrix(n, n, L0[pick(s, L0.shape[0])], L[s, 0])
+            t, i, now, used, steady, volume = 0, 0, 0, 1, False, 0.0
+            begin(n, k, s, start, a[s, 0], L[s, 0], U)
             while t < y.shape[1]:
+                if store and t > 0 and used >= L.shape[1]:
+                    worst[s] = -1.0  # more slots are needed than there is room for
+                    break
                 if t > 0:
                     before, now, j = now, t if store else 0, i
                     if not steady:
-                        i = t if store else 1 - i
+                        i = used if store else 1 - i
+                        used += 1
                     predict_step(n, k, q, s, t, before, now, j, i, steady, params, out, W)
                     if not steady and same and count[s, j] == p and settled(n, L[s, i], L[s, j]):
                         steady, i, volume = True, j, log_volume(p, chol[s, j])
+                        used -= 1
                 repeats = steady and complete(p, y[s, t])
                 if repeats and k == 0:
-                    t = repeat_run(n, p, s, t, i, store, volume, params, y, out, folded)
+                    t = repeat_run(
+                        n, p, s, t, i, store, volume, params, y, out, flat, folded, blocks
+                    )
                     now = t - 1 if store else 0
                     continue
                 if repeats:
                     repeat_step(n, p, k, s, t, i, now, volume, params, y, out, U)
                 else:
                     if steady:
-                        j, i, steady = i, t if store else 1 - i, False
+                        j, i, steady = i, used if store else 1 - i, False
+                        used += 1
                         copy_matrix(n, n, L[s, j], L[s, i])
                     full_step(n, p, k, s, t, i, now, params, y, out, U, work)
                 slot[s, t] = i
@@ -170,7 +211,7 @@ def update_once(params, y, out, space):  # noqa: ANN001, ANN201
     _, _, _, C, d, R = params
     _, _, a, L, m, F, G, chol, E, rows, count, info, _ = out
     n, p, k = C.shape[3], C.shape[2], m.shape[3] - 1
-    _, U, work, _ = space
+    _, U, work, _, _ = space
     copy_matrix(k, k + 1, info[0, 0], U)
     count[0, 0], ll, _ = condition(
         n, p, k, C[0, C.shape[1] - 1], d[0, d.shape[1] - 1], R[0, R.shape[1] - 1], y, a[0, 0],

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
-from .kalman_arrays import Pass, Problem, Sizes, allocate, in_threads
+from .kalman_arrays import Pass, Problem, allocate, in_threads
 
 Arrays = tuple[np.ndarray, ...]
+# Steps with one gain that pay for the matrices of their blocks.
+_WORTHWHILE = 16
+_FEW = 256
 
 
 class Backward(NamedTuple):
@@ -25,8 +30,20 @@ class Backward(NamedTuple):
     cross: np.ndarray
 
 
-def run_forward(problem: Problem, *, store: bool) -> Pass:
-    """Run the filter; keep every step only if `store`."""
+class Keep(NamedTuple):
+    """Which means of every step a caller needs: predicted, filtered, innovations."""
+
+    predicted: bool
+    filtered: bool
+    innovations: bool
+
+
+NOTHING, MOMENTS = Keep(False, False, False), Keep(True, True, False)
+SMOOTHER, SCORE = Keep(True, True, True), Keep(True, False, True)
+
+
+def run_forward(problem: Problem, keep: Keep) -> Pass:
+    """Run the filter; second moments are kept with any of the means."""
     size = problem.sizes
     if size.series == 0 or size.time == 0:
         return allocate(size, size.time)
@@ -34,8 +51,8 @@ def run_forward(problem: Problem, *, store: bool) -> Pass:
         first = _first_series(problem)
         pattern = _run(first, store=True)
         if _regular(first, pattern):
-            return _run_shared(problem, pattern, store=store)
-    return _run(problem, store=store)
+            return _run_shared(problem, pattern, keep)
+    return _run(problem, store=any(keep))
 
 
 def shares_moments(problem: Problem, result: Pass) -> bool:
@@ -43,11 +60,13 @@ def shares_moments(problem: Problem, result: Pass) -> bool:
     return problem.sizes.series > result.slot.shape[0]
 
 
-def covariances(problem: Problem, slot: np.ndarray, factor: np.ndarray) -> np.ndarray:
+def covariances(
+    problem: Problem, slot: np.ndarray, factor: np.ndarray, out: np.ndarray | None = None
+) -> np.ndarray:
     """`L L'` of the factor in each step's slot, `(series or 1, time, n, n)`."""
     from .kalman_moments import gram
 
-    cov = np.empty((*slot.shape, *factor.shape[2:]))
+    cov = np.empty((*slot.shape, *factor.shape[2:])) if out is None else out
     in_threads(gram, problem.sizes._replace(series=slot.shape[0]), slot, factor, cov)
     return cov
 
@@ -59,19 +78,39 @@ def run_backward(problem: Problem, result: Pass) -> Backward:
     alike = shares_moments(problem, result)
     smoother = _smooth_shared if alike else _smooth
     mean, factor, gain, shared = smoother(problem, result)
-    cov = covariances(problem, shared, factor)
-    cross = np.zeros_like(cov)
+    room = np.empty((2, *shared.shape, *factor.shape[2:]))
+    cov, cross = room[0], room[1]
+    covariances(problem, shared, factor, cov)
+    cross[:, :1] = 0.0
     size = problem.sizes._replace(series=cov.shape[0])
     in_threads(cross_covariances, size, shared, gain, cov, cross)
     return Backward(mean, cov, cross)
 
 
 def _run(problem: Problem, *, store: bool) -> Pass:
+    T = problem.sizes.time
+    if not store:
+        return _run_with(problem, 2, 2)
+    out = _run_with(problem, T, _slots(problem))
+    return _run_with(problem, T, T) if (out.worst < 0).any() else out
+
+
+def _slots(problem: Problem) -> int:
+    """Room for factors: few where they soon repeat themselves, for fresh memory is slow."""
+    A, _, LQ, C, _, R = problem.params
+    constant = all(x.shape[1] == 1 for x in (A, LQ, C, R))
+    # A finite sum means that nothing is missing; one series speaks for all, as this is a guess.
+    repeats = constant and math.isfinite(problem.y[0].sum())
+    return min(_FEW if repeats else problem.sizes.time, problem.sizes.time)
+
+
+def _run_with(problem: Problem, steps: int, slots: int) -> Pass:
     from .kalman_kernels import forward_kernel, forward_space
 
     size = problem.sizes
-    out = allocate(size, size.time if store else 2)
-    arguments = (problem.params, problem.start, problem.y, tuple(out), store)
+    out = allocate(size, steps, slots)
+    flat = tuple(x.reshape(size.series, -1) for x in (problem.y, out.a, out.m, out.E))
+    arguments = (problem.params, problem.start, problem.y, tuple(out), flat, steps == size.time)
     kernel = forward_kernel(size.constants)
     in_threads(kernel, size, *arguments, space=lambda: forward_space(*size[2:]))
     return out
@@ -96,28 +135,49 @@ def _regular(first: Problem, pattern: Pass) -> bool:
     return bool((pattern.count[0][pattern.slot[0]] == seen).all())
 
 
-def _run_shared(problem: Problem, pattern: Pass, *, store: bool) -> Pass:
+def _run_shared(problem: Problem, pattern: Pass, keep: Keep) -> Pass:
     from .kalman_shared import forward_tiles, shared_forward
 
     size = problem.sizes
-    out = allocate(size if store else Sizes(size.series, size.time, 0, 0, 0, 0), size.time)
-    moments = (pattern.slot, pattern.G, pattern.chol, pattern.rows, pattern.count)
-    arguments = (problem.params, problem.start[0], moments, problem.y)
-    kept = (out.log_likelihood, out.a, out.m, out.E)
-    n, p = size.n, size.p
-    kernel = shared_forward((n, p) if size.constants else None)
-    in_threads(kernel, size, *arguments, kept, store, space=lambda: forward_tiles(n, p))
-    return pattern._replace(
-        log_likelihood=out.log_likelihood, a=out.a, m=out.m, E=out.E, info=out.info
+    S, T, n, p = size.series, size.time, size.n, size.p
+    ll = np.empty((S, T))
+    a, m, E = (
+        np.empty((S, T if kept else 1, rows, 1))
+        for kept, rows in zip(keep, (n, n, p), strict=True)
     )
+    moments = (pattern.slot, pattern.G, pattern.chol, pattern.rows, pattern.count)
+    flat = tuple(x.reshape(S, -1) for x in (problem.y, a, m, E))
+    tail, steps = _settled_from(problem, pattern), np.empty(T, np.int64)
+    arguments = (problem.params, problem.start[0], moments, problem.y, (ll, a, m, E), flat)
+    kernel = shared_forward((n, p) if size.constants else None)
+    space = partial(forward_tiles, n, p)
+    in_threads(kernel, size, *arguments, tuple(keep), tail, steps, space=space)
+    info = np.empty((S, T, 0, 1))
+    return pattern._replace(log_likelihood=ll, a=a, m=m, E=E, info=info)
+
+
+def _settled_from(problem: Problem, pattern: Pass) -> int:
+    """First step from which on every gain is that of the last step, or the number of steps."""
+    slot, T = pattern.slot[0], problem.sizes.time
+    if any(x.shape[1] > 1 for x in problem.params) or pattern.count[0, slot[-1]] < problem.sizes.p:
+        return T
+    other = np.flatnonzero(slot != slot[-1])
+    tail = max(1, int(other[-1]) + 1 if other.size else 0)
+    return tail if T - tail >= _WORTHWHILE else T
 
 
 def _smooth(problem: Problem, result: Pass) -> Arrays:
+    slots, T = result.F.shape[1], problem.sizes.time
+    found = _smooth_with(problem, result, min(T, 3 * slots))
+    return found if (found[3] >= 0).all() else _smooth_with(problem, result, T)
+
+
+def _smooth_with(problem: Problem, result: Pass, slots: int) -> Arrays:
     from .kalman_backward import backward_kernel, backward_space
 
     size, r = problem.sizes, result
-    mean, factor, gain = np.empty_like(r.m), np.empty_like(r.F), np.empty_like(r.F)
-    shared = np.zeros_like(r.slot)
+    factor, gain = np.empty((2, size.series, slots, size.n, size.n))
+    mean, shared = np.empty_like(r.m), np.zeros_like(r.slot)
     stored = (r.slot, r.a, r.L, r.m, r.F, r.G, r.chol, r.E, r.count)
     arguments = (problem.params, problem.y, stored, (mean, factor, gain, shared))
     kernel = backward_kernel(size.constants)
@@ -131,7 +191,7 @@ def _smooth_shared(problem: Problem, result: Pass) -> Arrays:
 
     size, r = problem.sizes, result
     T, n, p = size.time, size.n, size.p
-    mean, factor, gain = np.empty_like(r.m), np.empty_like(r.F), np.empty_like(r.F)
+    mean, (factor, gain) = np.empty_like(r.m), np.empty((2, 1, T, n, n))
     shared, maps = np.zeros_like(r.slot), _blocks(T, (n, n), (n, p), (n, n))
     moments = (r.slot, r.L, r.F, r.G, r.chol, r.count)
     first = _first_series(problem)

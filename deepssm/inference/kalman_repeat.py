@@ -7,7 +7,8 @@ import math
 import numpy as np
 from numba import njit
 
-from .kalman_steps import _HALF_LOG_2PI, INLINE, absorb, pick
+from .kalman_steady_blocks import block_space
+from .kalman_steps import _HALF_LOG_2PI, INLINE, SPLICE, absorb, pick
 
 
 @njit(**INLINE)
@@ -28,7 +29,7 @@ def log_volume(p: int, chol: np.ndarray) -> float:
     return total
 
 
-@njit(**INLINE)
+@njit(**SPLICE)
 def repeat(n, p, k, C, d, y, a, m, G, chol, E, U):  # noqa: ANN001, ANN201
     """Condition the mean alone, by the gains of an earlier step; return the quadratic term."""
     ll = 0.0
@@ -48,6 +49,13 @@ def repeat(n, p, k, C, d, y, a, m, G, chol, E, U):  # noqa: ANN001, ANN201
                 total += G[j, i] * E[i, col]
             m[j, col] = total
     return ll
+
+
+def fold_space(n: int, p: int) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
+    """Scratch arrays of `fold` and `run_repeating`, and of whole blocks."""
+    matrices = (np.zeros((p, p)), np.zeros((p, n)), np.zeros((n, n)), np.zeros((n, p)))
+    vectors = (np.zeros(n), np.zeros(n), np.zeros(p), np.zeros(p))
+    return (*matrices, *vectors), block_space(n, p)
 
 
 @njit(**INLINE)
@@ -84,18 +92,17 @@ def fold(n, p, A, C, G, chol, folded):  # noqa: ANN001, ANN201
             B[i, j] = total
 
 
-@njit(**INLINE)
-def run_repeating(n, p, store, t, A, b, C, d, y, ll, slot, i, a, m, E, G, chol, volume, folded):  # noqa: ANN001, ANN201
-    """Filter complete observations from `t` on with one gain; return the first step not done.
+@njit(**SPLICE)
+def run_repeating(n, p, keep, t, stop, b, d, y, ll, slot, i, a, m, E, G, volume, folded):  # noqa: ANN001, ANN201
+    """Filter complete observations from `t` to `stop` with one gain; return the first not done.
 
-    The recursion through `M` alone is the critical path; everything else hangs off it.
+    The recursion through `M` alone is the critical path; everything else hangs off it. The mean
+    predicted for step `t` is in the scratch array `x`, where that of the next step is left, with
+    the filtered mean of the last step done in `before`.
     """
-    fold(n, p, A, C, G, chol, folded)
     V, H, M, B, x, before, v, e = folded
-    now = t if store else 0
-    for r in range(n):
-        x[r] = a[now, r, 0]
-    while t < y.shape[0] and complete(p, y[t]):
+    first = t
+    while t < stop and complete(p, y[t]):
         total = 0.0
         for r in range(p):
             v[r] = y[t, r] - d[pick(t, d.shape[0]), r]
@@ -109,15 +116,15 @@ def run_repeating(n, p, store, t, A, b, C, d, y, ll, slot, i, a, m, E, G, chol, 
         ll[t], slot[t] = volume - 0.5 * total, i
         for r in range(n):
             before[r] = x[r]
-        if store:
-            for r in range(p):
-                E[t, r, 0] = e[r]
-            for r in range(n):
+            if keep[0]:
                 a[t, r, 0] = x[r]
-                total = x[r]
+            if keep[1]:
+                m[t, r, 0] = x[r]
                 for c in range(p):
-                    total += G[r, c] * e[c]
-                m[t, r, 0] = total
+                    m[t, r, 0] += G[r, c] * e[c]
+        for r in range(p):
+            if keep[2]:
+                E[t, r, 0] = e[r]
         t += 1
         for r in range(n):
             total = b[pick(min(t, y.shape[0] - 1), b.shape[0]), r]
@@ -126,9 +133,8 @@ def run_repeating(n, p, store, t, A, b, C, d, y, ll, slot, i, a, m, E, G, chol, 
             for c in range(n):
                 total += M[r, c] * before[c]
             x[r] = total
-    now = t - 1 if store else 0
-    for r in range(n):
-        m[now, r, 0] = before[r]
-        for c in range(p):
-            m[now, r, 0] += G[r, c] * e[c]
+    if t > first:
+        for r in range(n):
+            for c in range(p):
+                before[r] += G[r, c] * e[c]
     return t

@@ -20,7 +20,17 @@ from functools import cache
 import numpy as np
 from numba import njit
 
-from .kalman_steps import DRIVER, INLINE, clear, copy_matrix, pick, settled
+from .kalman_score_run import add_run, run_space, score_matrices, score_run
+from .kalman_steps import (
+    DRIVER,
+    INLINE,
+    SPLICE,
+    clear,
+    copy_matrix,
+    copy_row,
+    pick,
+    settled,
+)
 
 
 @njit(**INLINE)
@@ -117,7 +127,7 @@ def moment_scores(
             gcov[i, j] += 0.5 * total
 
 
-@njit(**INLINE)
+@njit(**SPLICE)
 def through_update(n, c, H, G, M, N, X, Y):  # noqa: ANN001, ANN201
     """`Y = M (I - G H)`, `N = H' H + (I - G H)' Y`."""
     clear(n, n, X)
@@ -131,7 +141,7 @@ def through_update(n, c, H, G, M, N, X, Y):  # noqa: ANN001, ANN201
     multiply_t(n, n, n, X, Y, N, 1.0)
 
 
-@njit(**INLINE)
+@njit(**SPLICE)
 def emission_terms(n, c, G, chol, M, Y, P, H, HP, D, X):  # noqa: ANN001, ANN201
     """`D = S^-1 + K' M K` and `HP = (S^-1 C - K' M (I - K C)) P`, in the user's components."""
     clear(c, c, D)
@@ -155,7 +165,7 @@ def emission_terms(n, c, G, chol, M, Y, P, H, HP, D, X):  # noqa: ANN001, ANN201
     unwhiten(c, n, chol, HP)
 
 
-@njit(**INLINE)
+@njit(**SPLICE)
 def second_moments(n, c, later, A, C, rows, chol, G, L, F, N, M, N2, H, P, D, HP, NAP, X, Y):  # noqa: ANN001, ANN201
     """All that does not depend on the data: `H, P, N2, D, HP` and `NAP = N A F F'`."""
     whitened_emission(n, c, C, rows, chol, H)
@@ -174,7 +184,7 @@ def second_moments(n, c, later, A, C, rows, chol, G, L, F, N, M, N2, H, P, D, HP
     emission_terms(n, c, G, chol, M, Y, P, H, HP, D, X)
 
 
-@njit(**INLINE)
+@njit(**SPLICE)
 def first_moments(n, K, c, later, A, a, E, mix, H, G, chol, P, r, q, r2, w, z):  # noqa: ANN001, ANN201
     """`q = A' r`, `w = e - G' q`, `r2 = q + H' w`, `z = a + P r2`, and `w` unwhitened."""
     clear(n, K, q)
@@ -191,13 +201,58 @@ def first_moments(n, K, c, later, A, a, E, mix, H, G, chol, P, r, q, r2, w, z): 
     unwhiten(c, K, chol, w)
 
 
-def score_space(n: int, p: int, k: int) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
-    """Scratch arrays of the score."""
+@njit(**INLINE)
+def run_start(slot: np.ndarray, t: int) -> int:
+    """First step, after the very first, from which on all steps up to `t` share a slot."""
+    while t > 1 and slot[t - 1] == slot[t]:
+        t -= 1
+    return t
+
+
+@njit(**SPLICE)
+def whole_run(n, p, s, t, A, slot, G, chol, moments, flat, weight, grads, r, run):  # noqa: ANN001, ANN201
+    """Go back over all steps up to `t` that share its slot; return the step before them."""
+    P, H, D, HP, NAP, N = moments
+    gA, gb, gQ, gC, gd, gR, gy, _, _ = grads
+    work, sums = run
+    start = run_start(slot, t)
+    score_matrices(n, p, A, G, H, chol, work)
+    copy_row(n, r[:, 0], work[3])
+    score_run(n, p, start, t, P, H, flat[0][s], flat[1][s], weight, gy[s], work, sums)
+    copy_row(n, work[3], r[:, 0])
+    out = (gA[s, 0], gb[s, 0], gQ[s, 0], gC[s, 0], gd[s, 0], gR[s, 0])
+    add_run(n, p, t - start + 1, 1.0, 0.5, sums, (D, HP, NAP, N), out)
+    return start - 1
+
+
+@njit(**SPLICE)
+def clear_state(n: int, K: int, r: np.ndarray, N: np.ndarray) -> bool:
+    """`r = 0, N = 0`: nothing repeats yet."""
+    clear(n, K, r)
+    clear(n, n, N)
+    return False
+
+
+@njit(**INLINE)
+def cross_scores(
+    n: int, K: int, r: np.ndarray, z: np.ndarray, NAP: np.ndarray, gA: np.ndarray
+) -> None:
+    """Add the derivative with respect to `A`, `r z' - N A P`."""
+    for i in range(n):
+        for j in range(n):
+            total = -NAP[i, j]
+            for m in range(K):
+                total += r[i, m] * z[j, m]
+            gA[i, j] += total
+
+
+def score_space(n: int, p: int, k: int) -> tuple[tuple[tuple[np.ndarray, ...], ...], ...]:
+    """Scratch arrays of the score, and of a run of repeated steps."""
     K = 1 + k
     vectors = tuple(np.zeros((n, K)) for _ in range(4))
     square = tuple(np.zeros((n, max(n, p))) for _ in range(7))
     other = (np.zeros((p, n)), np.zeros((p, n)), np.zeros((p, p)))
-    return (*vectors, np.zeros((p, K))), square + other
+    return ((*vectors, np.zeros((p, K))), square + other), run_space(n, p)
 
 
 @cache
@@ -207,20 +262,24 @@ def score_kernel(sizes: tuple[int, int, int] | None = None) -> Callable[..., Non
     n_, p_, k_ = sizes if sizes is not None else (0, 0, 0)
 
     @njit(**DRIVER)
-    def score(first, last, A, C, same, stored, mix, grads, spaces):  # noqa: ANN001, ANN202
+    def score(first, last, A, C, same, stored, mix, flat, want_y, grads, spaces):  # noqa: ANN001, ANN202
         slot, a, L, F, G, chol, E, rows, count = stored
         gA, gb, gQ, gC, gd, gR, gy, gm0, gP0 = grads
         n, p, K = (n_, p_, 1 + k_) if fixed else (C.shape[3], C.shape[2], a.shape[3])
-        (r, q, z, r2, w), (N, M, P, N2, X, Y, NAP, H, HP, D) = spaces
-        T = a.shape[1]
+        (r, q, z, r2, w), (N, M, P, N2, X, Y, NAP, H, HP, D) = spaces[0]
+        T, plain = a.shape[1], same and K == 1 and gb.shape[1] == 1 and gd.shape[1] == 1
         for s in range(first, last):
-            steady = False
-            clear(n, K, r)
-            clear(n, n, N)
-            for t in range(T - 1, -1, -1):
+            t, steady = T - 1, clear_state(n, K, r, N)
+            while t >= 0:
                 i, later, u = slot[s, t], t < T - 1, min(t + 1, T - 1)
                 c, repeats = count[s, i], same and later and slot[s, u] == i
                 At = A[pick(s, A.shape[0]), pick(u, A.shape[1])]
+                if plain and steady and repeats and t > 0:
+                    t = whole_run(
+                        n, p, s, t, At, slot[s], G[s, i], chol[s, i], (P, H, D, HP, NAP, N), flat,
+                        1.0 if want_y else 0.0, grads, r, spaces[1],
+                    )  # fmt: skip
+                    continue
                 if not (steady and repeats):
                     Ct = C[pick(s, C.shape[0]), pick(t, C.shape[1])]
                     second_moments(
@@ -237,16 +296,13 @@ def score_kernel(sizes: tuple[int, int, int] | None = None) -> Callable[..., Non
                     gR[s, pick(t, gR.shape[1])], gC[s, pick(t, gC.shape[1])],
                 )  # fmt: skip
                 if later:
-                    gAt = gA[s, pick(u, gA.shape[1])]
-                    multiply_by_t(n, K, n, r, z, gAt, 1.0)
-                    for row in range(n):
-                        for col in range(n):
-                            gAt[row, col] -= NAP[row, col]
+                    cross_scores(n, K, r, z, NAP, gA[s, pick(u, gA.shape[1])])
                 copy_matrix(n, K, r2, r)
                 copy_matrix(n, n, N2, N)
                 if t > 0:
                     gb_t, gQ_t = gb[s, pick(t, gb.shape[1])], gQ[s, pick(t, gQ.shape[1])]
                     moment_scores(n, K, r, N, gb_t, gQ_t)
+                t -= 1
             moment_scores(n, K, r, N, gm0[s], gP0[s])
 
     return score

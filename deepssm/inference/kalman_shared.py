@@ -6,7 +6,6 @@ means of a block of series then move together, one lane a series.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -15,12 +14,15 @@ import numpy as np
 from numba import njit
 
 from .kalman_backward import backward_gain, mean_map, step_maps
+from .kalman_repeat import fold, fold_space, log_volume, run_repeating
+from .kalman_steady_blocks import block_matrices, run_blocks
 from .kalman_steps import (
-    _HALF_LOG_2PI,
     DRIVER,
     INLINE,
+    SPLICE,
     clear,
     copy_matrix,
+    copy_row,
     observed,
     pick,
     settled,
@@ -115,19 +117,45 @@ def correct(n, c, G, a, e, m):  # noqa: ANN001, ANN201
             m[i, lane] = total
 
 
-@njit(**INLINE)
-def log_volume(c, chol):  # noqa: ANN001, ANN201
-    """Log-density of `c` whitened innovations that are zero."""
-    total = 0.0
-    for r in range(c):
-        total -= _HALF_LOG_2PI + math.log(chol[r, r])
-    return total
-
-
-def forward_tiles(n: int, p: int) -> tuple[np.ndarray[Any, Any], ...]:
+def forward_tiles(n: int, p: int) -> tuple[Any, ...]:
     """Scratch of `shared_forward`: observations, means, innovations, log-likelihoods of a tile."""
     rows = (p, n, n, p)
-    return (*(np.zeros((TILE, size, WIDTH)) for size in rows), np.zeros((TILE, 1, WIDTH)))
+    tiles = (*(np.zeros((TILE, size, WIDTH)) for size in rows), np.zeros((TILE, 1, WIDTH)))
+    return tiles, *fold_space(n, p)
+
+
+@njit(**SPLICE)
+def keep_tile(n, p, block, last, start, length, keep, tile, out):  # noqa: ANN001, ANN201
+    """Write what is wanted of a tile."""
+    ll, a, m, E = out
+    for lane in range(min(WIDTH, last - block)):
+        for k in range(length):
+            ll[block + lane, start + k] = tile[0][k, 0, lane]
+    if keep[0]:
+        scatter(n, block, last, start, length, tile[1], a)
+    if keep[1]:
+        scatter(n, block, last, start, length, tile[2], m)
+    if keep[2]:
+        scatter(p, block, last, start, length, tile[3], E)
+
+
+@njit(**SPLICE)
+def shared_tail(n, p, s, tail, keep, params, pattern, y, out, flat, steps, folded, blocks):  # noqa: ANN001, ANN201
+    """Filter one series from step `tail` on, where the gain of every step is the last one."""
+    _, b, _, _, d, _ = params
+    slot, G, chol, _, _ = pattern
+    ll, a, m, E = out
+    T = y.shape[1]
+    i = slot[0, T - 1]
+    volume = log_volume(p, chol[0, i])
+    rows = (flat[1][s], flat[2][s], flat[3][s])
+    t = run_blocks(
+        n, p, keep, tail, T, volume, flat[0][s], ll[s], rows, folded[4], folded[5], blocks
+    )  # fmt: skip
+    run_repeating(
+        n, p, keep, t, T, b[0], d[0], y[s], ll[s], steps, i, a[s], m[s], E[s], G[0, i], volume,
+        folded,
+    )  # fmt: skip
 
 
 @cache
@@ -137,18 +165,21 @@ def shared_forward(sizes: tuple[int, int] | None = None) -> Callable[..., None]:
     N, P = sizes if sizes is not None else (0, 0)
 
     @njit(**DRIVER)
-    def forward(first, last, params, mean, pattern, y, out, store, space):  # noqa: ANN001, ANN202
+    def forward(first, last, params, mean, pattern, y, out, flat, keep, tail, steps, space):  # noqa: ANN001, ANN202
         A, b, _, C, d, _ = params
         slot, G, chol, rows, count = pattern
-        ll, a, m, E = out
-        Y, a_, m_, E_, ll_ = space
+        (Y, a_, m_, E_, ll_), folded, blocks = space
         n, p = (N, P) if fixed else (C.shape[3], C.shape[2])
+        if tail < y.shape[1]:
+            i = slot[0, tail]
+            fold(n, p, A[0, 0], C[0, 0], G[0, i], chol[0, i], folded)
+            block_matrices(n, p, b[0, 0], d[0, 0], G[0, i], folded, blocks)
         for block in range(first, last, WIDTH):
-            before, volume = -1, 0.0
-            for start in range(0, y.shape[1], TILE):
-                steps = min(TILE, y.shape[1] - start)
-                gather(p, block, last, start, steps, y, Y)
-                for k in range(steps):
+            before, volume, k = -1, 0.0, 0
+            for start in range(0, tail, TILE):
+                length = min(TILE, tail - start)
+                gather(p, block, last, start, length, y, Y)
+                for k in range(length):
                     t = start + k
                     i = slot[0, t]
                     c = count[0, i]
@@ -162,23 +193,20 @@ def shared_forward(sizes: tuple[int, int] | None = None) -> Callable[..., None]:
                     Ct, dt = C[0, pick(t, C.shape[1])], d[0, pick(t, d.shape[1])]
                     for lane in range(WIDTH):
                         ll_[k, 0, lane] = volume
-                    if c == p:
-                        innovations(
-                            n, p, Ct, dt, rows[0, i], chol[0, i], Y[k], a_[k], E_[k], ll_[k, 0]
-                        )
-                        correct(n, p, G[0, i], a_[k], E_[k], m_[k])
-                    else:
-                        innovations(
-                            n, c, Ct, dt, rows[0, i], chol[0, i], Y[k], a_[k], E_[k], ll_[k, 0]
-                        )
-                        correct(n, c, G[0, i], a_[k], E_[k], m_[k])
-                for lane in range(min(WIDTH, last - block)):
-                    for k in range(steps):
-                        ll[block + lane, start + k] = ll_[k, 0, lane]
-                if store:
-                    scatter(n, block, last, start, steps, a_, a)
-                    scatter(n, block, last, start, steps, m_, m)
-                    scatter(p, block, last, start, steps, E_, E)
+                    innovations(
+                        n, c, Ct, dt, rows[0, i], chol[0, i], Y[k], a_[k], E_[k], ll_[k, 0]
+                    )
+                    correct(n, c, G[0, i], a_[k], E_[k], m_[k])
+                keep_tile(n, p, block, last, start, length, keep, (ll_, a_, m_, E_), out)
+            if tail == y.shape[1]:
+                continue
+            advance(n, A[0, 0], b[0, 0], m_[(tail - 1) % TILE], a_[0])
+            for lane in range(min(WIDTH, last - block)):
+                copy_row(n, a_[0, :, lane], folded[4])
+                shared_tail(
+                    n, p, block + lane, tail, keep, params, pattern, y, out, flat, steps, folded,
+                    blocks,
+                )  # fmt: skip
 
     return forward
 

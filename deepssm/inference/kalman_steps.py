@@ -19,6 +19,9 @@ from numba import njit
 # Not the whole of fastmath: `nnan` and `ninf` would remove the tests for missing data.
 _FAST = {"contract", "reassoc", "nsz", "arcp"}
 INLINE: dict[str, Any] = {"forceinline": True, "fastmath": _FAST, "error_model": "numpy"}
+# For functions that call others, which are inlined before sizes are lost: LLVM inlines one that is
+# optimised already, with all that it calls, for sizes unknown to it.
+SPLICE: dict[str, Any] = {"inline": "always"}
 # Drivers allocate nothing, so that numba need not count references to every view of an array.
 DRIVER: dict[str, Any] = {
     "cache": True, "nogil": True, "fastmath": _FAST, "error_model": "numpy", "_nrt": False,
@@ -28,7 +31,7 @@ _UNDERFLOW = 1e-280  # squares whose reciprocal is not a number
 _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 
 
-@njit(forceinline=True)
+@njit(inline="always")
 def pick(t: int, size: int) -> int:
     """Index of entry `t` along an axis that has one entry a step, or a single one."""
     return t if size > 1 else 0
@@ -48,6 +51,13 @@ def copy_matrix(rows: int, cols: int, source: np.ndarray, target: np.ndarray) ->
     for i in range(rows):
         for j in range(cols):
             target[i, j] = source[i, j]
+
+
+@njit(**INLINE)
+def copy_row(size: int, source: np.ndarray, target: np.ndarray) -> None:
+    """`target[:size] = source[:size]`."""
+    for i in range(size):
+        target[i] = source[i]
 
 
 @njit(**INLINE)
@@ -129,7 +139,7 @@ def absorb(U: np.ndarray, k: int, row: np.ndarray) -> float:
     return -0.5 * rhs * rhs - math.log(volume)
 
 
-@njit(**INLINE)
+@njit(**SPLICE)
 def predict_factor(
     n: int, q: int, A: np.ndarray, F: np.ndarray, LQ: np.ndarray, W: np.ndarray, L: np.ndarray
 ) -> None:

@@ -18,6 +18,7 @@ from .kalman_steps import (
     _EPS,
     _HALF_LOG_2PI,
     INLINE,
+    SPLICE,
     absorb,
     copy_matrix,
     decorrelate,
@@ -117,7 +118,7 @@ def smallest_part(n: int, L: np.ndarray, F: np.ndarray) -> float:
     return max(least, 1e-300)
 
 
-@njit(**INLINE)
+@njit(**SPLICE)
 def condition(n, p, k, C, d, R, y, a, L, m, F, G, chol, E, rows, U, work):  # noqa: ANN001, ANN201
     """Condition on one observation; return pivots, log-density and what is left of deviations.
 

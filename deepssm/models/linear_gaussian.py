@@ -81,14 +81,11 @@ class LinearGaussian(StateSpaceModel):
 
     def linear_parameters(self, u: Tensor | None, dt: Tensor | None) -> LinearParameters:
         """Return the matrices with a time axis, inputs folded into the offsets."""
+        A, C = self.A, self.C
         return LinearParameters(
-            self._initial_moments(),
-            LinearConditional(
-                _timed(self.A, 2), self._offset(self.b, self.B, u, self.A), _timed(self.Q, 2)
-            ),
-            LinearConditional(
-                _timed(self.C, 2), self._offset(self.d, self.D, u, self.C), _timed(self.R, 2)
-            ),
+            self._initial_moments(A),
+            LinearConditional(_timed(A, 2), _offset(self.b, self.B, u, A), _timed(self.Q, 2)),
+            LinearConditional(_timed(C, 2), _offset(self.d, self.D, u, C), _timed(self.R, 2)),
         )
 
     def initial(self) -> dist.MultivariateNormal:
@@ -97,7 +94,7 @@ class LinearGaussian(StateSpaceModel):
         Raises:
             ValueError: Some state starts diffuse, so that `p(z_1)` is not a distribution.
         """
-        mean, cov, diffuse = self._initial_moments()
+        mean, cov, diffuse = self._initial_moments(self.A)
         if diffuse is not None:
             raise ValueError(
                 "A diffuse start has no distribution to draw from. Give `m0` and `P0`, or use "
@@ -135,18 +132,12 @@ class LinearGaussian(StateSpaceModel):
         mean = mean if gain is None or u is None else mean + (gain @ u[..., None])[..., 0]
         return mvn(mean, psd_factor(cov, name))
 
-    def _offset(
-        self, offset: Tensor | None, gain: Tensor | None, u: Tensor | None, matrix: Tensor
-    ) -> Tensor:
-        base = matrix.new_zeros(1, matrix.shape[-2]) if offset is None else _timed(offset, 1)
-        if gain is None or u is None:
-            return base
-        return base + (_timed(gain, 2) @ u[..., None])[..., 0]
-
-    def _initial_moments(self) -> GaussianInitial:
-        n, kinds = self.state_dim, self.start
-        mean = self.A.new_zeros(n) if self.m0 is None else self.m0
-        cov = self.A.new_zeros(n, n) if self.P0 is None else self.P0
+    def _initial_moments(self, A: Tensor) -> GaussianInitial:
+        n, kinds, mean, cov = self.state_dim, self.start, self.m0, self.P0
+        mean = A.new_zeros(n) if mean is None else mean
+        cov = A.new_zeros(n, n) if cov is None else cov
+        if all(kind == "known" for kind in kinds):
+            return GaussianInitial(mean, cov)
         still = [i for i, kind in enumerate(kinds) if kind == "stationary"]
         open_ = [i for i, kind in enumerate(kinds) if kind == "diffuse"]
         if open_:
@@ -154,9 +145,9 @@ class LinearGaussian(StateSpaceModel):
             cov = torch.where(known[:, None] & known, cov, torch.zeros_like(cov))
             mean = torch.where(known, mean, torch.zeros_like(mean))
         if still:
-            b = self.A.new_zeros(n) if self.b is None else self.b
-            mean, cov = stationary_moments(self.A, b, self.Q, still, mean, cov)
-        eye = torch.eye(n, dtype=self.A.dtype, device=self.A.device)
+            b = A.new_zeros(n) if self.b is None else self.b
+            mean, cov = stationary_moments(A, b, self.Q, still, mean, cov)
+        eye = torch.eye(n, dtype=A.dtype, device=A.device)
         return GaussianInitial(mean, cov, eye[:, open_] if open_ else None)
 
     def _check(self) -> None:
@@ -179,7 +170,7 @@ class LinearGaussian(StateSpaceModel):
             raise ValueError(
                 '`initial="stationary"` needs constant `A` and `Q`. Pass `m0` and `P0` instead.'
             )
-        self._initial_moments()
+        self._initial_moments(self.A)
 
 
 def _attach(model: LinearGaussian, name: str, value: Matrix | None) -> None:
@@ -202,6 +193,15 @@ def _starts(initial: Start | Sequence[Start], n: int) -> tuple[Start, ...]:
             f"{n} of these, one a state; got {initial!r}."
         )
     return kinds
+
+
+def _offset(
+    offset: Tensor | None, gain: Tensor | None, u: Tensor | None, matrix: Tensor
+) -> Tensor:
+    base = matrix.new_zeros(1, matrix.shape[-2]) if offset is None else _timed(offset, 1)
+    if gain is None or u is None:
+        return base
+    return base + (_timed(gain, 2) @ u[..., None])[..., 0]
 
 
 def _timed(x: Tensor, event: int) -> Tensor:
