@@ -11,12 +11,15 @@ from ..results import Filtered, Smoothed
 from .kalman_adjoint import Engine, Run, differentiable
 from .kalman_columns import lay_out, restore
 from .kalman_flag import DOUBTFUL, Answer, differ, nudged
-from .kalman_scan import scan_filter
+from .kalman_scan import lost_digits, scan_filter
 from .kalman_scan_smoother import moments, scan_adjoint, scan_smoother
 from .kalman_stationary import stationary_filter
 from .kalman_stationary_smoother import stationary_adjoint, stationary_smoother
 
 Backend = Literal["auto", "sequential", "stationary", "scan", "autograd"]
+
+# Posterior deviations; states in coordinates so skew that products of `A` cancel go to the loop.
+_LOST = 1e-8
 
 SCAN = Engine(scan_filter, scan_smoother, scan_adjoint)
 STATIONARY = Engine(stationary_filter, stationary_smoother, stationary_adjoint)
@@ -50,7 +53,7 @@ def start(backend: Backend, parameters: LinearParameters, y: Tensor) -> Run | No
     for engine in engines(backend, cuda=cuda, varying=once.varying):
         laid_out = once if engine is STATIONARY else columns
         forward = engine.filter(laid_out)
-        if forward is not None:
+        if forward is not None and lost_digits(laid_out, forward) < _LOST:
             return Run(engine, laid_out, forward)
     return None
 

@@ -205,6 +205,21 @@ def covariances(factor: Tensor, slot: Tensor | None) -> Tensor:
     return cov if slot is None else cov[slot]
 
 
+def lost_digits(columns: Columns, forward: Forward) -> float:
+    """Return what the rounding of a product of two transitions costs, in posterior deviations.
+
+    Small in any units of the states. States turned against each other, whose deviations cancel,
+    lose more in products of many steps than one step at a time.
+    """
+    time = columns.time
+    steps = torch.tensor([min(columns.A.shape[-1], time - 1), time // 2, time - 1])
+    steps = steps.to(columns.A.device)
+    A = (columns.A[steps] if columns.A.shape[0] > 1 else columns.A).abs()
+    F = forward.gains.F[steps if forward.slot is None else forward.slot[steps]]
+    whiten = torch.linalg.pinv(F, rtol=1e-10).abs()
+    return float((whiten @ A @ A @ F.abs()).amax()) * torch.finfo(F.dtype).eps
+
+
 def _left(L: Tensor, F: Tensor, worst: Tensor) -> Tensor:
     """Smallest ratio of a filtered to a predicted deviation; 0 is a state known exactly."""
     before, after = L.norm(dim=-1), F.norm(dim=-1)

@@ -9,7 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from deepssm.base import LinearParameters, Series, StateSpaceModel
+from deepssm.base import (
+    GaussianInitial,
+    LinearConditional,
+    LinearParameters,
+    Series,
+    StateSpaceModel,
+)
 from deepssm.inference import Kalman
 from deepssm.inference import kalman_backends as backends
 from deepssm.inference.kalman_adjoint import Engine
@@ -205,6 +211,22 @@ def test_what_a_backend_cannot_do_goes_to_the_compiled_loop(name: str) -> None:
     assert all(torch.equal(x, y) for x, y in zip(ours, theirs, strict=True))
     sums = [Kalman(b).log_likelihood(model, Series(y)) for b in (backend, "sequential")]
     assert torch.equal(*sums)
+
+
+@pytest.mark.parametrize("backend", ENGINES)
+def test_skew_coordinates_go_to_the_compiled_loop(backend: Batched) -> None:
+    """Units may be any; in coordinates of condition 1e6 products of steps lose their digits."""
+    (m0, P0, _), (A, b, Q), (C, d, R) = oracles.random_linear_gaussian(3, 2, 1, 1)
+    U, _, V = torch.linalg.svd(torch.randn(3, 3, dtype=F64))
+    y, units = torch.randn(200, 2, dtype=F64), torch.diag(torch.tensor([1e3, 1.0, 1e-3]).double())
+    for M, taken in ((units, True), (U @ units @ V, False)):
+        back = torch.linalg.inv(M)
+        turned = [(x + x.mT) / 2 for x in (M @ P0 @ M.mT, M @ Q @ M.mT)]
+        start = GaussianInitial((M @ m0[:, None])[:, 0], turned[0], None)
+        moved = LinearConditional(M @ A @ back, (M @ b[..., None])[..., 0], turned[1])
+        emission = LinearConditional(C @ back, d, R)
+        run = backends.start(backend, LinearParameters(start, moved, emission), y)
+        assert (run is not None) == taken
 
 
 def test_steps_that_are_all_equal_are_one_constant_model() -> None:
