@@ -5,6 +5,8 @@ Real-valued emissions hold the data's location and scale, so networks work in un
 
 from __future__ import annotations
 
+from typing import cast
+
 import pyro.distributions as dist
 import torch
 from pyro.distributions import Independent
@@ -145,6 +147,18 @@ class BernoulliEmission(nn.Module):
             nn.ReLU(),
             Linear(hidden, obs_dim),
         )
+
+    def initialize_from(self, y: Tensor) -> None:
+        """Start at the log-odds of the data's rates, ignoring NaN.
+
+        Args:
+            y: `(*batch, time, obs)`, NaN where missing.
+        """
+        rows = y.reshape(-1, y.shape[-1])
+        ones, count = torch.nansum(rows, dim=0), (~torch.isnan(rows)).sum(0)
+        last = cast("nn.Linear", self.logits[-1])
+        with torch.no_grad():
+            last.bias.copy_(torch.logit((ones + 0.5) / (count + 1)))
 
     def forward(self, z: Tensor, u: Tensor | None = None) -> Independent:
         """Return `p(y_t | z_t = z, u_t)`; arguments as in `GaussianEmission`."""

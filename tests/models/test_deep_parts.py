@@ -140,6 +140,17 @@ def test_counts_have_the_textbook_densities() -> None:
     np.testing.assert_allclose(law.log_prob(y).detach(), expected, rtol=1e-9)
 
 
+def test_binary_data_start_at_their_rates() -> None:
+    """With the last weights at zero the mean is Jeffreys' estimate of each component's rate."""
+    emission = BernoulliEmission(2, 3, hidden=4)
+    y = torch.tensor([[1.0, 0.0, torch.nan], [1.0, 0.0, 1.0], [1.0, 1.0, torch.nan]])
+    emission.initialize_from(y[None])
+    with torch.no_grad():
+        list(emission.parameters())[-2].zero_()
+    expected = torch.tensor([3.5 / 4, 1.5 / 4, 1.5 / 2])
+    torch.testing.assert_close(emission(torch.randn(5, 2)).mean, expected.expand(5, 3))
+
+
 def test_student_noise_has_heavy_tails_and_the_learnt_degrees() -> None:
     z, u = _points(3)
     student = EMISSIONS["student"]
