@@ -109,7 +109,8 @@ def _series(x: Tensor, batch: tuple[int, ...], event: int, *, shared: bool = Fal
     else:
         whole = array if array.shape == batch + shape else np.broadcast_to(array, batch + shape)
         array = whole.reshape(math.prod(batch), *shape)
-    return np.ascontiguousarray(array, None if array.dtype == np.bool_ else np.float64)
+    # To the compiler a read-only array is another type, for which it compiles everything again.
+    return np.require(array, None if array.dtype == np.bool_ else np.float64, ("C", "W"))
 
 
 def _tensor(array: np.ndarray, shape: tuple[int, ...], like: Tensor) -> Tensor:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,11 +15,12 @@ from . import kalman_backends as backends
 from .kalman_arrays import Pass, Problem, prepare
 from .kalman_autograd import autograd_log_likelihood
 from .kalman_diffuse import diffuse_moments, posterior_mix
+from .kalman_filtering import filtered, moments
 from .kalman_fixed_lag import fixed_lag
 from .kalman_flag import DOUBTFUL, Answer, differ, nudged
 from .kalman_gradient import exact_log_likelihood
 from .kalman_online import OnlineKalman
-from .kalman_passes import MOMENTS, SMOOTHER, Keep, covariances, run_backward, run_forward
+from .kalman_passes import SMOOTHER, run_backward, run_forward
 from .simulation_smoother import draw_observations, draw_paths
 
 
@@ -54,15 +54,11 @@ class Kalman:
         run = backends.start(self.backend, parameters, series.y)
         if run is not None:
             return backends.filtered(run, parameters, series.y)
-        problem, result = _run(parameters, series.y, MOMENTS)
-        mean, cov, predicted_mean, predicted_cov = _filter_moments(problem, result)
+        problem = prepare(parameters, series.y)
+        answer, result = filtered(problem)
         return Filtered(
-            mean=_restore(mean, problem, series.y),
-            cov=_restore(cov, problem, series.y),
-            predicted_mean=_restore(predicted_mean, problem, series.y),
-            predicted_cov=_restore(predicted_cov, problem, series.y),
-            log_likelihood=_restore(torch.from_numpy(result.log_likelihood), problem, series.y),
-            ill_conditioned=self._flag(model, series, problem, result),
+            *(_restore(x, problem, series.y) for x in answer),
+            ill_conditioned=_flag(parameters, series.y, problem, result, answer),
         )
 
     def smooth(self, model: StateSpaceModel, series: Series) -> Smoothed:
@@ -71,14 +67,15 @@ class Kalman:
         run = backends.start(self.backend, parameters, series.y)
         if run is not None:
             return backends.smoothed(run, parameters, series.y)
-        problem, result = _run(parameters, series.y, SMOOTHER)
+        problem = prepare(parameters, series.y)
+        result = run_forward(problem, SMOOTHER)
         mean, cov, cross = _smooth_moments(problem, result)
         return Smoothed(
             mean=_restore(mean, problem, series.y),
             cov=_restore(cov, problem, series.y),
             cross_cov=_restore(cross, problem, series.y),
             log_likelihood=_restore(torch.from_numpy(result.log_likelihood), problem, series.y),
-            ill_conditioned=self._flag(model, series, problem, result),
+            ill_conditioned=_flag(parameters, series.y, problem, result),
         )
 
     def log_likelihood(self, model: StateSpaceModel, series: Series) -> Tensor:
@@ -144,16 +141,6 @@ class Kalman:
         """Return a filter that takes one observation at a time."""
         return OnlineKalman(model)
 
-    def _flag(
-        self, model: StateSpaceModel, series: Series, problem: Problem, result: Pass
-    ) -> Tensor:
-        bad = _certainly_bad(problem, result)
-        doubtful = ~bad & torch.from_numpy(result.worst < DOUBTFUL)
-        if bool(doubtful.any()):
-            other = _run(*nudged(_parameters(model, series), series.y), MOMENTS)
-            bad = bad | doubtful & differ(_answer(problem, result), _answer(*other))
-        return bad.reshape(problem.batch).to(series.y.device)
-
 
 def _parameters(model: StateSpaceModel, series: Series) -> LinearParameters:
     if not hasattr(model, "linear_parameters"):
@@ -164,22 +151,19 @@ def _parameters(model: StateSpaceModel, series: Series) -> LinearParameters:
     return cast(LinearGaussianModel, model).linear_parameters(series.u, series.dt)
 
 
-def _run(parameters: LinearParameters, y: Tensor, keep: Keep) -> tuple[Problem, Pass]:
-    problem = prepare(parameters, y)
-    return problem, run_forward(problem, keep)
-
-
-def _filter_moments(problem: Problem, result: Pass) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    a, m = torch.from_numpy(result.a), torch.from_numpy(result.m)
-    room = np.empty((2, *result.slot.shape, *result.F.shape[2:]))
-    filtered = torch.from_numpy(covariances(problem, result.slot, result.F, room[0]))
-    predicted = torch.from_numpy(covariances(problem, result.slot, result.L, room[1]))
-    if problem.sizes.k == 0:
-        return m[..., 0], filtered, a[..., 0], predicted
-    info = torch.from_numpy(result.info)
-    before = torch.cat((torch.zeros_like(info[:, :1]), info[:, :-1]), 1)
-    mean, cov = diffuse_moments(m, filtered, *posterior_mix(info))
-    return mean, cov, *diffuse_moments(a, predicted, *posterior_mix(before))
+def _flag(
+    parameters: LinearParameters,
+    y: Tensor,
+    problem: Problem,
+    result: Pass,
+    answer: Answer | None = None,
+) -> Tensor:
+    bad = _certainly_bad(problem, result)
+    doubtful = ~bad & torch.from_numpy(result.worst < DOUBTFUL)
+    if bool(doubtful.any()):
+        other, _ = filtered(prepare(*nudged(parameters, y)))
+        bad = bad | doubtful & differ(answer or moments(problem, result), other)
+    return bad.reshape(problem.batch).to(y.device)
 
 
 def _smooth_moments(problem: Problem, result: Pass) -> tuple[Tensor, Tensor, Tensor]:
@@ -196,7 +180,8 @@ def _smoothed_mean(backend: backends.Backend, parameters: LinearParameters, y: T
     run = backends.start(backend, parameters, y)
     if run is not None:
         return backends.smoothed_mean(run, y)
-    problem, result = _run(parameters, y, SMOOTHER)
+    problem = prepare(parameters, y)
+    result = run_forward(problem, SMOOTHER)
     return _restore(_smooth_moments(problem, result)[0], problem, y)
 
 
@@ -214,10 +199,6 @@ def _certainly_bad(problem: Problem, result: Pass) -> Tensor:
     if problem.sizes.k and problem.sizes.time:
         bad = bad | posterior_mix(torch.from_numpy(result.info[:, -1]))[1].any(-1)
     return bad
-
-
-def _answer(problem: Problem, result: Pass) -> Answer:
-    return Answer(*_filter_moments(problem, result), torch.from_numpy(result.log_likelihood))
 
 
 def _last(x: Tensor, horizon: int, event: int) -> Tensor:

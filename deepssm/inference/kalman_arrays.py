@@ -206,6 +206,8 @@ def _flat(x: Tensor | np.ndarray, batch: torch.Size, event: int) -> np.ndarray:
     values = _f64(x) if isinstance(x, Tensor) else x
     lead, shape = values.shape[: values.ndim - event], values.shape[values.ndim - event :]
     if math.prod(lead) > 1 or batch.numel() == 0:
-        values = np.broadcast_to(values, (*batch, *shape))
-        return np.ascontiguousarray(values.reshape(batch.numel(), *shape))
-    return np.ascontiguousarray(values.reshape(1, *shape))
+        values = np.broadcast_to(values, (*batch, *shape)).reshape(batch.numel(), *shape)
+    else:
+        values = values.reshape(1, *shape)
+    # To the compiler a read-only array is another type, for which it compiles everything again.
+    return np.require(values, requirements=("C", "W"))

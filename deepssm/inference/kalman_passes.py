@@ -47,7 +47,7 @@ def run_forward(problem: Problem, keep: Keep) -> Pass:
     size = problem.sizes
     if size.series == 0 or size.time == 0:
         return allocate(size, size.time)
-    if _alike(problem):
+    if alike(problem):
         first = _first_series(problem)
         pattern = _run(first, store=True)
         if _regular(first, pattern):
@@ -88,14 +88,14 @@ def run_backward(problem: Problem, result: Pass) -> Backward:
 
 
 def _run(problem: Problem, *, store: bool) -> Pass:
-    T = problem.sizes.time
+    size = problem.sizes
     if not store:
-        return _run_with(problem, 2, 2)
-    out = _run_with(problem, T, _slots(problem))
-    return _run_with(problem, T, T) if (out.worst < 0).any() else out
+        return run_with(problem, allocate(size, 2))
+    out = run_with(problem, allocate(size, size.time, factor_slots(problem)))
+    return run_with(problem, allocate(size, size.time)) if (out.worst < 0).any() else out
 
 
-def _slots(problem: Problem) -> int:
+def factor_slots(problem: Problem) -> int:
     """Room for factors: few where they soon repeat themselves, for fresh memory is slow."""
     A, _, LQ, C, _, R = problem.params
     constant = all(x.shape[1] == 1 for x in (A, LQ, C, R))
@@ -104,19 +104,20 @@ def _slots(problem: Problem) -> int:
     return min(_FEW if repeats else problem.sizes.time, problem.sizes.time)
 
 
-def _run_with(problem: Problem, steps: int, slots: int) -> Pass:
+def run_with(problem: Problem, out: Pass) -> Pass:
+    """Run the filter series by series into `out`, whose means have a step each or are scratch."""
     from .kalman_kernels import forward_kernel, forward_space
 
     size = problem.sizes
-    out = allocate(size, steps, slots)
+    store = out.a.shape[1] == size.time
     flat = tuple(x.reshape(size.series, -1) for x in (problem.y, out.a, out.m, out.E))
-    arguments = (problem.params, problem.start, problem.y, tuple(out), flat, steps == size.time)
+    arguments = (problem.params, problem.start, problem.y, tuple(out), flat, store)
     kernel = forward_kernel(size.constants)
     in_threads(kernel, size, *arguments, space=lambda: forward_space(*size[2:]))
     return out
 
 
-def _alike(problem: Problem) -> bool:
+def alike(problem: Problem) -> bool:
     """True when all series have the same proper model and the same pattern of gaps."""
     size = problem.sizes
     if size.series == 1 or size.k or any(x.shape[0] > 1 for x in problem.params + problem.start):
@@ -141,10 +142,8 @@ def _run_shared(problem: Problem, pattern: Pass, keep: Keep) -> Pass:
     size = problem.sizes
     S, T, n, p = size.series, size.time, size.n, size.p
     ll = np.empty((S, T))
-    a, m, E = (
-        np.empty((S, T if kept else 1, rows, 1))
-        for kept, rows in zip(keep, (n, n, p), strict=True)
-    )
+    a, m = _means(problem, keep)
+    E = np.empty((S, T if keep.innovations else 1, p, 1))
     moments = (pattern.slot, pattern.G, pattern.chol, pattern.rows, pattern.count)
     flat = tuple(x.reshape(S, -1) for x in (problem.y, a, m, E))
     tail, steps = _settled_from(problem, pattern), np.empty(T, np.int64)
@@ -154,6 +153,14 @@ def _run_shared(problem: Problem, pattern: Pass, keep: Keep) -> Pass:
     in_threads(kernel, size, *arguments, tuple(keep), tail, steps, space=space)
     info = np.empty((S, T, 0, 1))
     return pattern._replace(log_likelihood=ll, a=a, m=m, E=E, info=info)
+
+
+def _means(problem: Problem, keep: Keep) -> Arrays:
+    S, T, n = problem.sizes[:3]
+    if keep.predicted and keep.filtered:
+        # One block for both, since a fresh page of memory costs as much as hundreds of numbers.
+        return tuple(np.empty((2, S, T, n, 1)))
+    return tuple(np.empty((S, T if kept else 1, n, 1)) for kept in keep[:2])
 
 
 def _settled_from(problem: Problem, pattern: Pass) -> int:

@@ -15,6 +15,7 @@ WORDS = ["--y", "level", "--model", "deep-kalman", "--steps", "60", "--hidden", 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("ctrl_c")
 def test_a_stopped_fit_goes_on_to_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -53,6 +53,7 @@ def _stop_at(step: int) -> object:
     return callback
 
 
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("bucketed", [False, True])
 def test_a_resumed_training_is_the_uninterrupted_one_bit_for_bit(
     tmp_path: Path, bucketed: bool
