@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from ..linear.products import arrays, compiled, summed_outer, times_turned
+from ..linear.products import arrays, compiled, packed, summed_outer, times_turned
 
 
 def gated_path(
@@ -73,12 +73,11 @@ class _GatedPath(torch.autograd.Function):
         time, rows, n = path[1:].shape
         pull = noise.view(time, rows, n) * torch.sigmoid(pre[..., n:])  # d z_t / d r_t
         grad_z, error = grad_z.reshape(pull.shape), grad_pre.reshape(pre.shape).clone()
-        error[..., :n] += grad_z
+        error[..., :n].add_(grad_z)
         error[..., n:].addcmul_(grad_z, pull)
-        inner = torch.addcmul(torch.ones_like(hidden), hidden, hidden, value=-1)
-        start = torch.zeros_like(path[0])
+        inner, start = torch.empty_like(hidden), torch.zeros_like(path[0])
         complete = _backward_compiled if compiled(hidden) else _backward_loop
-        complete(weight, output, pull, error, inner, start)
+        complete(weight, output, pull, hidden, error, inner, start)
         return (
             error.view(grad_pre.shape).sum(1),
             start.sum(0),
@@ -100,10 +99,11 @@ def _forward_loop(
     hidden: Tensor,
     pre: Tensor,
 ) -> None:
-    n = shocks.shape[-1]
+    n, rows = shocks.shape[-1], path.shape[1]
+    inwards, outwards = packed(weight, rows), packed(output, rows)
     for t, shock in enumerate(shocks):
-        torch.add(times_turned(path[t], weight), bias, out=hidden[t]).tanh_()
-        mean, raw = pre[t].add_(times_turned(hidden[t], output)).split(n, dim=-1)
+        torch.add(times_turned(path[t], inwards), bias, out=hidden[t]).tanh_()
+        mean, raw = pre[t].add_(times_turned(hidden[t], outwards)).split(n, dim=-1)
         torch.addcmul(mean, F.softplus(raw).add_(floor), shock, out=path[t + 1])
 
 
@@ -118,19 +118,30 @@ def _forward_compiled(
 
 
 def _backward_loop(
-    weight: Tensor, output: Tensor, pull: Tensor, error: Tensor, inner: Tensor, start: Tensor
+    weight: Tensor,
+    output: Tensor,
+    pull: Tensor,
+    hidden: Tensor,
+    error: Tensor,
+    inner: Tensor,
+    start: Tensor,
 ) -> None:
     n, carry = pull.shape[-1], start
     outwards, inwards = output.t(), weight.t()
+    slope = torch.ops.aten.tanh_backward.grad_input
     for t in range(len(pull) - 1, -1, -1):
-        error[t, :, :n] += carry
+        error[t, :, :n].add_(carry)
         error[t, :, n:].addcmul_(carry, pull[t])
-        inner[t] *= times_turned(error[t], outwards)
+        slope(times_turned(error[t], outwards), hidden[t], grad_input=inner[t])
         carry = times_turned(inner[t], inwards)
     start.copy_(carry)
 
 
-def _backward_compiled(weight: Tensor, output: Tensor, pull: Tensor, *filled: Tensor) -> None:
+def _backward_compiled(
+    weight: Tensor, output: Tensor, pull: Tensor, hidden: Tensor, *filled: Tensor
+) -> None:
     from .recurrence_kernels import gated_backward
 
-    gated_backward(*arrays(weight, output, pull, *filled))
+    error, inner, start = filled
+    torch.sub(1, hidden.square(), out=inner)
+    gated_backward(*arrays(weight, output, pull, error, inner, start))

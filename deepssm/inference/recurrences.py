@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..linear.products import compiled, summed_outer, times_turned
+from ..linear.products import compiled, packed, summed_outer, times_turned
 from .recurrences_compiled import CompiledGru, CompiledRelu, gru_slopes
 
 
@@ -90,9 +90,9 @@ class _Relu(torch.autograd.Function):
         reverse: bool,
     ) -> Tensor:
         states, now, before = _states(drive, weight.shape[-1], reverse)
-        clear = _clear(ended)
+        clear, inwards = _clear(ended), packed(weight, drive.shape[1])
         for t in _steps(len(drive), reverse):
-            torch.add(times_turned(before[t], weight), drive[t], out=now[t]).relu_()
+            torch.add(times_turned(before[t], inwards), drive[t], out=now[t]).relu_()
             clear(now, t)
         ctx.save_for_backward(states, weight)
         ctx.reverse = reverse
@@ -103,11 +103,12 @@ class _Relu(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:  # noqa: ANN401
         states, weight = ctx.saved_tensors
         now, before = _sides(states, ctx.reverse)
-        error, alive = torch.empty_like(now), (now > 0).to(now.dtype)
+        error = torch.empty_like(now)
         carry, turned = grad.new_zeros(grad.shape[1:]), weight.t()
         for t in _steps(len(grad), not ctx.reverse):
             # An ended state is 0, so nothing flows through it.
-            torch.mul(carry.add_(grad[t]), alive[t], out=error[t])
+            into = carry.add_(grad[t])
+            torch.ops.aten.threshold_backward.grad_input(into, now[t], 0, grad_input=error[t])
             carry = times_turned(error[t], turned)
         return error, summed_outer(error, before), None, None
 
@@ -125,9 +126,9 @@ class _Gru(torch.autograd.Function):
         n = weight.shape[-1]
         states, now, before = _states(drive, n, reverse)
         gates, new, recalled = (drive.new_empty(*drive.shape[:2], k * n) for k in (2, 1, 1))
-        clear = _clear(ended)
+        clear, inwards = _clear(ended), packed(weight, drive.shape[1])
         for t in _steps(len(drive), reverse):
-            pre = times_turned(before[t], weight).add_(bias)
+            pre = times_turned(before[t], inwards).add_(bias)
             torch.add(pre[:, : 2 * n], drive[t, :, : 2 * n], out=gates[t]).sigmoid_()
             recalled[t] = pre[:, 2 * n :]
             reset, keep = gates[t].chunk(2, dim=-1)

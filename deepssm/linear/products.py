@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-_LARGE = 2_000_000  # multiplications, below which oneDNN's start-up of 10 us does not pay
+_LARGE = 1_000_000  # multiplications, below which oneDNN's start-up of 10 us does not pay
 _SMALL = 2_000  # hidden numbers a step, below which calls of tensor functions dominate
 
 
@@ -71,15 +71,27 @@ def times_turned(left: Tensor, right: Tensor) -> Tensor:
     Returns:
         `(rows, columns)`.
     """
-    if _pays(left.numel() * len(right), left):
+    if right.is_mkldnn or _pays(left.numel() * len(right), left):
         left, right = _dense(left), _dense(right)
         return torch.ops.mkldnn._linear_pointwise(left, right, None, "none", [], "")
     return left @ right.t()
 
 
+def packed(right: Tensor, rows: int) -> Tensor:
+    """Return a matrix as oneDNN lays it out, for many products `times_turned(left, right)`.
+
+    Args:
+        right: `(columns, inner)`.
+        rows: Rows of every `left` to come.
+    """
+    if not _pays(rows * right.numel(), right):
+        return right
+    return torch.ops.mkldnn._reorder_linear_weight(right.detach().contiguous(), rows)
+
+
 def _dense(matrix: Tensor) -> Tensor:
     """Copy a matrix with gaps between its rows, for which oneDNN has no fast code."""
-    dense = matrix.is_contiguous() or matrix.t().is_contiguous()
+    dense = matrix.is_mkldnn or matrix.is_contiguous() or matrix.t().is_contiguous()
     return matrix if dense else matrix.contiguous()
 
 

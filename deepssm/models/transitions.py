@@ -14,7 +14,7 @@ from pyro.distributions import Independent
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..linear.products import Linear
+from ..linear.products import Linear, linear
 
 
 class NeuralTransition(nn.Module):
@@ -85,7 +85,9 @@ class GatedTransition(NeuralTransition):
         """
         refuse_time_steps(self, dt)
         joined = join(z, u)
-        gate_hidden, proposal_hidden = torch.relu(self.layer(joined)).chunk(2, dim=-1)
+        # Two products whose results lie each in one block: halves of one would be copied.
+        halves = zip(self.layer.weight.chunk(2), self.layer.bias.chunk(2), strict=True)
+        gate_hidden, proposal_hidden = (torch.relu(linear(joined, *half)) for half in halves)
         proposal = self.proposal(proposal_hidden)
         gate = torch.sigmoid(self.gate(gate_hidden))
         mean = torch.lerp(self.linear(joined), proposal, gate)

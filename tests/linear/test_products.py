@@ -22,6 +22,17 @@ def test_large_products_of_floats_are_right() -> None:
     assert ((got - left @ right.T) / size).abs().max() < 1e-6
 
 
+def test_a_packed_matrix_gives_the_same_products() -> None:
+    """Against float64; the start of a long recursion packs its weight once."""
+    left, right = _numbers(20, 600), _numbers(200, 600, seed=1)
+    kept = products.packed(right.float(), 20)
+    assert kept.is_mkldnn == torch.backends.mkldnn.enabled
+    size = left.norm(dim=1)[:, None] * right.norm(dim=1)
+    got = products.times_turned(left.float(), kept)
+    assert ((got - left @ right.T) / size).abs().max() < 1e-6
+    assert products.packed(right, 20) is right
+
+
 def test_large_layers_have_the_value_and_both_derivatives_of_plain_ones() -> None:
     """Against `F.linear` in float64; the second derivative is of the squared first one."""
     x, layer = _numbers(4, 75, 150), Linear(150, 120)
