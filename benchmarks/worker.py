@@ -20,7 +20,7 @@ from cases import Problem, Task, load
 
 Arrays = dict[str, np.ndarray]
 MIN_SECONDS = 0.03
-SLOW = 10.0  # seconds of a first call after which there is no second one before the timing
+SLOW = 60.0  # seconds of a first call (compilation included) after which there is no second one
 
 
 class Unable(Exception):
