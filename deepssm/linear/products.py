@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-_LARGE = 1_000_000  # multiplications, below which oneDNN's start-up of 10 us does not pay
+_LARGE = 2_000_000  # multiplications, below which oneDNN's start-up of 10 us does not pay
 _SMALL = 2_000  # hidden numbers a step, below which calls of tensor functions dominate
 
 
