@@ -12,6 +12,7 @@ from ..gaussian import outer
 from . import gaussian_steps as steps
 from .conditionals import Conditionals, bind, gaussian_start
 from .gaussian_steps import Predicted
+from .online import checked_reading
 
 if TYPE_CHECKING:
     from .gaussian_filter import GaussianFilter
@@ -71,12 +72,7 @@ class OnlineGaussian:
         Raises:
             ValueError: `y` has the wrong size or is infinite.
         """
-        reading = torch.as_tensor(y, dtype=self._mean.dtype, device=self._mean.device).reshape(-1)
-        if reading.numel() != self._model.obs_dim or bool(torch.isinf(reading).any()):
-            raise ValueError(
-                f"`y` must hold {self._model.obs_dim} finite number(s) or NaN, got "
-                f"{reading.tolist()}."
-            )
+        reading = checked_reading(self._model, y, self._mean)
         observed = ~torch.isnan(reading)
         if not bool(observed.any()):
             self.trust = reading

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..base import StateSpaceModel
+from .online import checked_reading
 
 
 class DiscreteModel(Protocol):
@@ -120,17 +121,3 @@ class OnlineForward:
         if not size:
             return None
         return (self._log.new_zeros(size) if u is None else torch.as_tensor(u).to(self._log))[None]
-
-
-def checked_reading(model: StateSpaceModel, y: Tensor, like: Tensor) -> Tensor:
-    """Return one reading on the model's dtype and device, `(obs,)`.
-
-    Raises:
-        ValueError: it has the wrong size or is infinite.
-    """
-    reading = torch.as_tensor(y, dtype=like.dtype, device=like.device).reshape(-1)
-    if reading.numel() != model.obs_dim or bool(torch.isinf(reading).any()):
-        raise ValueError(
-            f"`y` must hold {model.obs_dim} finite number(s) or NaN, got {reading.tolist()}."
-        )
-    return reading

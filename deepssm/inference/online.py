@@ -75,3 +75,17 @@ def start_online(model: StateSpaceModel, method: InferenceMethod) -> OnlineFilte
         )
     with torch.no_grad():
         return method.online(model)
+
+
+def checked_reading(model: StateSpaceModel, y: Tensor, like: Tensor) -> Tensor:
+    """Return one reading on the model's dtype and device, `(obs,)`.
+
+    Raises:
+        ValueError: it has the wrong size or is infinite.
+    """
+    reading = torch.as_tensor(y, dtype=like.dtype, device=like.device).reshape(-1)
+    if reading.numel() != model.obs_dim or bool(torch.isinf(reading).any()):
+        raise ValueError(
+            f"`y` must hold {model.obs_dim} finite number(s) or NaN, got {reading.tolist()}."
+        )
+    return reading

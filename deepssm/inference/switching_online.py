@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..base import LinearParameters, StateSpaceModel
 from ..gaussian import psd_factor
-from .hidden_markov_online import checked_reading
+from .online import checked_reading
 from .switching_mixtures import Mixture, SwitchingModel, merge, moments
 from .switching_steps import move, start, update
 
