@@ -27,6 +27,21 @@ class Loss(nn.Module):
         super().__init__()
         self.model, self.guide = model, guide
 
+    def forward(
+        self,
+        y: Tensor,
+        u: Tensor | None = None,
+        dt: Tensor | None = None,
+        kl_weight: float = 1.0,
+        scale: float = 1.0,
+    ) -> Tensor:
+        """Return what is to be minimised, summed over series and scaled."""
+        return self.objective(Series(y, u, dt), kl_weight, scale)
+
+    def objective(self, series: Series, kl_weight: float, scale: float) -> Tensor:
+        """Return what is to be minimised; each loss defines it."""
+        raise NotImplementedError
+
     def draw(self, series: Series, num: int = 1) -> tuple[GuideLaw, Tensor, MarkovSequence]:
         """Return the guide's law of `num` paths a series, its draw, and the prior."""
         law = self.guide(self.model, series)
@@ -86,16 +101,8 @@ class ImportanceLoss(Loss):
         likelihood = self.likelihood(z, series).sum(-1)
         return likelihood + kl_weight * (prior.log_prob(z) - law.log_prob(z))
 
-    def forward(
-        self,
-        y: Tensor,
-        u: Tensor | None = None,
-        dt: Tensor | None = None,
-        kl_weight: float = 1.0,
-        scale: float = 1.0,
-    ) -> Tensor:
+    def objective(self, series: Series, kl_weight: float, scale: float) -> Tensor:
         """Return minus the bound, summed over series and scaled."""
-        series = Series(y, u, dt)
         if not self.twice or not torch.is_grad_enabled():
             return -scale * _log_mean(self.log_weights(series, kl_weight)).sum()
         _, z, prior = self.draw(series, self.num_samples)
@@ -151,16 +158,9 @@ class ParticleLoss(Loss):
         found = guided_filter(self.model, self.guide, series, self.num_particles)
         return found.log_likelihood.sum(-1)
 
-    def forward(
-        self,
-        y: Tensor,
-        u: Tensor | None = None,
-        dt: Tensor | None = None,
-        kl_weight: float = 1.0,
-        scale: float = 1.0,
-    ) -> Tensor:
+    def objective(self, series: Series, kl_weight: float, scale: float) -> Tensor:
         """Return minus the bound, summed over series and scaled; it has no divergence to weigh."""
-        return -scale * self.bound(Series(y, u, dt)).sum()
+        return -scale * self.bound(series).sum()
 
 
 @dataclass(frozen=True)
@@ -195,16 +195,8 @@ class FreeBitsLoss(Loss):
         super().__init__(model, guide)
         self.bits, self.num_particles = bits, num_particles
 
-    def forward(
-        self,
-        y: Tensor,
-        u: Tensor | None = None,
-        dt: Tensor | None = None,
-        kl_weight: float = 1.0,
-        scale: float = 1.0,
-    ) -> Tensor:
+    def objective(self, series: Series, kl_weight: float, scale: float) -> Tensor:
         """Return minus the bound with the floor, summed over series and scaled."""
-        series = Series(y, u, dt)
         law, z, prior = self.draw(series, self.num_particles)
         shares = component_divergence(law, prior)
         steps = law.steps.sum().clamp_min(1) * self.num_particles

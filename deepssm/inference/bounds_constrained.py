@@ -57,20 +57,12 @@ class ConstrainedLoss(Loss):
         met = self.likelihood(z, series).sum(-1)[0].minimum(self.options.target * steps)
         return met - step_divergence(law, prior).sum(-1)[0]
 
-    def forward(
-        self,
-        y: Tensor,
-        u: Tensor | None = None,
-        dt: Tensor | None = None,
-        kl_weight: float = 1.0,
-        scale: float = 1.0,
-    ) -> Tensor:
+    def objective(self, series: Series, kl_weight: float, scale: float) -> Tensor:
         """Return the Lagrangian, summed over series and scaled, and move the multiplier."""
-        series = Series(y, u, dt)
         law, z, prior = self.draw(series, self.num_particles)
         reconstruction = self.likelihood(z, series).sum() / self.num_particles
         divergence = step_divergence(law, prior).sum() / self.num_particles
-        count = (~torch.isnan(y)).any(-1).sum()
+        count = (~torch.isnan(series.y)).any(-1).sum()
         missed = (self.options.target - reconstruction / count).detach()
         if torch.is_grad_enabled():
             self.state.move(missed, self.options.rate, self.options.smoothing)
@@ -142,18 +134,11 @@ class MaskedLoss(Loss):
         super().__init__(model, guide)
         self.longest, self.num_particles = longest, num_particles
 
-    def forward(
-        self,
-        y: Tensor,
-        u: Tensor | None = None,
-        dt: Tensor | None = None,
-        kl_weight: float = 1.0,
-        scale: float = 1.0,
-    ) -> Tensor:
+    def objective(self, series: Series, kl_weight: float, scale: float) -> Tensor:
         """Return minus the bound, summed over series and scaled."""
-        most = min(self.longest, y.shape[-2] - 1)
+        most = min(self.longest, series.time - 1)
         hidden = int(torch.randint(most + 1, ()))
-        return self.hiding(Series(y, u, dt), hidden, kl_weight, scale)
+        return self.hiding(series, hidden, kl_weight, scale)
 
     def hiding(
         self, series: Series, hidden: int, kl_weight: float = 1.0, scale: float = 1.0

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from .kalman_arrays import Pass, Problem, allocate
 from .kalman_diffuse import diffuse_moments, posterior_mix
@@ -59,8 +58,8 @@ def _in_turns(problem: Problem) -> tuple[Answer, Pass]:
         run_with(some, out)
         covariances(some, out.slot, out.F, covs[0, own])
         covariances(some, out.slot, out.L, covs[1, own])
-    mean, cov = _tensors(means[..., 0]), _tensors(covs)
-    answer = Answer(mean[0], cov[0], mean[1], cov[1], torch.from_numpy(ll))
+    (mean, predicted_mean), (cov, predicted_cov) = map(torch.from_numpy, (means[..., 0], covs))
+    answer = Answer(mean, cov, predicted_mean, predicted_cov, torch.from_numpy(ll))
     return answer, scratch._replace(log_likelihood=ll, worst=worst)
 
 
@@ -76,7 +75,3 @@ def _part(problem: Problem, own: slice) -> Problem:
         y=y,
         sizes=problem.sizes._replace(series=len(y)),
     )
-
-
-def _tensors(x: np.ndarray) -> tuple[Tensor, Tensor]:
-    return torch.from_numpy(x[0]), torch.from_numpy(x[1])

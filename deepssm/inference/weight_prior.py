@@ -93,22 +93,14 @@ class WeightLoss(Loss):
         parameters = {name: self.model.get_parameter(name) for name in self.names}
         return {n: parameters[n] + s * torch.randn_like(s) for n, s in scales}
 
-    def forward(
-        self,
-        y: Tensor,
-        u: Tensor | None = None,
-        dt: Tensor | None = None,
-        kl_weight: float = 1.0,
-        scale: float = 1.0,
-    ) -> Tensor:
+    def objective(self, series: Series, kl_weight: float, scale: float) -> Tensor:
         """Return minus the bound of the batch and its share of the weights' divergence."""
-        series = Series(y, u, dt)
         weights = self.divergence()
         with replaced(self.model, self.drawn()):
             law, z, prior = self.draw(series)
             states = step_divergence(law, prior).sum()
             likelihood = self.likelihood(z, series).sum()
-        share = float((~torch.isnan(y)).any(-1).sum()) / self.total
+        share = float((~torch.isnan(series.y)).any(-1).sum()) / self.total
         return -scale * (likelihood - kl_weight * (states + share * weights))
 
     def method(self, guide: nn.Module) -> WeightAverage:
