@@ -50,3 +50,22 @@ def test_many_long_series_equal_each_alone(gap: bool) -> None:
         answers.append([torch.cat(ll), *grads, *fields])
     for together, alone in zip(*answers, strict=True):
         close(together, alone, atol=1e-8)
+
+
+def test_many_series_with_gaps_of_their_own_equal_each_alone() -> None:
+    """They are filtered 16 at a time; 37 leave a remainder, and each starts somewhere else."""
+    given, generator = long_series().model.given, torch.Generator().manual_seed(7)
+    y = torch.randn(37, 9, 2, generator=generator, dtype=torch.float64)
+    y[torch.rand(y.shape, generator=generator) < 0.3] = math.nan
+    y[0, 4] = math.nan
+    y[20, 3, 1] = 1e200  # its log-density is not finite: one flag of 37
+    starts = torch.randn(
+        37, given.initial.mean.shape[-1], generator=generator, dtype=torch.float64
+    )
+    batch = Given(given._replace(initial=given.initial._replace(mean=starts)))
+    together = Kalman().filter(batch, Series(y))
+    for i in range(37):
+        one = Given(given._replace(initial=given.initial._replace(mean=starts[i])))
+        alone = Kalman().filter(one, Series(y[i]))
+        assert all(torch.equal(x[i], other) for x, other in zip(together, alone, strict=True))
+    assert together.ill_conditioned.nonzero().tolist() == [[20]]
