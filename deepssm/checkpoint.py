@@ -133,11 +133,14 @@ def _read_header(file: BinaryIO, path: str | Path) -> tuple[dict[str, Any], int]
     length = int.from_bytes(file.read(8), "little")
     if length > min(MAX_HEADER_BYTES, size - 8):
         raise _bad(path, f"its header claims {length} bytes")
+    text = file.read(length)
+    if text.count(b'"dtype"') > MAX_TENSORS:
+        raise _bad(path, f"its header names more than the {MAX_TENSORS} tensors allowed")
     try:
-        header = json.loads(file.read(length).decode())
+        header = json.loads(text.decode())
     except (ValueError, RecursionError):
         raise _bad(path, "its header is not JSON") from None
-    if not isinstance(header, dict) or len(header) > MAX_TENSORS + 1:
+    if not isinstance(header, dict):
         raise _bad(path, "its header is not a table of tensors")
     entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
     spans = sorted(_span(name, entry, path) for name, entry in entries.items())
