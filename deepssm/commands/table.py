@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from .outcome import DataError, did_you_mean
+from .times import read_times
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,7 +54,7 @@ def read_table(
     Args:
         path: A text file with a header line.
         time: Name of the time column; `None` counts rows.
-        y: Names of the observed columns; `None` takes all others.
+        y: Names of the observed columns; `None` takes all others that have a name.
         u: Names of the input columns.
         resample: A step such as `7D` on which to lay the rows, or `None`.
         uneven: Whether the model takes uneven time steps.
@@ -138,7 +138,8 @@ def _wanted(
             )
     if len(set(asked)) < len(asked):
         raise DataError("a column can serve once only: as --time, in --y or in --u.")
-    wanted = y or [name for name in columns if name != time and name not in u]
+    named = [name for name in columns if not name.startswith("Unnamed: ")]
+    wanted = y or [name for name in named if name != time and name not in u]
     if not wanted:
         raise DataError(f"{path} has no column left to observe: name one with --y.")
     return wanted
@@ -169,37 +170,7 @@ def _time_index(text: pd.DataFrame, time: str | None, path: Path) -> tuple[pd.In
 
     if time is None:
         return pd.RangeIndex(len(text), name="row"), []
-    raw = text[time].str.strip()
-    index = _dates_or_numbers(raw)
-    if index.isna().any():
-        row = int(index.isna().argmax())
-        raise DataError(
-            f"{path}, line {row + 2}: time column '{time}' holds '{raw.iloc[row]}', which is "
-            "neither a date nor a number. Write dates as 2024-01-31 or 2024-01-31T06:00."
-        )
-    return index.rename(time), []
-
-
-def _dates_or_numbers(raw: pd.Series) -> pd.Index:
-    import pandas as pd
-
-    numbers = pd.to_numeric(raw, errors="coerce")
-    if numbers.notna().all():
-        compact = raw.str.fullmatch(r"(18|19|20)\d{6}").all()
-        if not compact:
-            return pd.Index(numbers)
-        dates = pd.to_datetime(raw, format="%Y%m%d", errors="coerce")
-        return pd.Index(numbers) if dates.isna().any() else pd.DatetimeIndex(dates)
-    dates = pd.to_datetime(raw, format="ISO8601", errors="coerce", utc=_has_zone(raw))
-    if dates.isna().all():
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            dates = pd.to_datetime(raw, errors="coerce")
-    return pd.DatetimeIndex(dates).tz_localize(None)
-
-
-def _has_zone(raw: pd.Series) -> bool:
-    return bool(raw.str.contains(r"(?:Z|[+-]\d\d:?\d\d)$", regex=True).any())
+    return read_times(text[time].str.strip(), time, path)
 
 
 def _check_inputs(frame: pd.DataFrame, u: list[str], path: Path) -> None:

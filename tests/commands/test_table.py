@@ -43,11 +43,38 @@ def test_a_plain_table(tmp_path: Path) -> None:
         ["2020-01-31", "2020-02-29", "2020-03-31"],
         ["2020-01-01T00:00:00Z", "2020-01-01T01:00:00Z", "2020-01-01T02:00:00Z"],
         ["01/31/2020", "02/29/2020", "03/31/2020"],
+        ["11.01.2020", "12.01.2020", "13.01.2020"],
     ],
 )
 def test_dates_in_several_hands(tmp_path: Path, times: list[str]) -> None:
     table = _read(tmp_path, _csv(times, [1, 2, 3]))
     assert isinstance(table.y.index, pd.DatetimeIndex) and table.dt is None
+
+
+@pytest.mark.parametrize("sign", [".", "/"])
+def test_days_that_may_be_months_are_refused(sign: str, tmp_path: Path) -> None:
+    times = [sign.join(("01", f"{month:02d}", "2020")) for month in range(1, 13)]
+    with pytest.raises(DataError, match="line 3: .* may be 2020-01-02 or 2020-02-01"):
+        _read(tmp_path, _csv(times, list(range(12))))
+
+
+def test_summer_time_moves_no_day_and_no_hour(tmp_path: Path) -> None:
+    """Days are even on the clock on the wall, hours in UTC; averaging neither is needed."""
+    for freq, count, first in (("D", 4, "2020-03-28"), ("h", 4, "2020-03-29")):
+        times = pd.date_range(first, periods=count, freq=freq, tz="Europe/Zurich")
+        table = _read(tmp_path, _csv([t.isoformat() for t in times], [1, 2, 3, 5]))
+        zone = None if freq == "D" else "UTC"
+        expected = times.tz_localize(None) if zone is None else times.tz_convert(zone)
+        assert [t.isoformat() for t in table.y.index] == [
+            t.tz_localize(None).isoformat() for t in expected
+        ]
+        assert ("clock on the wall" if freq == "D" else "as UTC") in table.notes[0]
+
+
+def test_a_column_without_a_name_is_not_observed(tmp_path: Path) -> None:
+    """Frames written with their row numbers have one."""
+    table = _read(tmp_path, _csv(_days(3), ["0,1", "1,2", "2,4"], "t,,a"))
+    assert list(table.y.columns) == ["a"]
 
 
 def test_years_and_row_numbers_are_numbers(tmp_path: Path) -> None:
