@@ -12,6 +12,8 @@ import math
 import numpy as np
 from numba import njit
 
+from ..linear.compiled import kept
+
 from .kalman_steps import _HALF_LOG_2PI, DRIVER, INLINE, pick, reflect
 
 
@@ -45,7 +47,7 @@ def triangle(first: int, c: int, n: int, cols: int, W: np.ndarray, out: np.ndarr
             out[i, j] = W[first + i, c + j] if j <= i and c + j < cols else 0.0
 
 
-@njit(**DRIVER)
+@kept(**DRIVER)
 def predict_all(slope, spread, joint, W, factor, gain, rest):  # noqa: ANN001, ANN201
     """`[slope, spread]` to its factor; with `joint`, also `e_{t-1} = gain e_t + rest n`."""
     count, n, before = slope.shape
@@ -93,7 +95,7 @@ def absorb_rows(o, n, cols, tiny, W, target, white):  # noqa: ANN001, ANN201
     return c, score, exact, wrong
 
 
-@njit(**DRIVER)
+@kept(**DRIVER)
 def condition_all(slope, spread, residual, observed, eps, work, out):  # noqa: ANN001, ANN201
     """Condition `e` on the observed rows of `residual = slope e + spread n`."""
     W, target, white = work
@@ -118,7 +120,7 @@ def condition_all(slope, spread, residual, observed, eps, work, out):  # noqa: A
         triangle(o, c, n, cols, W, gain[s])
 
 
-@njit(**DRIVER)
+@kept(**DRIVER)
 def move_all(mean, factor, shift, gain, new_mean, new_factor):  # noqa: ANN001, ANN201
     """`mean + factor shift` and `factor gain`, both factors lower triangular."""
     count, n = mean.shape
@@ -135,7 +137,7 @@ def move_all(mean, factor, shift, gain, new_mean, new_factor):  # noqa: ANN001, 
                 new_factor[s, i, j] = total
 
 
-@njit(**DRIVER)
+@kept(**DRIVER)
 def multiply_all(left, right, out):  # noqa: ANN001, ANN201
     """`out = left right`, matrix by matrix."""
     for s in range(left.shape[0]):

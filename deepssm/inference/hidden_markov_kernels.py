@@ -10,10 +10,12 @@ import math
 import numpy as np
 from numba import njit
 
+from ..linear.compiled import kept
+
 _INF = math.inf
 
 
-@njit(cache=True, error_model="numpy")
+@kept(error_model="numpy")
 def _log_sum(x: np.ndarray) -> float:
     top = -_INF
     for value in x:
@@ -26,7 +28,7 @@ def _log_sum(x: np.ndarray) -> float:
     return top + math.log(total)
 
 
-@njit(cache=True, error_model="numpy")
+@kept(error_model="numpy")
 def forward(
     pi: np.ndarray, A: np.ndarray, B: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -54,7 +56,7 @@ def forward(
     return predicted, filtered, score
 
 
-@njit(cache=True, error_model="numpy")
+@kept(error_model="numpy")
 def backward(
     A: np.ndarray, predicted: np.ndarray, filtered: np.ndarray, pairs: np.ndarray
 ) -> np.ndarray:
@@ -78,7 +80,7 @@ def backward(
     return smoothed
 
 
-@njit(cache=True, error_model="numpy")
+@kept(error_model="numpy")
 def adjoint(
     A: np.ndarray, predicted: np.ndarray, filtered: np.ndarray, weight: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -111,7 +113,7 @@ def adjoint(
     return d_pi, d_A, d_B
 
 
-@njit(cache=True, error_model="numpy")
+@kept(error_model="numpy")
 def viterbi(pi: np.ndarray, A: np.ndarray, B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the most probable path, `(N, T)`, and its log joint density, `(N,)`."""
     N, T, K = B.shape

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from ..linear.compiled import kept
 
-@njit(cache=True, error_model="numpy")
+
+@kept(error_model="numpy")
 def inverse(matrix: np.ndarray, out: np.ndarray) -> None:
     """Invert a symmetric positive definite matrix through its Cholesky factor.
 
@@ -36,7 +38,7 @@ def inverse(matrix: np.ndarray, out: np.ndarray) -> None:
             out[i, j] = out[j, i] = total
 
 
-@njit(cache=True, error_model="numpy")
+@kept(error_model="numpy")
 def product(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
     """Store `a @ b` in `out`."""
     for i in range(a.shape[0]):
@@ -47,7 +49,7 @@ def product(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
             out[i, j] = total
 
 
-@njit(cache=True, error_model="numpy")
+@kept(error_model="numpy")
 def condition(Q: np.ndarray, L: np.ndarray, cov: np.ndarray, scratch: np.ndarray) -> None:
     """Store `S = s B^-1 s` in `cov` and `W = s B^-1 / s` in `scratch[0]`.
 
@@ -65,7 +67,7 @@ def condition(Q: np.ndarray, L: np.ndarray, cov: np.ndarray, scratch: np.ndarray
             W[a, b] = np.sqrt(Q[a] / Q[b]) * inv[a, b]
 
 
-@njit(cache=True, error_model="numpy")
+@kept(error_model="numpy")
 def propagate(F: np.ndarray, M: np.ndarray, L: np.ndarray, work: np.ndarray) -> None:
     """Store `F' M F`, made symmetric, in `L`."""
     product(M, F, work)
@@ -75,7 +77,7 @@ def propagate(F: np.ndarray, M: np.ndarray, L: np.ndarray, work: np.ndarray) -> 
             L[a, b] = L[b, a] = 0.5 * (L[a, b] + L[b, a])
 
 
-@njit(cache=True, error_model="numpy")
+@kept(error_model="numpy")
 def backward_pass(
     F: np.ndarray,
     f: np.ndarray,

@@ -17,6 +17,8 @@ from functools import cache
 import numpy as np
 from numba import njit
 
+from ..linear.compiled import kept
+
 from .kalman_steps import (
     DRIVER,
     INLINE,
@@ -311,7 +313,7 @@ def backward_kernel(sizes: tuple[int, int, int, int] | None = None) -> Callable[
     fixed = sizes is not None
     N, P, K_, Q = sizes if sizes is not None else (0, 0, 0, 0)
 
-    @njit(**DRIVER)
+    @kept(**DRIVER)
     def backward(first, last, params, y, stored, out, spaces):  # noqa: ANN001, ANN202
         A, _, LQ, C, _, R = params
         slot, _, _, m, F, _, _, E, count = stored

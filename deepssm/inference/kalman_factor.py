@@ -7,10 +7,12 @@ import math
 import numpy as np
 from numba import njit
 
+from ..linear.compiled import kept
+
 from .kalman_steps import DRIVER
 
 
-@njit(**DRIVER)
+@kept(**DRIVER)
 def regular_factor(P: np.ndarray, L: np.ndarray) -> bool:
     """Write the lower factor of `P` to `L`; false unless `P` is finite, symmetric and regular."""
     n = P.shape[0]

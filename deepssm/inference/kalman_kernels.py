@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from ..linear.compiled import kept
+
 from .kalman_repeat import complete, fold, fold_space, log_volume, repeat, run_repeating
 from .kalman_steady_blocks import block_matrices, run_blocks
 from .kalman_steps import (
@@ -145,7 +147,7 @@ def forward_kernel(sizes: tuple[int, int, int, int] | None = None) -> Callable[.
     fixed = sizes is not None
     N, P, K, Q = sizes if sizes is not None else (0, 0, 0, 0)
 
-    @njit(**DRIVER)
+    @kept(**DRIVER)
     def forward(first, last, params, start, y, out, flat, store, space):  # noqa: ANN001, ANN202
         A, _, LQ, C, _, R = params
         _, slot, a, L, _, _, _, chol, _, _, count, info, worst = out
@@ -192,7 +194,7 @@ def forward_kernel(sizes: tuple[int, int, int, int] | None = None) -> Callable[.
     return forward
 
 
-@njit(**DRIVER)
+@kept(**DRIVER)
 def predict_once(params, out, space):  # noqa: ANN001, ANN201
     """Move the state in slot 0 one step; it becomes both predicted and filtered."""
     A, b, LQ, _, _, _ = params
@@ -205,7 +207,7 @@ def predict_once(params, out, space):  # noqa: ANN001, ANN201
     copy_matrix(n, n, L[0, 0], F[0, 0])
 
 
-@njit(**DRIVER)
+@kept(**DRIVER)
 def update_once(params, y, out, space):  # noqa: ANN001, ANN201
     """Condition the state in slot 0 on one observation; return its log-density."""
     _, _, _, C, d, R = params

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from numba import njit
 
+from ..linear.compiled import kept
+
 from .kalman_steps import DRIVER, copy_matrix
 
 
-@njit(**DRIVER)
+@kept(**DRIVER)
 def gram(first, last, slot, L, cov, _):  # noqa: ANN001, ANN201
     """`cov[s, t] = L L'` for the factor in slot `slot[s, t]`; repeated slots are copied."""
     n = L.shape[2]
@@ -26,7 +28,7 @@ def gram(first, last, slot, L, cov, _):  # noqa: ANN001, ANN201
                     cov[s, t, c, r] = total
 
 
-@njit(**DRIVER)
+@kept(**DRIVER)
 def cross_covariances(first, last, shared, gain, cov, cross, _):  # noqa: ANN001, ANN201
     """`cross[s, t] = gain cov[s, t-1]` for the gain that links `t-1` to `t`."""
     n = cov.shape[2]

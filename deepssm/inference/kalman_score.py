@@ -20,6 +20,8 @@ from functools import cache
 import numpy as np
 from numba import njit
 
+from ..linear.compiled import kept
+
 from .kalman_score_run import add_run, run_space, score_matrices, score_run
 from .kalman_steps import (
     DRIVER,
@@ -261,7 +263,7 @@ def score_kernel(sizes: tuple[int, int, int] | None = None) -> Callable[..., Non
     fixed = sizes is not None
     n_, p_, k_ = sizes if sizes is not None else (0, 0, 0)
 
-    @njit(**DRIVER)
+    @kept(**DRIVER)
     def score(first, last, A, C, same, stored, mix, flat, want_y, grads, spaces):  # noqa: ANN001, ANN202
         slot, a, L, F, G, chol, E, rows, count = stored
         gA, gb, gQ, gC, gd, gR, gy, gm0, gP0 = grads

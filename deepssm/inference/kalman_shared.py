@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from ..linear.compiled import kept
+
 from .kalman_backward import backward_gain, mean_map, step_maps
 from .kalman_repeat import fold, fold_space, log_volume, run_repeating
 from .kalman_steady_blocks import block_matrices, run_blocks
@@ -164,7 +166,7 @@ def shared_forward(sizes: tuple[int, int] | None = None) -> Callable[..., None]:
     fixed = sizes is not None
     N, P = sizes if sizes is not None else (0, 0)
 
-    @njit(**DRIVER)
+    @kept(**DRIVER)
     def forward(first, last, params, mean, pattern, y, out, flat, keep, tail, steps, space):  # noqa: ANN001, ANN202
         A, b, _, C, d, _ = params
         slot, G, chol, rows, count = pattern
@@ -211,7 +213,7 @@ def shared_forward(sizes: tuple[int, int] | None = None) -> Callable[..., None]:
     return forward
 
 
-@njit(**DRIVER)
+@kept(**DRIVER)
 def backward_maps(first, last, params, y, stored, out, spaces):  # noqa: ANN001, ANN201
     """The smoother of the first series without its data: maps, factor and gain of every step."""
     A, _, LQ, C, _, R = params
@@ -249,7 +251,7 @@ def backward_maps(first, last, params, y, stored, out, spaces):  # noqa: ANN001,
             mean_map(n, F[s, i], U, space, B[t], factor[s, t])
 
 
-@njit(**DRIVER)
+@kept(**DRIVER)
 def shared_backward(first, last, maps, shared, slot, count, m, E, mean, space):  # noqa: ANN001, ANN201
     """Smoothed means of series that share `maps`."""
     Z, Ze, B = maps

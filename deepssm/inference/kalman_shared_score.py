@@ -7,6 +7,8 @@ from functools import cache
 
 from numba import njit
 
+from ..linear.compiled import kept
+
 from .kalman_score import second_moments
 from .kalman_score_run import add_run, score_matrices, score_run
 from .kalman_shared import WIDTH, affine, affine_t
@@ -15,7 +17,7 @@ from .kalman_steps import DRIVER, INLINE, SPLICE, clear, copy_matrix, copy_row, 
 WORTHWHILE = 8  # steps that pay for the matrices of a run
 
 
-@njit(**DRIVER)
+@kept(**DRIVER)
 def score_terms(first, last, A, C, same, stored, out, spaces):  # noqa: ANN001, ANN201
     """Everything in the gradient that does not depend on the data, step by step."""
     slot, L, F, G, chol, rows, count = stored
@@ -152,7 +154,7 @@ def shared_score(sizes: tuple[int, int] | None = None) -> Callable[..., None]:
     fixed = sizes is not None
     N_, P_ = sizes if sizes is not None else (0, 0)
 
-    @njit(**DRIVER)
+    @kept(**DRIVER)
     def score(first, last, A, C, same, pattern, terms, a, E, flat, weights, want_y, gy, spaces):  # noqa: ANN001, ANN202
         slot, G, chol, rows, count = pattern
         H, P, D, HP, NAP, N, place = terms

@@ -24,7 +24,7 @@ INLINE: dict[str, Any] = {"forceinline": True, "fastmath": _FAST, "error_model":
 SPLICE: dict[str, Any] = {"inline": "always"}
 # Drivers allocate nothing, so that numba need not count references to every view of an array.
 DRIVER: dict[str, Any] = {
-    "cache": True, "nogil": True, "fastmath": _FAST, "error_model": "numpy", "_nrt": False,
+    "nogil": True, "fastmath": _FAST, "error_model": "numpy", "_nrt": False,
 }  # fmt: skip
 _EPS = 2.220446049250313e-16
 _UNDERFLOW = 1e-280  # squares whose reciprocal is not a number

@@ -9,8 +9,10 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from ..linear.compiled import kept
 
-@njit(cache=True, error_model="numpy")
+
+@kept(error_model="numpy")
 def add_product(vector: np.ndarray, matrix: np.ndarray, out: np.ndarray) -> None:
     """Add `vector @ matrix` to `out`."""
     for k in range(matrix.shape[0]):
@@ -19,7 +21,7 @@ def add_product(vector: np.ndarray, matrix: np.ndarray, out: np.ndarray) -> None
             out[j] += x * matrix[k, j]
 
 
-@njit(cache=True, error_model="numpy")
+@kept(error_model="numpy")
 def relu_forward(drive: np.ndarray, turned: np.ndarray, ended: np.ndarray, h: np.ndarray) -> None:
     """Fill `h[1:]` from `h[0]`; see `recurrences.relu_recurrence`.
 
@@ -40,7 +42,7 @@ def relu_forward(drive: np.ndarray, turned: np.ndarray, ended: np.ndarray, h: np
                 row[j] = max(row[j], 0.0)
 
 
-@njit(cache=True, error_model="numpy")
+@kept(error_model="numpy")
 def relu_backward(grad: np.ndarray, weight: np.ndarray, h: np.ndarray, error: np.ndarray) -> None:
     """Turn `grad` into errors of the drive, last step first; `grad` is overwritten."""
     for t in range(grad.shape[0] - 1, -1, -1):
@@ -51,7 +53,7 @@ def relu_backward(grad: np.ndarray, weight: np.ndarray, h: np.ndarray, error: np
                 add_product(error[t, b], weight, grad[t - 1, b])
 
 
-@njit(cache=True, error_model="numpy")
+@kept(error_model="numpy")
 def gru_forward(
     drive: np.ndarray,
     turned: np.ndarray,
@@ -80,7 +82,7 @@ def gru_forward(
                     h[t + 1, b, j] = (1 - keep) * new[t, b, j] + keep * h[t, b, j]
 
 
-@njit(cache=True, error_model="numpy")
+@kept(error_model="numpy")
 def gru_backward(
     grad: np.ndarray,
     weight: np.ndarray,
@@ -114,7 +116,7 @@ def gru_backward(
                     grad[t - 1, b, j] += keep[t, b, j] * grad[t, b, j]
 
 
-@njit(cache=True, error_model="numpy")
+@kept(error_model="numpy")
 def gated_forward(
     turned: np.ndarray,
     bias: np.ndarray,
@@ -152,7 +154,7 @@ def gated_forward(
                 z[t + 1, b, i] = pre[t, b, i] + scale * noise[t, b, i]
 
 
-@njit(cache=True, error_model="numpy")
+@kept(error_model="numpy")
 def gated_backward(
     weight: np.ndarray,
     output: np.ndarray,
@@ -188,7 +190,7 @@ def gated_backward(
         start[b] = carry
 
 
-@njit(cache=True, error_model="numpy")
+@kept(error_model="numpy")
 def chain_forward(gates: np.ndarray, path: np.ndarray) -> None:
     """Add `A_t z_{t-1}` to each step of `path`, `(particles, batch, time, state)`, in turn.
 
@@ -207,7 +209,7 @@ def chain_forward(gates: np.ndarray, path: np.ndarray) -> None:
                     path[p, b, t, i] = total
 
 
-@njit(cache=True, error_model="numpy")
+@kept(error_model="numpy")
 def chain_backward(gates: np.ndarray, error: np.ndarray) -> None:
     """Add `A_t' e_t` to each `error` before, last step first; arguments as in `chain_forward`."""
     for p in range(error.shape[0]):

@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import njit
 from numba.extending import intrinsic, overload
+
+from .compiled import kept, types
 
 # Not the whole of fastmath: `nnan` would let a broken model pass for a sound one.
 _FAST: dict[str, Any] = {
@@ -87,7 +89,7 @@ def pieces(batch: int, d: int) -> int:
     return batch * -(-d // _LANES)
 
 
-@njit(cache=True, nogil=True, **_FAST)
+@kept(nogil=True, **_FAST)
 def forward(
     u: np.ndarray, delta: np.ndarray, A: np.ndarray, B: np.ndarray, C: np.ndarray,
     z: np.ndarray, y: np.ndarray, kept: np.ndarray, first: int, last: int,
@@ -195,7 +197,7 @@ def _retrace(
             d_delta[t, start + i] = u[t, start + i] * entered[i] + held[i]
 
 
-@njit(cache=True, nogil=True, **_FAST)
+@kept(nogil=True, **_FAST)
 def backward(
     u: np.ndarray, delta: np.ndarray, A: np.ndarray, B: np.ndarray, C: np.ndarray,
     kept: np.ndarray, dy: np.ndarray, dz: np.ndarray, du: np.ndarray, d_delta: np.ndarray,
