@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit
+from numba import njit, types
 from numba.extending import intrinsic, overload
 
-from .compiled import kept, types
+from .compiled import kept
 
 # Not the whole of fastmath: `nnan` would let a broken model pass for a sound one.
 _FAST: dict[str, Any] = {
