@@ -13,7 +13,6 @@ import numpy as np
 from numba import njit
 
 from ..linear.compiled import kept
-
 from .kalman_steps import _HALF_LOG_2PI, DRIVER, INLINE, pick, reflect
 
 

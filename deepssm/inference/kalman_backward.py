@@ -18,7 +18,6 @@ import numpy as np
 from numba import njit
 
 from ..linear.compiled import kept
-
 from .kalman_steps import (
     DRIVER,
     INLINE,

@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
 from ..linear.compiled import kept
-
 from .kalman_steps import DRIVER
 
 

@@ -19,7 +19,6 @@ import numpy as np
 from numba import njit
 
 from ..linear.compiled import kept
-
 from .kalman_repeat import complete, fold, fold_space, log_volume, repeat, run_repeating
 from .kalman_steady_blocks import block_matrices, run_blocks
 from .kalman_steps import (

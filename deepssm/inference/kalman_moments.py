@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from numba import njit
-
 from ..linear.compiled import kept
-
 from .kalman_steps import DRIVER, copy_matrix
 
 

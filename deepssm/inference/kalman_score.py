@@ -21,7 +21,6 @@ import numpy as np
 from numba import njit
 
 from ..linear.compiled import kept
-
 from .kalman_score_run import add_run, run_space, score_matrices, score_run
 from .kalman_steps import (
     DRIVER,

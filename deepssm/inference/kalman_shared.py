@@ -14,7 +14,6 @@ import numpy as np
 from numba import njit
 
 from ..linear.compiled import kept
-
 from .kalman_backward import backward_gain, mean_map, step_maps
 from .kalman_repeat import fold, fold_space, log_volume, run_repeating
 from .kalman_steady_blocks import block_matrices, run_blocks

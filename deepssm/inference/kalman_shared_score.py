@@ -8,7 +8,6 @@ from functools import cache
 from numba import njit
 
 from ..linear.compiled import kept
-
 from .kalman_score import second_moments
 from .kalman_score_run import add_run, score_matrices, score_run
 from .kalman_shared import WIDTH, affine, affine_t

@@ -7,7 +7,6 @@ first; weights are stored so that inner loops run over neighbours in memory.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from ..linear.compiled import kept
 
