@@ -22,7 +22,7 @@ from .amortized import Amortized
 from .elbo import bound, negative_elbo
 from .guides import default_guide
 from .journal import Callback, Journal
-from .minibatches import Minibatches, evaluation_batch, flatten
+from .minibatches import Minibatches, evaluation_batch, flatten, trim
 from .overshooting import forecast_score
 from .training_state import Keeper, best_line, check_finite
 
@@ -55,8 +55,12 @@ class SVI:
         clip: Largest norm of the gradient, per parameter block of model and guide together.
         num_particles: Paths per series and step.
         weight_decay: Of the model's network weights.
+        averaging: Where above 0, the weights that are evaluated and kept are an average over the
+            steps, of whose weight this share outlasts a step: 0.999 averages about 1000 steps.
         report_every: Steps between evaluations of the un-annealed bound, whose best weights are
             the ones kept.
+        validation: Series kept back: where given, the best weights are those with the largest
+            bound on them rather than on the training data.
         patience: Evaluations without a new best before stopping; `None` runs all steps.
         max_rescues: How often a non-finite loss may send the training back to the last good
             weights at half the learning rate.
@@ -86,7 +90,9 @@ class SVI:
     clip: float = 10.0
     num_particles: int = 1
     weight_decay: float = 0.0
+    averaging: float = 0.0
     report_every: int = 25
+    validation: Series | None = None
     patience: int | None = None
     max_rescues: int = 5
     hidden: int = 32
@@ -153,7 +159,8 @@ class SVI:
         optimizer = torch.optim.Adam(
             parameters, lr=self.learning_rate, weight_decay=self.weight_decay, fused=True
         )
-        run = _Run(model, guide, loss, distributed.replicate(loss), Keeper(modules, optimizer))
+        keeper = Keeper(modules, optimizer, self.averaging)
+        run = _Run(model, guide, loss, distributed.replicate(loss), keeper)
         stopped = self._run(run, data, progress)
         run.keeper.restore_best()
         return self._learned(run, data, stopped)
@@ -162,6 +169,8 @@ class SVI:
         """Train, and return a sentence if the user interrupted it."""
         keeper, journal = run.keeper, Journal(self.folder, self.callbacks)
         trial = evaluation_batch(data, 4 * self.batch_size, self.window)
+        if self.validation is not None:
+            trial = trim(flatten(self.validation))
         batches = Minibatches(data, self.batch_size, self.window, bucketed=self.bucketed)
         first = journal.resume(keeper, batches) if self.resume else 0
         journal.begin(keeper.history)
@@ -172,11 +181,10 @@ class SVI:
                     self._step(step, run, next(batches))
                     done = step + 1
                     if done % self.report_every == 0 or done == self.steps:
-                        record = distributed.mean_record(
-                            _evaluate(run.model, run.guide, trial, own)
-                        )
-                        keeper.report(done, record)
-                        journal.record(keeper.history[-1])
+                        with keeper.averaged():
+                            found = _evaluate(run.model, run.guide, trial, own)
+                            keeper.report(done, distributed.mean_record(found))
+                            journal.record(keeper.history[-1])
                     if done % self.checkpoint_every == 0 or interruption.asked:
                         journal.save(done, keeper, batches)
                     if interruption.asked:
@@ -211,7 +219,7 @@ class SVI:
             value.backward()
         norm = nn.utils.clip_grad_norm_(keeper.modules.parameters(), self.clip)
         if distributed.agreed(check_finite(value, norm), value.device):
-            keeper.optimizer.step()
+            keeper.update(step)
         else:
             keeper.rescue(step, _culprit(run, batch), batch, self.max_rescues)
 

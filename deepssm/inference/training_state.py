@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -19,10 +20,14 @@ class Keeper:
     Args:
         modules: Everything whose state matters.
         optimizer: Its state goes with the weights.
+        averaging: Share of the running average of the weights that outlasts a step; 0 for none.
     """
 
-    def __init__(self, modules: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        self.modules, self.optimizer = modules, optimizer
+    def __init__(
+        self, modules: nn.Module, optimizer: torch.optim.Optimizer, averaging: float = 0.0
+    ) -> None:
+        self.modules, self.optimizer, self.averaging = modules, optimizer, averaging
+        self.average = copy.deepcopy(modules.state_dict()) if averaging else {}
         self.history: list[dict[str, float]] = []
         self.warnings: list[str] = []
         self.best: dict[str, float] = {"elbo": -math.inf, "divergence": math.nan}
@@ -34,6 +39,31 @@ class Keeper:
     def num_parameters(self) -> int:
         """Number of learnt numbers."""
         return sum(p.numel() for p in self.modules.parameters() if p.requires_grad)
+
+    def update(self, step: int) -> None:
+        """Take the optimiser's step, the `step`-th, and move the average of the weights."""
+        self.optimizer.step()
+        if self.average:
+            # An average over no more than the steps there were, so that the start is forgotten.
+            share = 1 - min(self.averaging, (1 + step) / (10 + step))
+            for name, now in self.modules.state_dict().items():
+                if now.is_floating_point():
+                    self.average[name].lerp_(now, share)
+                else:
+                    self.average[name].copy_(now)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Put the average of the weights, where there is one, in place for the block."""
+        if not self.average:
+            yield
+            return
+        now = copy.deepcopy(self.modules.state_dict())
+        self.modules.load_state_dict(self.average)
+        try:
+            yield
+        finally:
+            self.modules.load_state_dict(now)
 
     def report(self, step: int, record: dict[str, float]) -> None:
         """Add a record to the history, and keep the weights where they are the best so far."""
@@ -70,6 +100,8 @@ class Keeper:
         self.rescues += 1
         self.caution *= 0.5
         self.modules.load_state_dict(self.good_state)
+        if self.average:
+            self.average = copy.deepcopy(self.good_state)
         self.optimizer.load_state_dict(copy.deepcopy(self.good_optimizer))
         self.warnings.append(
             f"Step {step}: the loss became non-finite in {where}; training went back to the "
@@ -85,6 +117,8 @@ class Keeper:
         states = {"now": self.modules.state_dict(), "good": self.good_state}
         if self.best_state is not self.good_state:
             states["best"] = self.best_state
+        if self.average:
+            states["average"] = self.average
         tensors = {f"{k}.{name}": x for k, state in states.items() for name, x in state.items()}
         optimizers = {
             "optimizer": self.optimizer.state_dict(),
@@ -121,6 +155,8 @@ class Keeper:
         self.best_state = self.good_state
         if any(name.startswith("best.") for name in tensors):
             self.best_state = _like(own, tensors, "best")
+        if self.average:
+            self.average = _like(own, tensors, "average")
         self.modules.load_state_dict(_like(own, tensors, "now"))
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict(_optimizer(tensors, "optimizer", groups))

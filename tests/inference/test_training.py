@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import signal
@@ -206,3 +207,40 @@ def test_two_processes_end_with_equal_parameters(tmp_path: Path, wrong: bool) ->
     assert torch.equal(found[0][0], found[1][0])
     assert found[0][1] == found[1][1]
     assert (Path(f"{store}.run") / "training-1.safetensors").is_file()
+
+
+def test_averaged_weights_are_the_mean_over_the_steps(tmp_path: Path) -> None:
+    """By hand from the weights after each step; a training cut in two finds the same."""
+    first, seen = SmoothingGuide(2, 3, hidden=8), []
+    guide = copy.deepcopy(first)
+    mean = guide.get_parameter("combiner.state.weight").detach().clone()
+    look = lambda _: seen.append(guide.get_parameter("combiner.state.weight").detach().clone())  # noqa: E731
+    _fit(None, guide=guide, report_every=1, callbacks=(look,))
+    assert len(seen) == 20
+    for step, weight in enumerate(seen):
+        share = 1 - min(0.7, (1 + step) / (10 + step))
+        mean = (1 - share) * mean + share * weight
+    plan = {"averaging": 0.7, "report_every": 99}
+    kept, _ = _fit(None, guide=copy.deepcopy(first), **plan)
+    torch.testing.assert_close(kept["guide.combiner.state.weight"], mean, rtol=1e-5, atol=1e-7)
+    assert not torch.equal(mean, seen[-1])
+
+    def die(record: Mapping[str, float]) -> None:
+        raise RuntimeError("killed")
+
+    plan |= {"report_every": 10, "checkpoint_every": 5}
+    whole, _ = _fit(None, guide=copy.deepcopy(first), **plan)
+    with pytest.raises(RuntimeError, match="killed"):
+        _fit(tmp_path, guide=copy.deepcopy(first), **plan, callbacks=(die,))
+    resumed, _ = _fit(tmp_path, guide=copy.deepcopy(first), **plan, resume=True)
+    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
+
+
+def test_the_best_weights_are_those_of_the_validation_series() -> None:
+    """Kept back: two series that say the opposite of the training data after a while."""
+    against = Series(_series().y.flip(-1) * 3)
+    learned = [_fit(None, steps=60, validation=s)[1] for s in (None, against)]
+    own, other = ([record["elbo"] for record in run.history] for run in learned)
+    assert learned[1].diagnostics["elbo_per_step"] == max(other)
+    assert learned[0].diagnostics["elbo_per_step"] == max(own)
+    assert own != other
