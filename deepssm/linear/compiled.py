@@ -20,7 +20,7 @@ from numba import njit
 _IMPORT = re.compile(r"^\s*from (\.[.\w]*) import", re.MULTILINE)
 
 
-def kept(**options: bool | str | set[str]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def kept(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:  # noqa: ANN401
     """Decorate a loop: compile it on its first call and keep the machine code on disk.
 
     Args:
