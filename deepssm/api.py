@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from .base import InferenceMethod, LearningMethod, StateSpaceModel
-from .checks import Data, as_series, labels_of, positive, smoothed
+from .checks import Data, as_series, as_steps, infers, labels_of, learns, positive, smoothed
 from .fitted import Fit as Fit
 from .future import extend, future_labels
 from .results import Disturbances, Filtered, Forecast, Simulated, Smoothed
@@ -48,7 +49,7 @@ def filter(  # noqa: A001
         >>> ds.filter(model, [0.3, float("nan"), -0.1]).mean.shape
         torch.Size([3, 1])
     """
-    series = as_series(model, y, u, dt, lengths)
+    series = as_steps(model, y, u, dt, lengths)
     result = _method(model, method).filter(model, series)
     return result.labelled(labels_of(y).index, model.state_names)
 
@@ -77,7 +78,7 @@ def smooth(
     Returns:
         Smoothed moments and lag-one covariances.
     """
-    series = as_series(model, y, u, dt, lengths)
+    series = as_steps(model, y, u, dt, lengths)
     result = smoothed(_method(model, method), model, series, lag)
     return result.labelled(labels_of(y).index, model.state_names)
 
@@ -130,7 +131,7 @@ def log_likelihood(
         lengths: Valid steps of each series, `(*batch,)`.
         method: How to infer; see `filter`.
     """
-    series = as_series(model, y, u, dt, lengths)
+    series = as_steps(model, y, u, dt, lengths)
     return _method(model, method).log_likelihood(model, series)
 
 
@@ -160,7 +161,7 @@ def sample_posterior(
     Returns:
         `(num_samples, *batch, time, state)`.
     """
-    series = as_series(model, y, u, dt, lengths)
+    series = as_steps(model, y, u, dt, lengths)
     inference = _method(model, method)
     return inference.sample_posterior(
         model, series, positive("num_samples", num_samples), generator
@@ -199,7 +200,7 @@ def simulate(
         raise ValueError(f"`time` must be a number of steps, 0 or more, got {time}.")
     empty = torch.full((time, model.obs_dim), torch.nan, dtype=model.dtype, device=model.device)
     series = as_series(model, empty, u, dt)
-    lead = (num_samples,) if isinstance(num_samples, int) else tuple(num_samples)
+    lead = tuple(num_samples) if isinstance(num_samples, Iterable) else (int(num_samples),)
     return draw(model, series, lead, generator)
 
 
@@ -292,7 +293,7 @@ def fit(
             f"{type(model).__name__} has nothing to learn: no parameter requires a gradient. Pass "
             "`PyroParam(value, constraint)` for those that should be learnt."
         )
-    learner = method if method is not None else default_learner(model)
+    learner = default_learner(model) if method is None else learns(method)
     learned = learner.fit(model, series, progress=progress, generator=generator)
     return Fit(model, learned, series).labelled(labels_of(y))
 
@@ -339,9 +340,9 @@ def default_learner(model: StateSpaceModel) -> LearningMethod:
     if isinstance(model, models.HiddenMarkov) and model.has_closed_form:
         return inference.BaumWelch(starts=5)
     if isinstance(model, models.DeepMarkov):
-        return inference.SVI()
+        return inference.SVI() if model.image_size is None else inference.image_learner()
     return inference.MaximumLikelihood(inference=default_method(model))
 
 
 def _method(model: StateSpaceModel, method: InferenceMethod | None) -> InferenceMethod:
-    return default_method(model) if method is None else method
+    return default_method(model) if method is None else infers(method)

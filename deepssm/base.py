@@ -88,11 +88,13 @@ class StateSpaceModel(PyroModule):
         state_dim: Size of the latent state `z`.
         obs_dim: Size of an observation `y`.
         input_dim: Size of an input `u`; 0 when there is none.
+        reads_past: Whether a step reads `y_{t-1}`; `Series.u` then holds it, see `feedback.py`.
     """
 
     state_dim: int
     obs_dim: int
     input_dim: int = 0
+    reads_past: bool = False
 
     def initial(self) -> Distribution:
         """Return `p(z_1)` with event shape `(state,)`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -10,7 +11,8 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from .base import FixedLag, InferenceMethod, Series, StateSpaceModel
+from .base import FixedLag, InferenceMethod, LearningMethod, Series, StateSpaceModel
+from .feedback import with_past
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,11 +47,16 @@ def as_series(
         lengths: Number of valid steps of each series, `(*batch,)`; later entries become missing.
 
     Returns:
-        The data of one shape, dtype and device.
+        The data of one shape, dtype and device. Where the model reads its own last reading, `u`
+        ends in it.
 
     Raises:
         ValueError: A rank, size, dtype or value does not fit; the message names the argument.
     """
+    if isinstance(model, type) or not hasattr(model, "obs_dim"):
+        raise ValueError(
+            f"`model` must be a model, got {_what(model)}. Build one: `ds.models.LocalLevel()`."
+        )
     values = _observations(model, y, regular=dt is None)
     inputs = _inputs(model, u, values)
     if inputs is not None:
@@ -58,7 +65,28 @@ def as_series(
         inputs = inputs.expand(*batch, *inputs.shape[-2:])
     if lengths is not None:
         values = _truncate(values, lengths)
-    return Series(values, inputs, _steps(model, dt, values))
+    return Series(values, with_past(model, values, inputs), _steps(model, dt, values))
+
+
+def as_steps(
+    model: StateSpaceModel,
+    y: Data,
+    u: Data | None,
+    dt: Data | float | None,
+    lengths: Data | None,
+) -> Series:
+    """Return `as_series(...)`, which has a step or more.
+
+    Raises:
+        ValueError: There is none, or something does not fit.
+    """
+    series = as_series(model, y, u, dt, lengths)
+    if not series.time:
+        raise ValueError(
+            f"`y` has no time step, its shape is {tuple(series.y.shape)}. Pass one reading or "
+            "more; `forecast` and `simulate` alone start from nothing."
+        )
+    return series
 
 
 def labels_of(y: Data) -> Labels:
@@ -102,9 +130,36 @@ def positive(name: str, value: int) -> int:
     Raises:
         ValueError: It is not.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise ValueError(f"`{name}` must be a whole number of at least 1, got {value!r}.")
-    return value
+    return int(value)
+
+
+def infers(method: InferenceMethod) -> InferenceMethod:
+    """Return `method`, which can infer states.
+
+    Raises:
+        ValueError: It cannot.
+    """
+    if isinstance(method, type) or not callable(getattr(method, "filter", None)):
+        raise ValueError(
+            f"`method` must infer states, as `ds.inference.Kalman()` does, got {_what(method)}."
+        )
+    return method
+
+
+def learns(method: LearningMethod) -> LearningMethod:
+    """Return `method`, which can learn parameters.
+
+    Raises:
+        ValueError: It cannot.
+    """
+    if isinstance(method, type) or not callable(getattr(method, "fit", None)):
+        raise ValueError(
+            "`method` must learn parameters, as `ds.inference.MaximumLikelihood(inference=...)` "
+            f"does, got {_what(method)}."
+        )
+    return method
 
 
 def smoothed(
@@ -125,6 +180,10 @@ def smoothed(
             "has none. Leave `lag` out, or smooth the prefixes of the data one by one."
         )
     return method.fixed_lag(model, series, lag)
+
+
+def _what(value: object) -> str:
+    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
 
 
 def _observations(model: StateSpaceModel, y: Data, *, regular: bool) -> Tensor:
@@ -180,9 +239,13 @@ def _truncate(y: Tensor, lengths: Data) -> Tensor:
 
 
 def _steps(model: StateSpaceModel, dt: Data | float | None, y: Tensor) -> Tensor | None:
+    from .interop.frames import is_frame
+
     if dt is None:
         return None
     steps = as_tensor(model, "dt", dt)
+    if is_frame(dt) and steps.ndim == 2 and steps.shape[-1] == 1:
+        steps = steps[:, 0]
     if steps.ndim and (steps.shape[-1] != y.shape[-2] or steps.ndim > y.ndim - 1):
         raise ValueError(
             f"`dt` must be a number or have shape `(*batch, time) = {tuple(y.shape[:-1])}`, got "

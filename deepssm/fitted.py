@@ -10,13 +10,15 @@ from torch import Tensor
 from .base import InferenceMethod, Series, StateSpaceModel
 from .checks import Data, Labels, positive
 from .future import extend, future_labels
-from .results import Disturbances, Filtered, Forecast, Learned, Smoothed
+from .results import Disturbances, Filtered, Forecast, Learned, Simulated, Smoothed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import pandas as pd
     from matplotlib.figure import Figure
+
+    from .questions import Imputed
 
 
 class _FitFields(NamedTuple):
@@ -98,6 +100,24 @@ class Fit(_FitFields):
         whole = extend(self.model, self.series, horizon, u_future, dt_future)
         result = self.method.forecast(self.model, whole, horizon, num_samples, generator)
         return result.labelled(future_labels(self.labels, horizon), self.names)
+
+    def impute(self, num_samples: int = 200, generator: torch.Generator | None = None) -> Imputed:
+        """Fill the gaps of the training data; see `deepssm.impute`."""
+        from .questions import imputed
+
+        return imputed(self.model, self.series, self.method, num_samples, generator)
+
+    def counterfactual(
+        self,
+        u_instead: Data,
+        num_samples: int = 200,
+        generator: torch.Generator | None = None,
+    ) -> Simulated:
+        """Ask what the training data would be under other inputs; see `deepssm.counterfactual`."""
+        from .questions import run_again
+
+        count = positive("num_samples", num_samples)
+        return run_again(self.model, self.series, u_instead, self.method, count, generator)
 
     def residuals(self) -> Tensor:
         """Standardised one-step errors, `(*batch, time, obs)`; see `deepssm.diagnostics`."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .base import Series, StateSpaceModel
 from .checks import Data, Labels, as_series, as_tensor
+from .feedback import own_inputs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,8 +46,8 @@ def extend(
     """
     y = past.y
     gap = y.new_full((*y.shape[:-2], horizon, y.shape[-1]), torch.nan)
-    u = None
-    if past.u is not None:
+    u, own = None, own_inputs(model, past.u)
+    if own is not None:
         if u_future is None:
             raise ValueError(
                 f"`u_future` is missing: the model has {model.input_dim} input(s), so the "
@@ -58,7 +59,7 @@ def extend(
                 f"`u_future` must end in `(horizon, input) = {(horizon, model.input_dim)}`, got "
                 f"{tuple(later.shape)}."
             )
-        u = torch.cat((past.u, later.expand(*past.u.shape[:-2], *later.shape[-2:])), -2)
+        u = torch.cat((own, later.expand(*own.shape[:-2], *later.shape[-2:])), -2)
     elif u_future is not None:
         raise ValueError("`u_future` is given, but the model has no inputs. Leave it out.")
     return as_series(

@@ -9,10 +9,11 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
 from .api import default_method
-from .base import InferenceMethod, Series, StateSpaceModel
-from .checks import Data, as_series, positive
+from .base import InferenceMethod, LinearGaussianModel, Series, StateSpaceModel
+from .checks import Data, as_series, as_tensor, positive
+from .feedback import fed, own_inputs, with_past
 from .results import Simulated
-from .sequences import at, seeded
+from .sequences import at, completed, seeded
 
 
 class Imputed(NamedTuple):
@@ -72,17 +73,28 @@ def impute(
     Raises:
         ValueError: the data do not fit the model, or `num_samples` is below 2.
     """
-    if positive("num_samples", num_samples) < 2:
-        raise ValueError(f"`num_samples` must be at least 2 for a spread, got {num_samples}.")
     series = as_series(model, y, u, dt, lengths)
     inference = default_method(model) if method is None else method
+    return imputed(model, series, inference, num_samples, generator)
+
+
+def imputed(
+    model: StateSpaceModel,
+    series: Series,
+    method: InferenceMethod,
+    num_samples: int,
+    generator: torch.Generator | None,
+) -> Imputed:
+    """Fill the gaps of checked data; see `impute`.
+
+    Raises:
+        ValueError: `num_samples` is below 2.
+    """
+    if positive("num_samples", num_samples) < 2:
+        raise ValueError(f"`num_samples` must be at least 2 for a spread, got {num_samples}.")
     with torch.no_grad():
-        z = inference.sample_posterior(model, series, num_samples, generator)
-        with seeded(generator):
-            law = model.emission(z, series.u)
-            draws = _given_the_rest(law, law.sample(), series.y)
+        draws = _complete(model, series, method, num_samples, generator)[1]
         seen = ~torch.isnan(series.y)
-        draws = torch.where(seen, series.y, draws)
         sd = torch.where(seen, torch.zeros_like(draws[0]), draws.std(0))
         return Imputed(torch.where(seen, series.y, draws.mean(0)), sd, draws)
 
@@ -123,39 +135,103 @@ def counterfactual(
     Source: Pearl (2009), Causality, section 7.1: abduction, action, prediction.
     """
     series = as_series(model, y, u, dt)
-    other = as_series(model, y, u_instead, dt)
-    if series.u is None or other.u is None or series.u.shape != other.u.shape:
-        raise ValueError("`u_instead` must have the shape of `u`, one row for every step of `y`.")
     inference = default_method(model) if method is None else method
+    count = positive("num_samples", num_samples)
+    return run_again(model, series, u_instead, inference, count, generator)
+
+
+def run_again(
+    model: StateSpaceModel,
+    series: Series,
+    u_instead: Data,
+    method: InferenceMethod,
+    num_samples: int,
+    generator: torch.Generator | None,
+) -> Simulated:
+    """Run the noises of checked data again under other inputs; see `counterfactual`.
+
+    Raises:
+        ValueError: the inputs' shapes differ, or a transition is not Gaussian.
+    """
+    other = series._replace(u=_other_inputs(model, series, u_instead))
     with torch.no_grad():
-        z = inference.sample_posterior(
-            model, series, positive("num_samples", num_samples), generator
-        )
-        path = _moved(model, series, other, z)
+        z, y = _complete(model, series, method, num_samples, generator)
         with seeded(generator):
-            was, now = model.emission(z, series.u), model.emission(path, other.u)
-            drawn = now.sample()
-        seen = ~torch.isnan(series.y)
-        if _is_gaussian(was):
-            noise = _whiten(was, torch.where(seen, series.y, was.mean))
-            drawn = torch.where(seen, _colour(now, noise), drawn)
-        return Simulated(path, drawn)
+            return _rerun(model, series, other, z, y)
 
 
-def _moved(model: StateSpaceModel, series: Series, other: Series, z: Tensor) -> Tensor:
-    """Run the noises of a path again under other inputs; the first state stays."""
-    path = [z[..., 0, :]]
-    for t in range(1, series.time):
-        dt = at(series.dt, t, axes=1)
-        was = model.transition(z[..., t - 1, :], at(series.u, t), dt)
-        now = model.transition(path[-1], at(other.u, t), dt)
-        if not _is_gaussian(was):
-            raise ValueError(
-                f"`model` has a transition of type {type(was).__name__}, whose noise cannot be "
-                "told from data: a counterfactual needs a Gaussian one."
-            )
-        path.append(_colour(now, _whiten(was, z[..., t, :])))
-    return torch.stack(path, dim=-2)
+def _other_inputs(model: StateSpaceModel, series: Series, u_instead: Data) -> Tensor | None:
+    u, instead = own_inputs(model, series.u), as_tensor(model, "u_instead", u_instead)
+    if u is None or u.shape[-2:] != instead.shape[-2:] or not bool(instead.isfinite().all()):
+        raise ValueError(
+            "`u_instead` must hold one finite row of inputs for every step of `y`, "
+            f"{None if u is None else tuple(u.shape)}, got {tuple(instead.shape)}."
+        )
+    return with_past(model, series.y, instead.expand(u.shape))
+
+
+def _complete(
+    model: StateSpaceModel,
+    series: Series,
+    method: InferenceMethod,
+    num_samples: int,
+    generator: torch.Generator | None,
+) -> tuple[Tensor, Tensor]:
+    """Draw states and whole readings given what was seen."""
+    from .inference.feedback_draws import fill
+    from .inference.guides import has_real_values
+    from .inference.linear_noises import completed_readings
+    from .inference.linearized_guide import LinearizedGuide
+
+    if model.reads_past:
+        with seeded(generator):
+            guide = getattr(method, "guide", None)
+            if guide is None and has_real_values(model, series):
+                guide = LinearizedGuide()
+            size = max(500, num_samples, getattr(method, "num_particles", 0))
+            return fill(model, series, num_samples, guide, size)
+    z = method.sample_posterior(model, series, num_samples, generator)
+    if isinstance(model, LinearGaussianModel):
+        emission = model.linear_parameters(series.u, series.dt).emission
+        return z, completed_readings(emission, z, series.y, generator)
+    with seeded(generator):
+        return z, completed(model.emission(z, series.u), series.y)
+
+
+def _rerun(model: StateSpaceModel, was: Series, now: Series, z: Tensor, y: Tensor) -> Simulated:
+    """Run the noises of paths and readings again under other inputs; the first state stays."""
+    if isinstance(model, LinearGaussianModel):
+        from .inference.linear_noises import run_noises_again
+
+        before, after = (model.linear_parameters(series.u, series.dt) for series in (was, now))
+        return Simulated(*run_noises_again(before, after, z, y))
+    path, readings = [z[..., 0, :]], []
+    for t in range(was.time):
+        inputs = at(was.u, t), at(now.u, t)
+        if t and model.reads_past:
+            inputs = fed(model, inputs[0], y[..., t - 1, :]), fed(model, inputs[1], readings[-1])
+        if t:
+            dt = at(was.dt, t, axes=1)
+            before = model.transition(z[..., t - 1, :], inputs[0], dt)
+            if not _is_gaussian(before):
+                raise ValueError(
+                    f"`model` has a transition of type {type(before).__name__}, whose noise "
+                    "cannot be told from data: a counterfactual needs a Gaussian one."
+                )
+            noise = _whiten(before, z[..., t, :])
+            path.append(_colour(model.transition(path[-1], inputs[1], dt), noise))
+        if model.reads_past:
+            laws = model.emission(z[..., t, :], inputs[0]), model.emission(path[-1], inputs[1])
+            readings.append(_reread(*laws, y[..., t, :]))
+    states = torch.stack(path, dim=-2)
+    if model.reads_past:
+        return Simulated(states, torch.stack(readings, dim=-2))
+    return Simulated(states, _reread(model.emission(z, was.u), model.emission(states, now.u), y))
+
+
+def _reread(was: Distribution, now: Distribution, y: Tensor) -> Tensor:
+    """Return readings with the same noise under another law; drawn anew if it is not Gaussian."""
+    return _colour(now, _whiten(was, y)) if _is_gaussian(was) else now.sample()
 
 
 def _is_gaussian(law: Distribution) -> bool:
@@ -175,17 +251,3 @@ def _colour(law: Distribution, noise: Tensor) -> Tensor:
     if isinstance(law, MultivariateNormal):
         return law.mean + (law.scale_tril @ noise[..., None])[..., 0]
     return law.mean + law.variance.sqrt() * noise
-
-
-def _given_the_rest(law: Distribution, draw: Tensor, y: Tensor) -> Tensor:
-    """Condition a draw of a step on the components of the step that were seen."""
-    if not isinstance(law, MultivariateNormal):
-        return draw
-    seen = ~torch.isnan(y)
-    cov = law.covariance_matrix
-    both = seen[..., :, None] & seen[..., None, :]
-    eye = torch.eye(cov.shape[-1], dtype=cov.dtype, device=cov.device)
-    within = torch.where(both, cov, eye)
-    across = torch.where(seen[..., None, :], cov, torch.zeros_like(cov))
-    missed = torch.where(seen, y - draw, torch.zeros_like(draw))
-    return draw + (across @ torch.linalg.solve(within, missed[..., None]))[..., 0]

@@ -166,6 +166,28 @@ def observed_log_prob(emission: Distribution, y: Tensor) -> Tensor:
     return torch.where(whole, terms, torch.zeros_like(terms))
 
 
+def completed(emission: Distribution, y: Tensor) -> Tensor:
+    """Draw the missing components of readings given those that were seen.
+
+    Args:
+        emission: Batch shape `axes`, event shape `(obs,)`.
+        y: Broadcastable to `(*axes, obs)`, NaN where missing.
+
+    Returns:
+        `(*axes, obs)`, `y` where it was seen.
+    """
+    seen, fresh = ~torch.isnan(y), draw(emission)
+    if isinstance(emission, MultivariateNormal):
+        cov = emission.covariance_matrix
+        both = seen[..., :, None] & seen[..., None, :]
+        eye = torch.eye(cov.shape[-1], dtype=cov.dtype, device=cov.device)
+        across = torch.where(seen[..., None, :], cov, torch.zeros_like(cov))
+        missed = torch.where(seen, y - fresh, torch.zeros_like(fresh))
+        gain = across @ torch.linalg.solve(torch.where(both, cov, eye), missed[..., None])
+        fresh = fresh + gain[..., 0]
+    return torch.where(seen, y, fresh)
+
+
 def _masked_normal_log_prob(emission: MultivariateNormal, value: Tensor, seen: Tensor) -> Tensor:
     """Score the observed block: a missing row becomes an independent exact standard normal."""
     cov = emission.covariance_matrix

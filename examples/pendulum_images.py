@@ -13,34 +13,18 @@ from torch import Tensor
 import deepssm as ds
 from deepssm.base import Series
 from deepssm.data import draw_pendulum, pendulum_images
-from deepssm.inference import (
-    SVI,
-    ImageReader,
-    MaskedSuffix,
-    ProductCombiner,
-    RecurrentEncoder,
-    SmoothingGuide,
-)
+from deepssm.inference import SVI, MaskedSuffix
 from deepssm.models import DeepMarkov, ImageEmission, LocallyLinearTransition
 
 
-def build(state: int = 6) -> tuple[DeepMarkov, SmoothingGuide]:
-    """Return a model of 24 x 24 pixels and a guide that reads them by convolutions."""
-    model = DeepMarkov(
+def build(state: int = 6) -> DeepMarkov:
+    """Return a model of 24 x 24 pixels; `SVI` finds a guide that reads them by itself."""
+    return DeepMarkov(
         24 * 24,
         state,
         transition=LocallyLinearTransition(state, hidden=32, pieces=8),
         emission=ImageEmission(state, 24, 24, channels=16),
     )
-    reader = ImageReader(24, 24, 32)
-    guide = SmoothingGuide(
-        24 * 24,
-        state,
-        encoder=RecurrentEncoder(reader.size, 48, reads="both"),
-        reader=reader,  # type: ignore[arg-type]
-        combiner=ProductCombiner(state, 24 * 24, 48, innovation=False),
-    )
-    return model, guide
 
 
 def films(count: int, seed: int = 0) -> Tensor:
@@ -55,9 +39,9 @@ def films(count: int, seed: int = 0) -> Tensor:
 def main(picture: str | None = None, *, quick: bool = False) -> dict[str, float]:
     """Train on 300 films (two CPU minutes) and fill gaps of 6 frames in 100 new ones."""
     torch.manual_seed(0)
-    model, guide = build()
+    model = build()
     method = SVI(
-        guide,
+        hidden=48,
         steps=4 if quick else 1500,
         batch_size=4 if quick else 24,
         learning_rate=3e-3,

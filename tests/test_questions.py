@@ -10,7 +10,9 @@ import deepssm as ds
 from deepssm.base import LinearParameters, Series
 from deepssm.inference import LinearizedGuide, SmoothingGuide, active_units
 from deepssm.inference.amortized import Amortized
+from deepssm.inference.linear_noises import completed_readings
 from deepssm.inference.posterior_use import divergence_by_component
+from deepssm.results import Learned
 
 from . import oracles
 from .deep_models import gappy_series, linear_deep, linear_parameters, neural_deep
@@ -138,3 +140,69 @@ def test_components_that_the_data_reach_are_active() -> None:
     torch.nn.init.zeros_(guide.combiner.get_parameter("gain.weight"))
     found = divergence_by_component(model, guide, series)
     assert found.shape == (2,) and (found >= 0).all()
+    heard, unheard = divergence_by_component(model, LinearizedGuide(), series).tolist()
+    assert heard > 0.1 and abs(unheard) < 1e-9
+
+
+def test_a_fit_asks_the_same_questions() -> None:
+    """The shortcuts of a fit are the verbs with its model, data and method."""
+    model = linear_deep()
+    series = gappy_series(model, time=8, batch=2)
+    learned = Learned(Amortized(LinearizedGuide()), 0.0, [], {}, {}, [])
+    fit, g = ds.Fit(model, learned, series), torch.Generator
+    assert series.u is not None
+    instead = series.u + 0.5
+    short = fit.impute(20, g()), fit.counterfactual(instead, 20, g())
+    args = (model, series.y, series.u)
+    long = (
+        ds.impute(*args, num_samples=20, method=fit.method, generator=g()),
+        ds.counterfactual(*args, instead, num_samples=20, method=fit.method, generator=g()),
+    )
+    for left, right in zip(short, long, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
+
+
+def test_classical_fits_answer_what_if_and_fill_gaps() -> None:
+    """A diffuse regression whose matrix holds the inputs, without noise on the slopes.
+
+    Its slopes stay, so a counterfactual moves a reading by slope times the change of the input.
+    """
+    model = ds.models.LocalLevel() + ds.models.Regression(2)
+    g = torch.Generator().manual_seed(0)
+    u = torch.randn(30, 2, generator=g, dtype=torch.float64)
+    y = (u @ torch.tensor([1.0, -2.0]).double() + torch.randn(30, generator=g).double())[:, None]
+    y[4:6] = torch.nan
+    fit = ds.fit(model, y, u, progress=False)
+    filled, exact = fit.impute(4000, g), fit.smooth()
+    C = model.linear_parameters(u, None).emission.matrix
+    noise = model.linear_parameters(u, None).emission.cov[..., 0, 0]
+    centre = (C @ exact.mean[..., None])[..., 0].detach()
+    sd = ((C @ exact.cov @ C.mT)[..., 0] + noise).sqrt().detach()
+    assert ((filled.mean - centre)[4:6].abs() < 5 * sd[4:6] / 4000**0.5).all()
+    assert ((filled.sd / sd)[4:6] - 1).abs().max() < 5 / 8000**0.5
+    instead = u.clone()
+    instead[10, 0] += 3.0
+    other = fit.counterfactual(instead, 5, g)
+    change = torch.zeros(5, 30, 1, dtype=torch.float64)
+    slope = fit.model.state_names.index("beta0") if "beta0" in model.state_names else 1
+    change[:, 10, 0] = 3.0 * other.z[:, 10, slope]
+    seen = ~torch.isnan(y)
+    torch.testing.assert_close(other.y[:, seen], (y + change)[:, seen])
+    with pytest.raises(ValueError, match="`u_instead` must hold one finite row"):
+        fit.counterfactual(u[:5])
+
+
+def test_noiseless_sensors_are_filled_by_exact_conditioning() -> None:
+    """Two copies of one noise: the silent sensor is known, though `R` is singular."""
+    model = ds.models.LinearGaussian(
+        A=[[0.8]], Q=[[0.5]], C=[[1.0], [-0.5]], R=[[0.4, 0.8], [0.8, 1.6]], m0=[0.0], P0=[[1.0]]
+    )
+    g = torch.Generator().manual_seed(0)
+    drawn = ds.simulate(model, 5, generator=g)
+    y = drawn.y.clone()
+    y[3, 1] = torch.nan
+    z, filled = (
+        drawn.z,
+        completed_readings(model.linear_parameters(None, None).emission, drawn.z, y, g),
+    )
+    torch.testing.assert_close(filled[3, 1], -0.5 * z[3, 0] + 2.0 * (y[3, 0] - z[3, 0]))

@@ -18,6 +18,7 @@ from .learning import first_rows, learn, with_table
 from .outcome import DataError, Outcome, StoppedError
 from .pages import page_of, text_table
 from .results import write_results
+from .resume import begin_training
 from .runs import write_fits
 from .specs import ModelSpec, complete, usual_period
 from .study import Study, evaluate
@@ -105,9 +106,12 @@ def learn_all(
 
     Raises:
         StoppedError: the user stopped the training, which can be resumed.
+        DataError: it is to be resumed with other data.
     """
     fits = {}
     past = first_rows(table, learnt_from)
+    if training is not None:
+        begin_training(training, past, resume=resume)
     for name, spec in specs.items():
         log.say(f"Learning {name}: {spec.words}, from {learnt_from} rows.")
         folder = training if spec.deep else None

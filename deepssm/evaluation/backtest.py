@@ -199,11 +199,13 @@ def _prepare(
     model: StateSpaceModel | Forecaster, y: Data, u: Data | None, dt: Data | float | None
 ) -> tuple[Series, tuple[pd.Index | None, tuple[str, ...] | None]]:
     from ..checks import as_series, labels_of
+    from ..feedback import own_inputs
     from ..interop.frames import from_frame, is_frame
 
     labels = labels_of(y)
     if isinstance(model, StateSpaceModel):
         series = as_series(model, y, u, dt)
+        series = series._replace(u=own_inputs(model, series.u))
     else:
         values = from_frame(y).y if is_frame(y) else torch.as_tensor(y)
         series = Series(values[:, None] if values.ndim == 1 else values)

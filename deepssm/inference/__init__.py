@@ -1,6 +1,7 @@
 """How to reason about it: filters, smoothers, guides and learners."""
 
 from .amortized import Amortized as Amortized
+from .attention_encoder import AttentionEncoder as AttentionEncoder
 from .baum_welch import BaumWelch as BaumWelch
 from .bounds import FreeBits as FreeBits
 from .bounds import ImportanceWeighted as ImportanceWeighted
@@ -31,6 +32,7 @@ from .gaussian_filters import Unscented as Unscented
 from .guides import SmoothingGuide as SmoothingGuide
 from .hidden_markov import ForwardBackward as ForwardBackward
 from .hidden_markov_program import enumerated as enumerated
+from .image_learner import image_learner as image_learner
 from .image_reader import ImageReader as ImageReader
 from .kalman import Kalman as Kalman
 from .late_data import BufferedFilter as BufferedFilter

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..base import Series, StateSpaceModel
 from ..results import Filtered, Forecast, Smoothed
 from ..sequences import seeded
+from .feedback_draws import drawn_forecast, last_seen, run_on, state_at
 from .guided_particles import guided_filter
 
 
@@ -80,23 +81,20 @@ class Amortized:
     ) -> Forecast:
         """Forecast the last `horizon` steps of `series`, whose `y` is NaN there.
 
-        Paths are the guide's up to the last observation and the model's afterwards.
+        Paths are the guide's up to the last observation and the model's afterwards. A model that
+        reads its last reading reads its own draws there.
         """
         size = num_samples or self.num_samples
         if generator is None:
             generator = self._generator(series)
         with torch.no_grad(), seeded(generator):
-            z = self.guide(model, series).sample((size,))[..., -horizon:, :]
+            z = self.guide(model, series).sample((size,))
+            if model.reads_past:
+                last = last_seen(series.y)
+                return drawn_forecast(*run_on(model, series, state_at(z, last), last, horizon))
+            z = z[..., -horizon:, :]
             u = None if series.u is None else series.u[..., -horizon:, :]
-            y = model.emission(z, u).sample()
-        return Forecast(*_moments(y), y, *_moments(z), z)
+            return drawn_forecast(z, model.emission(z, u).sample())
 
     def _generator(self, series: Series) -> torch.Generator:
         return torch.Generator(series.y.device).manual_seed(self.seed)
-
-
-def _moments(draws: Tensor) -> tuple[Tensor, Tensor]:
-    mean = draws.mean(0)
-    centred = draws - mean
-    scale = max(draws.shape[0] - 1, 1)
-    return mean, torch.einsum("s...i,s...j->...ij", centred, centred) / scale

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, Normal
 
 from ..base import Series, StateSpaceModel
 from ..sequences import MarkovSequence, observed_log_prob, observed_steps
-from .guide_law import GuideLaw, step_divergence
+from .guide_law import GuideLaw, Path, by_component, step_divergence
 from .guided_particles import guided_filter
 
 
@@ -126,36 +127,45 @@ class ParticleBound:
     """`E log` of a particle filter's likelihood, its proposals the guide's steps.
 
     Resampling keeps it tight on long series, where importance weights of whole paths
-    degenerate. The guide sees no future. Where `p(y_t | z_{t-1})` does not depend on `z_{t-1}`
-    and the guide's step is `p(z_t | z_{t-1}, y_t)`, it equals `log p(y)` for any number of
-    particles; the exponential of the estimate is unbiased always.
+    degenerate. By default the guide sees no future: where `p(y_t | z_{t-1})` does not depend on
+    `z_{t-1}` and the guide's step is `p(z_t | z_{t-1}, y_t)`, the bound equals `log p(y)` for any
+    number of particles. With `lookahead` the steps are those of the smoothing guide, and
+    particles are resampled by what it expects of them; then it equals `log p(y)` whenever the
+    guide is the exact posterior. The exponential of the estimate is unbiased always.
 
     Args:
         num_particles: Particles of each series.
+        lookahead: Whether proposals and resampling know the future.
 
     Source: Maddison et al. (2017), Filtering variational objectives; Le et al. (2018);
-    Naesseth et al. (2018). The gradient of the resampling itself is left out, as there.
+    Naesseth et al. (2018). Lawson et al. (2022), SIXO, for the look-ahead. The gradient of the
+    resampling itself is left out, as there.
     """
 
     num_particles: int = 8
+    lookahead: bool = False
 
     def __call__(
         self, model: StateSpaceModel, guide: nn.Module, *, num_particles: int = 1
     ) -> ParticleLoss:
         """Return the loss; the number of particles is that of this value."""
-        return ParticleLoss(model, guide, self.num_particles)
+        return ParticleLoss(model, guide, self.num_particles, self.lookahead)
 
 
 class ParticleLoss(Loss):
     """The loss of `ParticleBound`."""
 
-    def __init__(self, model: StateSpaceModel, guide: nn.Module, num_particles: int) -> None:
+    def __init__(
+        self, model: StateSpaceModel, guide: nn.Module, num_particles: int, lookahead: bool = False
+    ) -> None:
         super().__init__(model, guide)
-        self.num_particles = num_particles
+        self.num_particles, self.lookahead = num_particles, lookahead
 
     def bound(self, series: Series) -> Tensor:
         """Return the bound, `(*batch,)`, in nats."""
-        found = guided_filter(self.model, self.guide, series, self.num_particles)
+        found = guided_filter(
+            self.model, self.guide, series, self.num_particles, lookahead=self.lookahead
+        )
         return found.log_likelihood.sum(-1)
 
     def objective(self, series: Series, kl_weight: float, scale: float) -> Tensor:
@@ -208,8 +218,8 @@ class FreeBitsLoss(Loss):
 def component_divergence(law: GuideLaw, prior: MarkovSequence) -> Tensor:
     """Return the divergence of each state component along the guide's path.
 
-    Where both laws are independent by component it is theirs, else the chain rule's:
-    `log q - log p` of the whole step is shared out evenly.
+    A Gaussian guide's is split by the chain rule over the components, where the prior's are
+    independent; else `log q - log p` of the whole step is shared out evenly.
 
     Args:
         law: The guide's law; its last draw is the path.
@@ -219,18 +229,16 @@ def component_divergence(law: GuideLaw, prior: MarkovSequence) -> Tensor:
         `(*batch, time, state)`, in nats; 0 after the last observation.
     """
     path, n = law.drawn(), prior.model.state_dim
-    whole = step_divergence(law, prior)
-    if getattr(path, "chol", None) is not None or not hasattr(path, "scale"):
+    laws: list[Distribution] = [prior.model.initial()]
+    laws += [prior.transitions(path.z)] if prior.time > 1 else []
+    bases = [each.base_dist for each in laws if isinstance(each, Independent)]
+    diagonal = [each for each in bases if isinstance(each, Normal)]
+    if len(diagonal) < len(laws) or not isinstance(path, Path):
+        whole = step_divergence(law, prior)
         return (whole / n)[..., None].expand(*whole.shape, n)
-    first = prior.model.initial()
-    means, variances = first.mean.expand_as(path.mean[..., :1, :]), first.variance
-    variances = variances.expand_as(path.mean[..., :1, :])
-    if prior.time > 1:
-        rest = prior.transitions(path.z)
-        means = torch.cat([means, rest.mean], dim=-2)
-        variances = torch.cat([variances, rest.variance.expand_as(rest.mean)], dim=-2)
-    ratio = path.scale.square() / variances
-    terms = 0.5 * (ratio + (path.mean - means).square() / variances - 1 - ratio.log())
+    ends = (path.between(0, 1), path.between(1))[: len(laws)]
+    parts = [by_component(part, base) for part, base in zip(ends, diagonal, strict=True)]
+    terms = torch.cat(parts, dim=-2)
     return torch.where(law.steps[..., None], terms, torch.zeros_like(terms))
 
 

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from ..base import Series, StateSpaceModel
 from ..sequences import observed_steps
+from .attention_encoder import AttentionEncoder
 from .diagonal_encoder import DiagonalEncoder
 from .encoders import RecurrentEncoder
 from .guide_chain import GuideChain
@@ -38,12 +39,13 @@ class ChainGuide(nn.Module):
         input_dim: int = 0,
         *,
         hidden: int = 32,
-        encoder: RecurrentEncoder | DiagonalEncoder | None = None,
+        encoder: RecurrentEncoder | DiagonalEncoder | AttentionEncoder | None = None,
         reader: Reader | None = None,
         min_scale: float = 1e-4,
     ) -> None:
         super().__init__()
         self.state_dim, self.obs_dim, self.hidden = state_dim, obs_dim, hidden
+        self.input_dim = input_dim
         self.min_scale = min_scale
         self.reader = reader or Reader(obs_dim, input_dim)
         self.encoder = encoder or DiagonalEncoder(self.reader.size, hidden)

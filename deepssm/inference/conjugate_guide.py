@@ -52,6 +52,7 @@ class ConjugateGuide(nn.Module):
     ) -> None:
         super().__init__()
         self.state_dim, self.obs_dim, self.hidden = state_dim, obs_dim, hidden
+        self.input_dim = input_dim
         self.pseudo = pseudo or state_dim
         self.reader = reader or Reader(obs_dim, input_dim, changes=False)
         self.encoder = encoder or nn.Sequential(nn.Linear(self.reader.size, hidden), nn.Tanh())

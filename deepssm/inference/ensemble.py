@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..base import Series, StateSpaceModel
+from ..feedback import refuse_feedback
 from ..gaussian import outer, standard_normal_log_prob
 from ..results import Filtered, Forecast, Smoothed
 from ..sequences import draw, seeded
@@ -108,6 +109,7 @@ class Ensemble:
         generator: torch.Generator | None = None,
     ) -> Forecast:
         """Move the ensemble through the last `horizon` steps, whose `y` is NaN."""
+        refuse_feedback(model, "a forecast of `Ensemble`")
         conditionals, clouds = bind(model, series), self._pass(model, series)
         means, covs, readings = [], [], []
         with seeded(generator):
@@ -167,7 +169,7 @@ class Ensemble:
         if self.localization is not None:
             taper_cross, taper = (x.to(members) for x in self.localization)
             cov, cross = taper * cov, taper_cross * cross
-        S = torch.linalg.cholesky(cov + outer(LR))
+        S = _invertible(cov + outer(LR))
         white = torch.linalg.solve_triangular(S, residual[..., None], upper=False)[..., 0]
         score = standard_normal_log_prob(white, observed.sum(-1))
         score = score - S.diagonal(dim1=-2, dim2=-1).log().sum(-1)
@@ -225,9 +227,24 @@ def _masked_noise(factor: Tensor, observed: Tensor) -> Tensor:
     return torch.cat((rows, torch.diag_embed((~observed).to(factor.dtype))), -1)
 
 
+def _invertible(cov: Tensor) -> Tensor:
+    """Return the Cholesky factor of `R`, or of `R` and what the members differ by.
+
+    Raises:
+        ValueError: It has none: some reading is without noise.
+    """
+    factor, info = torch.linalg.cholesky_ex(cov)
+    if bool((info != 0).any()):
+        raise ValueError(
+            "`R` must be invertible for `Ensemble`: a few members cannot meet a reading without "
+            "noise. Give every reading some, or use `Unscented()` or `Kalman()`."
+        )
+    return factor
+
+
 def _contraction(A: Tensor, Y: Tensor, LR: Tensor) -> Tensor:
     """Return `A (T - I)`, `T = (I + Y' R^-1 Y)^(-1/2)` symmetric, so that the mean stays put."""
-    R = torch.linalg.cholesky(outer(LR))
+    R = _invertible(outer(LR))
     _, s, Vh = torch.linalg.svd(
         torch.linalg.solve_triangular(R, Y, upper=False), full_matrices=False
     )

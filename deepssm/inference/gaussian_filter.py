@@ -13,6 +13,7 @@ from ..results import Filtered, Forecast, Smoothed
 from ..sequences import seeded
 from . import gaussian_steps as steps
 from .conditionals import Conditionals, bind, gaussian_start
+from .feedback_draws import drawn_forecast, last_seen, run_on, state_at
 from .gaussian_online import OnlineGaussian
 from .gaussian_steps import Conditioned, Passed, Predicted
 from .moments import Conditional, Linearized, Moments, inside
@@ -84,10 +85,13 @@ class GaussianFilter(ABC):
         """Forecast the last `horizon` steps, whose `y` is NaN.
 
         Moments come from this filter's rule. Samples, if asked for, are drawn from the model
-        itself, starting at the Gaussian filtered state, and need no rule.
+        itself, starting at the Gaussian filtered state, and need no rule. For a model that reads
+        its last reading the moments are those of the samples, 1000 by default.
         """
         conditionals = bind(model, series)
         forward = self._pass(model, series, joint=False)
+        if model.reads_past:
+            return _fed_forecast(model, series, forward, horizon, num_samples, generator)
         rule, first = self.rules(model, conditionals)[1], series.time - horizon
         means, covs = [], []
         for t in range(first, series.time):
@@ -226,6 +230,25 @@ def _simulate(
         states.append(z)
         readings.append(conditionals.emission(z, t).sample())
     return torch.stack(states, -2), torch.stack(readings, -2)
+
+
+def _fed_forecast(
+    model: StateSpaceModel,
+    series: Series,
+    forward: Passed,
+    horizon: int,
+    num_samples: int | None,
+    generator: torch.Generator | None,
+) -> Forecast:
+    """Draw on from the filtered state of each series' last reading, draws fed back."""
+    last, count = last_seen(series.y), num_samples or 1000
+    mean = state_at(steps.over_time(forward.mean), last)
+    factor = state_at(steps.over_time([f.flatten(-2) for f in forward.factor]), last)
+    chosen = generator or torch.Generator(series.y.device).manual_seed(0)
+    with torch.no_grad(), seeded(chosen):
+        noise = torch.randn((count, *mean.shape), dtype=mean.dtype, device=mean.device)
+        z = mean + (factor.reshape(*mean.shape, -1) @ noise[..., None])[..., 0]
+        return drawn_forecast(*run_on(model, series, z, last, horizon))
 
 
 def _log_likelihood(forward: Passed) -> Tensor:

@@ -13,6 +13,7 @@ from . import gaussian_steps as steps
 from .conditionals import Conditionals, bind, gaussian_start
 from .gaussian_steps import Predicted
 from .online import checked_reading
+from .online_state import require_state
 
 if TYPE_CHECKING:
     from .gaussian_filter import GaussianFilter
@@ -38,6 +39,7 @@ class OnlineGaussian:
         self.log_likelihood = 0.0
         self.trust = torch.full((model.obs_dim,), torch.nan, dtype=model.dtype)
         self._method, self._model = method, model
+        self._input: Tensor | None = None
         with torch.no_grad():
             conditionals, series = self._bind(0.0, None)
             self._move, self._emit = method.rules(model, conditionals)
@@ -56,6 +58,7 @@ class OnlineGaussian:
             dt: Time since the last step, for models that ask for it.
             u: Input of the arriving step, `(input,)`.
         """
+        self._input = u
         conditionals, _ = self._bind(dt, u)
         step = self._method.moved(self._move, conditionals, 1, self._mean, self._factor)
         predicted = steps.predict(step, joint=False)
@@ -67,7 +70,8 @@ class OnlineGaussian:
 
         Args:
             y: `(obs,)`, NaN where missing.
-            u: Input of this step, `(input,)`; it reaches the emission.
+            u: Input of this step, `(input,)`, which reaches the emission; by default that of the
+                last `predict`, or zeros at the first step.
 
         Raises:
             ValueError: `y` has the wrong size or is infinite.
@@ -77,7 +81,7 @@ class OnlineGaussian:
         if not bool(observed.any()):
             self.trust = reading
             return 0.0
-        conditionals, _ = self._bind(0.0, u)
+        conditionals, _ = self._bind(0.0, self._input if u is None else u)
         none = self._factor[..., :0]
         prior = Predicted(self._mean, self._factor, none, none)
         data = torch.where(observed, reading, 0.0), observed
@@ -109,16 +113,11 @@ class OnlineGaussian:
             ValueError: The sizes are those of another model.
         """
         own = {"mean": self._mean, "factor": self._factor, "trust": self.trust}
-        for name, value in own.items():
-            if state[name].shape != value.shape:
-                raise ValueError(
-                    f"`state` belongs to another model: its `{name}` has shape "
-                    f"{tuple(state[name].shape)}, expected {tuple(value.shape)}."
-                )
+        require_state(state, **{name: value.shape for name, value in own.items()})
         mean, factor, self.trust = (
             state[name].to(value, copy=True) for name, value in own.items()
         )
-        self._mean, self._factor = mean, factor
+        self._mean, self._factor, self._input = mean, factor, None
         self.log_likelihood = float(state["log_likelihood"])
 
     def _bind(self, dt: float | None, u: Tensor | None) -> tuple[Conditionals, Series]:
@@ -126,9 +125,10 @@ class OnlineGaussian:
         model = self._model
         nothing = torch.full((2, model.obs_dim), torch.nan, dtype=model.dtype, device=model.device)
         inputs = None
-        if model.input_dim:
-            given = torch.zeros(model.input_dim) if u is None else torch.as_tensor(u)
-            inputs = given.to(nothing).expand(2, model.input_dim)
+        width = model.input_dim + 2 * model.obs_dim * model.reads_past
+        if width:
+            given = torch.zeros(width) if u is None else torch.as_tensor(u)
+            inputs = given.to(nothing).expand(2, width)
         step = None if dt is None else nothing.new_full((2,), float(dt))
         series = Series(nothing, inputs, step)
         return bind(model, series), series

@@ -203,13 +203,28 @@ def _divergence(path: Path, prior: Distribution) -> Tensor:
 
 
 def _from_diagonal(path: Path, prior: Normal) -> Tensor:
+    return by_component(path, prior).sum(-1)
+
+
+def by_component(path: Path, prior: Normal) -> Tensor:
+    """Return the divergence from a diagonal prior split by the chain rule over the components.
+
+    Each term is `E KL(q(z_i | z_1, ..., z_{i-1}) || p(z_i))`: never negative, and they add up.
+
+    Args:
+        path: A guide's conditionals.
+        prior: The model's.
+
+    Returns:
+        `(*batch, time, state)`, in nats.
+    """
     offset = ((path.mean - prior.loc) / prior.scale).square()
     log_ratio = 2 * (path.scale / prior.scale).log()
     if path.chol is None:
         spread = (path.scale / prior.scale).square()
     else:
         spread = (path.chol / prior.scale[..., None]).square().sum(-1)
-    return 0.5 * (spread + offset - 1 - log_ratio).sum(-1)
+    return 0.5 * (spread + offset - 1 - log_ratio)
 
 
 def _from_full(path: Path, prior: MultivariateNormal) -> Tensor:

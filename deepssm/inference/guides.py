@@ -8,10 +8,12 @@ from torch.distributions import constraints
 
 from ..base import Series, StateSpaceModel
 from ..sequences import observed_steps
+from .attention_encoder import AttentionEncoder
 from .combiners import GateCombiner, IndependentCombiner, ProductCombiner
 from .diagonal_encoder import DiagonalEncoder
 from .encoders import RecurrentEncoder
 from .guide_sequence import GuideSequence
+from .image_reader import ImageReader
 from .linearized_guide import LinearizedGuide
 from .reader import Reader, transition_scale
 
@@ -29,7 +31,7 @@ class SmoothingGuide(nn.Module):
         encoder: Reads `reader.size` features; a backward GRU by default, so that the context of
             step `t` is what `y_{t:T}` says.
         combiner: One step of the guide; `ProductCombiner` by default.
-        reader: Turns a series into features.
+        reader: Turns a series into features; an `ImageReader` for images.
 
     Source: Krishnan, Shalit, Sontag (2017), Structured inference networks, section 4.
     """
@@ -41,15 +43,17 @@ class SmoothingGuide(nn.Module):
         input_dim: int = 0,
         *,
         hidden: int = 32,
-        encoder: RecurrentEncoder | DiagonalEncoder | None = None,
+        encoder: RecurrentEncoder | DiagonalEncoder | AttentionEncoder | None = None,
         combiner: ProductCombiner | GateCombiner | IndependentCombiner | None = None,
-        reader: Reader | None = None,
+        reader: Reader | ImageReader | None = None,
     ) -> None:
         super().__init__()
+        self.obs_dim, self.state_dim, self.input_dim = obs_dim, state_dim, input_dim
         self.hidden = hidden
         self.reader = reader or Reader(obs_dim, input_dim)
+        plain = isinstance(self.reader, Reader)
         self.encoder = encoder or RecurrentEncoder(self.reader.size, hidden)
-        self.combiner = combiner or ProductCombiner(state_dim, obs_dim, hidden)
+        self.combiner = combiner or ProductCombiner(state_dim, obs_dim, hidden, innovation=plain)
         same = self.encoder.hidden == self.combiner.hidden
         direct = same and isinstance(self.combiner, GateCombiner)
         self.projection = (
@@ -89,7 +93,9 @@ class SmoothingGuide(nn.Module):
     def _law(
         self, model: StateSpaceModel, series: Series, context: Tensor, steps: Tensor
     ) -> GuideSequence:
-        spread = self.reader.y_spread if self.combiner.uses_innovation else None
+        spread = None
+        if self.combiner.uses_innovation and isinstance(self.reader, Reader):
+            spread = self.reader.y_spread
         # Time first, as the encoder leaves it, for a matrix product without a copy.
         projected = self.projection(context.movedim(-2, 0)).movedim(0, -2)
         return GuideSequence(model, series, projected, self.combiner, steps, spread)
@@ -100,7 +106,8 @@ def default_guide(
 ) -> SmoothingGuide | LinearizedGuide:
     """Return a guide that fits a model.
 
-    Real data get a `LinearizedGuide`, which follows the model without training; counts and
+    Images get an untrained `SmoothingGuide` that reads them by convolutions and looks both ways;
+    other real data a `LinearizedGuide`, which follows the model without training; counts and
     categories an untrained `SmoothingGuide`.
 
     Args:
@@ -108,6 +115,9 @@ def default_guide(
         series: Its data.
         hidden: Width of the networks.
     """
+    size: tuple[int, int] | None = getattr(model, "image_size", None)
+    if size is not None:
+        return _image_guide(model, size, hidden)
     if has_real_values(model, series):
         return LinearizedGuide(2)
     guide = SmoothingGuide(
@@ -117,6 +127,19 @@ def default_guide(
         hidden=hidden,
         combiner=ProductCombiner(model.state_dim, model.obs_dim, hidden, innovation=False),
         reader=Reader(model.obs_dim, model.input_dim, changes=False),
+    )
+    return guide.to(device=model.device, dtype=model.dtype)
+
+
+def _image_guide(model: StateSpaceModel, size: tuple[int, int], hidden: int) -> SmoothingGuide:
+    reader = ImageReader(*size, hidden, model.input_dim)
+    guide = SmoothingGuide(
+        model.obs_dim,
+        model.state_dim,
+        model.input_dim,
+        hidden=hidden,
+        encoder=RecurrentEncoder(reader.size, hidden, reads="both"),
+        reader=reader,
     )
     return guide.to(device=model.device, dtype=model.dtype)
 

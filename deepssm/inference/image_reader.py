@@ -53,5 +53,5 @@ class ImageReader(nn.Module):
         read = torch.tanh(self.summary(maps.flatten(1))).reshape(*seen.shape[:-1], self.features)
         parts = [read, seen.any(-1, keepdim=True).to(read.dtype)]
         if self.input_dim and series.u is not None:
-            parts.append(series.u)
+            parts.append(series.u[..., : self.input_dim])
         return torch.cat(parts, dim=-1)

@@ -106,6 +106,34 @@ def evaluation_batch(series: Series, size: int, window: int | None) -> Series:
     return _cut(series, rows, start, window)
 
 
+def kept_back(validation: Series, data: Series) -> Series:
+    """Return validation series as one batch, unless they are nothing but training data.
+
+    Args:
+        validation: Series that no gradient may see.
+        data: The training data, flat.
+
+    Raises:
+        ValueError: every validation series is among the training series, or none was observed.
+    """
+    flat = flatten(validation)
+    own = set(map(_content, flat.y)) - {b""}
+    if not own:
+        raise ValueError("`validation` holds no observation: every value is missing (NaN).")
+    if own <= set(map(_content, data.y)):
+        raise ValueError(
+            "`validation` holds only series that are trained on, so it could not tell when the "
+            "model starts to learn them by heart: keep some series, or the last rows, back."
+        )
+    return trim(flat)
+
+
+def _content(y: Tensor) -> bytes:
+    """Return what was observed of one series, without the missing steps at its end."""
+    rows = y[: int(observed_steps(y).sum())]
+    return torch.nan_to_num(rows, nan=-1e30).cpu().float().numpy().tobytes()
+
+
 def _windows(
     series: Series, batch_size: int, window: int, generator: torch.Generator | None
 ) -> Series:

@@ -73,8 +73,11 @@ def start_online(model: StateSpaceModel, method: InferenceMethod) -> OnlineFilte
             f"`{type(method).__name__}` works on whole series and has no online form. Use "
             "`Kalman()`, `Extended()`, `Unscented()`, `Switching()` or `ForwardBackward()`."
         )
+    from .online_feedback import RememberingFilter
+
     with torch.no_grad():
-        return method.online(model)
+        started = method.online(model)
+        return RememberingFilter(started, model) if model.reads_past else started
 
 
 def checked_reading(model: StateSpaceModel, y: Tensor, like: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ..base import Series, StateSpaceModel
 from ..sequences import at, draw
+from .feedback_draws import run_on
 
 
 def forecast_score(
@@ -33,12 +34,22 @@ def forecast_score(
     past = Series(*(None if part is None else part[:, :origin] for part in series))  # type: ignore[arg-type]
     with torch.no_grad():
         z = guide(model, past).expand(torch.Size((num_paths, len(y)))).sample()[..., -1, :]
+    if model.reads_past:
+        blind = series._replace(y=series.y.clone())
+        blind.y[..., origin:, :] = torch.nan
+        last = torch.full((len(y),), origin - 1, device=y.device)
+        return _fair_score(run_on(model, blind, z, last, horizon)[1], y)
     path = []
     for t in range(origin, series.time):
         z = draw(model.transition(z, at(series.u, t), at(series.dt, t, axes=1)))
         path.append(z)
     u = None if series.u is None else series.u[..., origin:, :]
-    x = draw(model.emission(torch.stack(path, dim=-2), u))
+    return _fair_score(draw(model.emission(torch.stack(path, dim=-2), u)), y)
+
+
+def _fair_score(x: Tensor, y: Tensor) -> Tensor:
+    """Return the mean fair CRPS of draws `x` of `y` in units of their spread, gaps left out."""
+    num_paths = len(x)
     seen = ~torch.isnan(y)
     truth = torch.where(seen, y, torch.zeros_like(y))
     ordered = x.sort(dim=0).values

@@ -15,9 +15,10 @@ from ..gaussian import Pushforward
 from ..results import Filtered, Forecast, Smoothed
 from ..sequences import observed_log_prob, seeded
 from .conditionals import Conditionals, bind
+from .feedback_draws import drawn_forecast, last_seen, run_on, state_at
 from .moments import Wrap, identity
 from .particle_paths import ancestral_paths, backward_paths
-from .proposals import Bootstrap, Proposal, Propose
+from .proposals import Bootstrap, Proposal, Propose, Proposed
 from .resampling import Resampling, effective_size, systematic
 
 
@@ -130,6 +131,8 @@ class Particle:
         conditionals, first = bind(model, series), series.time - horizon
         cloud = self.run(model, Series(series.y[..., :first, :], *_before(series, first)))
         count = num_samples or self.num_particles
+        if model.reads_past:
+            return self._fed_forecast(model, series, cloud, horizon, count, generator)
         with torch.no_grad(), seeded(generator or torch.Generator().manual_seed(self.seed + 2)):
             z = _start(conditionals.initial, count, series.batch_shape)
             if first:
@@ -146,6 +149,23 @@ class Particle:
             weighted_moments(level, states, conditionals.wrap_state),
         )
         return Forecast(*moments[0], samples, *moments[1], states)
+
+    def _fed_forecast(
+        self,
+        model: StateSpaceModel,
+        series: Series,
+        cloud: Cloud,
+        horizon: int,
+        count: int,
+        generator: torch.Generator | None,
+    ) -> Forecast:
+        """Draw on from the particles of each series' last reading, draws fed back."""
+        last = last_seen(series.y)
+        z = state_at(torch.stack(cloud.z, -2), last)
+        weight = state_at(torch.stack(cloud.log_weight, -1)[..., None], last)[..., 0]
+        with torch.no_grad(), seeded(generator or torch.Generator().manual_seed(self.seed + 2)):
+            z = _pick(z, _independent(weight, count))
+            return drawn_forecast(*run_on(model, series, z, last, horizon))
 
     def run(self, model: StateSpaceModel, series: Series) -> Cloud:
         """Run the filter and return the particles themselves."""
@@ -186,7 +206,10 @@ class Particle:
         self, propose: Propose, t: int, z: Tensor, prior: Distribution, y: Tensor, seen: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Draw particles; return them with `log p - log q`."""
-        proposal = propose(t, z, prior, y, seen).law if bool(seen.any()) else None
+        proposed = propose(t, z, prior, y, seen) if bool(seen.any()) else Proposed(None)
+        if proposed.draw is not None and not self.differentiable:
+            return proposed.draw()
+        proposal = proposed.law
         law = prior if proposal is None else proposal
         drawn = law.sample() if not isinstance(law, Pushforward) else law.rsample().detach()
         if proposal is None and not self.differentiable:

@@ -15,6 +15,7 @@ from ..base import (
     Series,
     StateSpaceModel,
 )
+from ..feedback import refuse_feedback
 from ..gaussian import outer, psd_factor
 from ..results import Filtered, Forecast, Smoothed
 from .conditionals import Conditionals, bind, gaussian_start
@@ -80,6 +81,7 @@ class PosteriorLinearization:
         generator: torch.Generator | None = None,
     ) -> Forecast:
         """Forecast the last `horizon` steps, linearised about their predicted path."""
+        refuse_feedback(model, "a forecast of `PosteriorLinearization`")
         linear = self.linearize(model, series)
         return self.exact.forecast(*linear, horizon, num_samples, generator)
 

@@ -53,7 +53,8 @@ class Reader(nn.Module):
             steps = (series.y[..., 1:, :] - series.y[..., :-1, :]).reshape(-1, self.obs_dim)
             _store_moments(torch.zeros_like(self.y_loc), self.change_spread, steps)
         if series.u is not None and self.input_dim:
-            _store_moments(self.u_loc, self.u_spread, series.u.reshape(-1, self.input_dim))
+            rows = series.u[..., : self.input_dim].reshape(-1, self.input_dim)
+            _store_moments(self.u_loc, self.u_spread, rows)
 
     def scaled(self, series: Series) -> tuple[Tensor, Tensor]:
         """Return `y` in units of one, 0 where missing, and what was seen as 0 and 1."""
@@ -71,7 +72,8 @@ class Reader(nn.Module):
             change = change * (self.y_spread / self.change_spread)
             parts.append(torch.cat([torch.zeros_like(scaled[..., :1, :]), change], dim=-2))
         if self.input_dim and series.u is not None:
-            parts.append((series.u - self.u_loc) / self.u_spread)
+            own = series.u[..., : self.input_dim]  # A model may have put its last reading behind.
+            parts.append((own - self.u_loc) / self.u_spread)
         return torch.cat(parts, dim=-1)
 
 

@@ -10,6 +10,8 @@ from torch.distributions import Distribution
 
 from ..base import LinearGaussianModel, Series, StateSpaceModel
 from ..results import Simulated
+from ..sequences import seeded
+from .feedback_draws import run_on
 from .simulation_smoother import draw_observations, simulate_states
 
 
@@ -29,6 +31,11 @@ def simulate(
     if isinstance(model, LinearGaussianModel):
         return _simulate_linear(model, series, lead, generator)
     shape = torch.Size((*lead, *series.batch_shape))
+    if model.reads_past and series.time:
+        nothing = torch.full(series.batch_shape, -1, device=series.y.device)
+        start = series.y.new_zeros(*shape, model.state_dim)
+        with torch.no_grad(), seeded(generator):
+            return Simulated(*run_on(model, series, start, nothing, series.time))
     states: list[Tensor] = []
     for t in range(series.time):
         u = None if series.u is None else series.u[..., t, :]

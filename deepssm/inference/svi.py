@@ -22,9 +22,11 @@ from .amortized import Amortized
 from .elbo import bound, negative_elbo
 from .guides import default_guide
 from .journal import Callback, Journal
-from .minibatches import Minibatches, evaluation_batch, flatten, trim
+from .minibatches import Minibatches, evaluation_batch, flatten, kept_back
 from .overshooting import forecast_score
+from .training_checks import check_counts, check_guide
 from .training_state import Keeper, best_line, check_finite
+from .weight_decay import parameter_groups
 
 Objective = Callable[..., nn.Module]
 """`(model, guide, *, num_particles)` to `loss(y, u, dt, kl_weight, scale)`, which is minimised.
@@ -54,13 +56,15 @@ class SVI:
         kl_warmup: Gradient steps until that weight is 1.
         clip: Largest norm of the gradient, per parameter block of model and guide together.
         num_particles: Paths per series and step.
-        weight_decay: Of the model's network weights.
+        weight_decay: Pull of all parameters towards 0. `None` takes it from the model's
+            `prior_scale` (a deep model has one), as a normal prior on its parameters alone.
         averaging: Where above 0, the weights that are evaluated and kept are an average over the
             steps, of whose weight this share outlasts a step: 0.999 averages about 1000 steps.
         report_every: Steps between evaluations of the un-annealed bound, whose best weights are
             the ones kept.
-        validation: Series kept back: where given, the best weights are those with the largest
-            bound on them rather than on the training data.
+        validation: Series kept back, such as `deepssm.checks.as_series(model, y, u)`: where given,
+            the best weights are those with the largest bound on them rather than on the training
+            data. Training data are refused here.
         patience: Evaluations without a new best before stopping; `None` runs all steps.
         max_rescues: How often a non-finite loss may send the training back to the last good
             weights at half the learning rate.
@@ -89,7 +93,7 @@ class SVI:
     kl_warmup: int = 200
     clip: float = 10.0
     num_particles: int = 1
-    weight_decay: float = 0.0
+    weight_decay: float | None = None
     averaging: float = 0.0
     report_every: int = 25
     validation: Series | None = None
@@ -105,6 +109,20 @@ class SVI:
     checkpoint_every: int = 200
     resume: bool = False
     callbacks: tuple[Callback, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        check_counts(
+            vars(self), steps=1, batch_size=1, window=2, num_particles=1, report_every=1,
+            patience=1, hidden=1, overshoot=0, checkpoint_every=1,
+        )  # fmt: skip
+        if not self.learning_rate > 0 or not 0 <= self.averaging < 1:
+            raise ValueError(
+                "`learning_rate` must be positive and `averaging` in [0, 1), got "
+                f"{self.learning_rate} and {self.averaging}."
+            )
+        if self.precision not in ("full", "bfloat16"):
+            raise ValueError(f"`precision` is 'full' or 'bfloat16', got {self.precision!r}.")
 
     def fit(
         self,
@@ -126,8 +144,9 @@ class SVI:
             `history` in nats per observed step: `elbo`, `reconstruction`, `divergence`.
 
         Raises:
-            ValueError: nothing was observed, nothing is left to learn, `resume` finds another
-                model's checkpoint, or `torchrun` is set up so that processes train apart.
+            ValueError: nothing was observed, nothing is left to learn, `guide` was made for
+                another model, `resume` finds another model's checkpoint, or `torchrun` is set up
+                so that processes train apart.
             FloatingPointError: the loss stayed non-finite after all rescues.
         """
         data = flatten(series)
@@ -136,6 +155,7 @@ class SVI:
         with seeded(generator), pyro.settings.context(module_local_params=True):
             model.initialize_from(data)
             guide = default_guide(model, data, self.hidden) if self.guide is None else self.guide
+            check_guide(model, guide)
             initialize = getattr(guide, "initialize_from", None)
             if initialize is not None:
                 initialize(model, data)
@@ -156,9 +176,8 @@ class SVI:
         if not parameters:
             raise ValueError("`model` and `guide` have no free parameter: nothing can be learnt.")
         distributed.check_set_up(modules, len(data.y))
-        optimizer = torch.optim.Adam(
-            parameters, lr=self.learning_rate, weight_decay=self.weight_decay, fused=True
-        )
+        groups = parameter_groups(model, parameters, data, self.weight_decay)
+        optimizer = torch.optim.Adam(groups, lr=self.learning_rate, fused=True)
         keeper = Keeper(modules, optimizer, self.averaging)
         run = _Run(model, guide, loss, distributed.replicate(loss), keeper)
         stopped = self._run(run, data, progress)
@@ -170,7 +189,7 @@ class SVI:
         keeper, journal = run.keeper, Journal(self.folder, self.callbacks)
         trial = evaluation_batch(data, 4 * self.batch_size, self.window)
         if self.validation is not None:
-            trial = trim(flatten(self.validation))
+            trial = kept_back(self.validation, data)
         batches = Minibatches(data, self.batch_size, self.window, bucketed=self.bucketed)
         first = journal.resume(keeper, batches) if self.resume else 0
         journal.begin(keeper.history)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from pyro.distributions import Independent
 from torch import Tensor, nn
@@ -9,6 +11,7 @@ from torch.distributions import Distribution
 from torch.nn import functional as F
 
 from ..base import Series, StateSpaceModel
+from ..feedback import own_inputs, with_past
 from ..sequences import joint
 from .emissions import GaussianEmission, roughness
 from .transitions import (
@@ -22,6 +25,9 @@ from .transitions import (
 class DeepMarkov(StateSpaceModel):
     """`z_1 ~ N(m, s^2)`, `z_t ~ p(z_t | z_{t-1}, u_t)`, `y_t ~ p(y_t | z_t, u_t)`, all neural.
 
+    Learning puts a normal prior of deviation `prior_scale` on every parameter, in the units of
+    the standardized data; without it, forecasts of short series were too sure of themselves.
+
     Data need no scaling: `initialize_from`, which every learner calls, stores the location and
     scale of `y` and `u` in buffers, and all results are in the units of the data.
 
@@ -32,16 +38,27 @@ class DeepMarkov(StateSpaceModel):
         transition: A module `(z, u, dt) -> Distribution`; `ResidualTransition` by default.
         emission: A module `(z, u) -> Distribution`; `GaussianEmission` by default.
         hidden: Width of the default networks.
+        feedback: Which part also reads the last reading `y_{t-1}`: `"transition"`, `"emission"`
+            or `"both"`. It enters that part behind `u_t`, in units of one, a missing component
+            as 0, followed by 1 for each component that was seen; such a part has `input_dim + 2
+            obs_dim` inputs. Filters, guides and bounds so condition on what was seen. Forecasts,
+            `impute`, `counterfactual` and `simulate` feed each draw back into the next step.
+
+    Attributes:
+        prior_scale: Read by `SVI(weight_decay=None)`; set it to `None` for no prior.
 
     Raises:
-        ValueError: a size is not positive.
+        ValueError: a size is not positive, or a part has other sizes than the model.
 
     Source: Krishnan, Shalit, Sontag (2015), Deep Kalman filters; (2017), Structured inference
     networks for nonlinear state space models.
     """
 
+    prior_scale: float | None = 0.4
     u_loc: Tensor
     u_spread: Tensor
+    past_loc: Tensor
+    past_spread: Tensor
     initialized: Tensor
 
     def __init__(
@@ -53,6 +70,7 @@ class DeepMarkov(StateSpaceModel):
         transition: nn.Module | None = None,
         emission: nn.Module | None = None,
         hidden: int = 32,
+        feedback: Literal["none", "transition", "emission", "both"] = "none",
     ) -> None:
         super().__init__()
         for name, size, least in (
@@ -63,15 +81,23 @@ class DeepMarkov(StateSpaceModel):
             if size < least:
                 raise ValueError(f"`{name}` must be at least {least}, got {size}.")
         self.obs_dim, self.state_dim, self.input_dim = obs_dim, state_dim, input_dim
-        self.hidden = hidden
+        self.hidden, self.feedback, self.reads_past = hidden, feedback, feedback != "none"
+        moved, emitted = (self._reads(part) for part in ("transition", "emission"))
         self.transition_net = transition or ResidualTransition(
-            state_dim, input_dim, hidden, levels=min(obs_dim, state_dim)
+            state_dim, moved, hidden, levels=min(obs_dim, state_dim)
         )
-        self.emission_net = emission or GaussianEmission(state_dim, obs_dim, input_dim, hidden)
+        self.emission_net = emission or GaussianEmission(state_dim, obs_dim, emitted, hidden)
+        _check_sizes("transition", self.transition_net, state_dim=state_dim, input_dim=moved)
+        _check_sizes(
+            "emission", self.emission_net, state_dim=state_dim, obs_dim=obs_dim, input_dim=emitted
+        )
         self.initial_mean = nn.Parameter(torch.zeros(state_dim))
         self.initial_raw_scale = nn.Parameter(torch.full((state_dim,), inverse_softplus(1.0)))
         self.register_buffer("u_loc", torch.zeros(input_dim))
         self.register_buffer("u_spread", torch.ones(input_dim))
+        if self.reads_past:
+            self.register_buffer("past_loc", torch.zeros(obs_dim))
+            self.register_buffer("past_spread", torch.ones(obs_dim))
         self.register_buffer("initialized", torch.tensor(False))
 
     def initial(self) -> Independent:
@@ -85,19 +111,25 @@ class DeepMarkov(StateSpaceModel):
 
         Args:
             z: `(*axes, state)`.
-            u: `(*axes, input)`, in the units of the data.
+            u: `(*axes, input)`, in the units of the data; with feedback `(*axes, input + 2 obs)`.
             dt: `(*axes)` or `()`, for transitions that use it.
         """
-        return self.transition_net(z, self._scaled(u), dt)
+        return self.transition_net(z, self._scaled(u, "transition"), dt)
 
     def emission(self, z: Tensor, u: Tensor | None = None) -> Distribution:
         """Return `p(y_t | z_t = z, u_t)`.
 
         Args:
             z: `(*axes, state)`.
-            u: `(*axes, input)`, in the units of the data.
+            u: `(*axes, input)`, in the units of the data; with feedback `(*axes, input + 2 obs)`.
         """
-        return self.emission_net(z, self._scaled(u))
+        return self.emission_net(z, self._scaled(u, "emission"))
+
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        """Rows and columns of an observed image; `None` where the emission paints none."""
+        height, width = (getattr(self.emission_net, side, None) for side in ("height", "width"))
+        return None if height is None or width is None else (int(height), int(width))
 
     def initialize_from(self, series: Series) -> None:
         """Store the location and scale of the data and start the noises at their roughness.
@@ -110,11 +142,16 @@ class DeepMarkov(StateSpaceModel):
         if self.initialized:
             return
         self.initialized.fill_(True)
-        if series.u is not None and self.input_dim:
-            rows = series.u.reshape(-1, self.input_dim)
-            spread = rows.std(0, correction=0)
+        u = own_inputs(self, series.u)
+        if u is not None and self.input_dim:
+            rows = u.reshape(-1, self.input_dim)
             self.u_loc.copy_(rows.mean(0))
-            self.u_spread.copy_(torch.where(spread > 0, spread, torch.ones_like(spread)))
+            self.u_spread.copy_(_positive(rows.std(0, correction=0)))
+        if self.reads_past:
+            rows = series.y.reshape(-1, self.obs_dim)
+            loc = torch.nan_to_num(rows.nanmean(0))
+            self.past_loc.copy_(loc)
+            self.past_spread.copy_(_positive((rows - loc).square().nanmean(0).sqrt()))
         initialize = getattr(self.emission_net, "initialize_from", None)
         if initialize is not None:
             initialize(series.y)
@@ -145,10 +182,15 @@ class DeepMarkov(StateSpaceModel):
             `z` and `y`.
 
         Raises:
-            ValueError: nothing tells the number of steps.
+            ValueError: nothing tells the number of steps, or a model with feedback is to draw.
         """
         if y is not None:
-            return joint(self, Series(y, u, dt))
+            return joint(self, Series(y, with_past(self, y, u), dt))
+        if self.reads_past:
+            raise ValueError(
+                "`y` is needed by a model with feedback, whose states and readings take turns: "
+                "`ds.simulate(model, time)` draws both."
+            )
         if u is not None:
             batch_shape, time = tuple(u.shape[:-2]), u.shape[-2]
         elif time is None:
@@ -156,5 +198,40 @@ class DeepMarkov(StateSpaceModel):
         empty = torch.empty(*batch_shape, time, self.obs_dim, dtype=self.dtype, device=self.device)
         return joint(self, Series(empty, u, dt), observed=False)
 
-    def _scaled(self, u: Tensor | None) -> Tensor | None:
-        return None if u is None or not self.input_dim else (u - self.u_loc) / self.u_spread
+    def _reads(self, part: Literal["transition", "emission"]) -> int:
+        """Return the number of inputs of a part."""
+        past = 2 * self.obs_dim if self.feedback in (part, "both") else 0
+        return self.input_dim + past
+
+    def _scaled(self, u: Tensor | None, part: Literal["transition", "emission"]) -> Tensor | None:
+        if not self.reads_past:
+            return None if u is None or not self.input_dim else (u - self.u_loc) / self.u_spread
+        k, p = self.input_dim, self.obs_dim
+        if u is None or u.shape[-1] != k + 2 * p:
+            raise ValueError(
+                f"`u` must hold {k} input(s), the last reading and what was seen of it, "
+                f"{k + 2 * p} columns, got {0 if u is None else u.shape[-1]}: the verbs "
+                "(`ds.fit`, ...) put them there, and so does `deepssm.checks.as_series`."
+            )
+        own = (u[..., :k] - self.u_loc) / self.u_spread
+        if self.feedback not in (part, "both"):
+            return own if k else None
+        seen = u[..., k + p :]
+        past = seen * (u[..., k : k + p] - self.past_loc) / self.past_spread
+        return torch.cat([own, past, seen], dim=-1)
+
+
+def _positive(spread: Tensor) -> Tensor:
+    """Replace what is 0 or unknown by 1."""
+    return torch.where(spread > 0, spread, torch.ones_like(spread))
+
+
+def _check_sizes(name: str, part: nn.Module, **expected: int) -> None:
+    """Refuse a part made for other sizes; parts that do not tell theirs pass."""
+    for size, wanted in expected.items():
+        got = getattr(part, size, wanted)
+        if got != wanted:
+            raise ValueError(
+                f"`{name}` was made for `{size}` {got}, but this model needs {wanted}: "
+                f"build it as `{type(part).__name__}(..., {size}={wanted})`."
+            )

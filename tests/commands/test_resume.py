@@ -9,6 +9,9 @@ import pytest
 
 from deepssm.checkpoint import load
 from deepssm.cli import main
+from deepssm.commands.outcome import DataError
+from deepssm.commands.resume import begin_training
+from deepssm.commands.table import Table, read_table
 from deepssm.inference.training_state import Keeper
 
 WORDS = ["--y", "level", "--model", "deep-kalman", "--steps", "60", "--hidden", "4"]
@@ -41,3 +44,33 @@ def test_a_stopped_fit_goes_on_to_the_same_weights(
     left, right = (load(run / "model.safetensors").tensors for run in (whole, parts))
     assert left.keys() == right.keys()
     assert all((left[name] == right[name]).all() for name in left)
+
+
+def test_other_data_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One value, one row or one column differs; the command says so before it learns anything."""
+    data, out = tmp_path / "data.csv", tmp_path / "run"
+    data.write_text("\n".join(["level,other", *(f"{i % 7},{i % 5}" for i in range(60))]))
+    training = tmp_path / "run.training"
+    table = _table(data, ["level"])
+    begin_training(training, table, resume=False)
+    (training / "training.safetensors").write_bytes(b"")
+    begin_training(training, _table(data, ["level"]), resume=True)  # The same data pass.
+    changed = table._replace(y=table.y.copy())
+    changed.y.iloc[5] += 1e-9
+    for other in (changed, _table(data, ["other"]), table._replace(y=table.y.iloc[1:])):
+        with pytest.raises(DataError, match="--resume: the data changed"):
+            begin_training(training, other, resume=True)
+    data.write_text(data.read_text().replace("3,3", "3,4"))
+    data.write_text(data.read_text().replace("6,1", "5,1"))
+    assert main(["fit", str(data), *WORDS, "--out", str(out), "--resume"]) == 3
+    assert "the data changed since" in capsys.readouterr().err
+    assert not out.exists()
+    (training / "data.json").unlink()
+    with pytest.raises(DataError, match="does not say what it was learnt from"):
+        begin_training(training, table, resume=True)
+    begin_training(training, table, resume=False)  # A new start leaves nothing of the old one.
+    assert not (training / "training.safetensors").exists()
+
+
+def _table(path: Path, columns: list[str]) -> Table:
+    return read_table(path, time=None, y=columns, u=[])

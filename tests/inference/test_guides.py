@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 import torch
 from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
 
 from deepssm.base import Series, StateSpaceModel
+from deepssm.inference.attention_encoder import AttentionEncoder
 from deepssm.inference.chain_guide import ChainGuide
 from deepssm.inference.combiners import GateCombiner, IndependentCombiner, ProductCombiner
 from deepssm.inference.diagonal_encoder import DiagonalEncoder
@@ -43,6 +46,8 @@ def _guides() -> dict[str, torch.nn.Module]:
     guides["mean-field"] = SmoothingGuide(2, 2, 1, hidden=8, combiner=alone)
     lstm = RecurrentEncoder(7, 8, cell="lstm")
     guides["lstm"] = SmoothingGuide(2, 2, 1, hidden=8, encoder=lstm)
+    attention = AttentionEncoder(7, 8, layers=2)
+    guides["attention"] = SmoothingGuide(2, 2, 1, hidden=8, encoder=attention)
     guides["blind"] = SmoothingGuide(2, 2, 1, combiner=ProductCombiner(2, 2, 8, innovation=False))
     for guide in guides.values():
         scramble(guide.double(), 3)
@@ -286,6 +291,46 @@ def test_guided_filter_is_the_exact_filter() -> None:
 def test_reversal_is_its_own_inverse() -> None:
     order = reversal(torch.tensor([4, 1, -1]), 5)
     assert order.tolist() == [[4, 3, 2, 1, 0], [1, 0, 2, 3, 4], [0, 1, 2, 3, 4]]
+
+
+@pytest.mark.parametrize("reads", ["past", "future", "both"])
+def test_every_encoder_filters_as_a_series_that_ends_there(reads: Literal["past"]) -> None:
+    """Contexts of series cut after each step, one by one; padding never reaches a context."""
+    torch.manual_seed(0)
+    x = torch.randn(3, 9, 5, dtype=torch.float64)
+    last = torch.tensor([8, 5, 2])
+    other = torch.where((torch.arange(9) <= last[:, None])[..., None], x, 1e3)
+    kinds = RecurrentEncoder, DiagonalEncoder, AttentionEncoder
+    for encoder in (kind(5, 4, reads=reads).double() for kind in kinds):
+        scramble(encoder, 1, 0.1)
+        found = encoder.filtering(x)
+        for t in range(9):
+            alone = encoder(x[:, : t + 1], torch.full((3,), t))[:, t]
+            torch.testing.assert_close(found[:, t], alone)
+        full, padded = encoder(x, last), encoder(other, last)
+        kept = torch.arange(9) <= last[:, None]
+        torch.testing.assert_close(full[kept], padded[kept])
+
+
+@torch.no_grad()
+def test_attention_is_a_weighted_mean_over_steps() -> None:
+    """One head, one layer, written as loops over steps."""
+    encoder = AttentionEncoder(3, 4, reads="past", heads=1).double()
+    scramble(encoder, 2, 0.3)
+    x = torch.randn(6, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    side = encoder.sides[0]
+    block = side.blocks[0]  # type: ignore[union-attr, index]
+    h = side.inward(x)  # type: ignore[operator]
+    query, key, value = block.asked(block.before(h)).chunk(3, -1)
+    slope = float(block.log_slope.exp())
+    for t in range(6):
+        scores = [float(query[t] @ key[s]) / 2 - slope * (t - s) for s in range(t + 1)]
+        weights = torch.softmax(torch.tensor(scores, dtype=torch.float64), 0)
+        row = h[t] + block.joined(sum(w * value[s] for s, w in enumerate(weights)))
+        row = row + block.network(block.between(row))
+        torch.testing.assert_close(encoder(x, torch.tensor(5))[t], side.norm(row))  # type: ignore[operator]
+    with pytest.raises(ValueError, match="`hidden` must be a multiple of `heads`"):
+        AttentionEncoder(3, 5)
 
 
 def test_default_guide_follows_the_kind_of_data() -> None:

@@ -7,16 +7,21 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+import deepssm as ds
 from deepssm.base import Series
 from deepssm.inference.amortized import Amortized
+from deepssm.inference.chain_guide import ChainGuide
+from deepssm.inference.conjugate_guide import ConjugateGuide
+from deepssm.inference.flow_guide import FlowGuide
 from deepssm.inference.guides import SmoothingGuide
 from deepssm.inference.minibatches import Minibatches
 from deepssm.inference.svi import SVI
@@ -244,3 +249,57 @@ def test_the_best_weights_are_those_of_the_validation_series() -> None:
     assert learned[1].diagnostics["elbo_per_step"] == max(other)
     assert learned[0].diagnostics["elbo_per_step"] == max(own)
     assert own != other
+
+
+def test_training_data_are_no_validation() -> None:
+    """The same series in another order or with other padding, and one that is new among them."""
+    data = _series()
+    longer = torch.cat([data.y.flip(0), torch.full_like(data.y[:, :2], torch.nan)], dim=1)
+    with pytest.raises(ValueError, match="`validation` holds only series that are trained on"):
+        _fit(None, steps=1, validation=Series(longer))
+    with pytest.raises(ValueError, match="`validation` holds no observation"):
+        _fit(None, steps=1, validation=Series(torch.full_like(data.y, torch.nan)))
+    _fit(None, steps=1, validation=Series(torch.cat([data.y, data.y[:1] + 1.0])))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"batch_size": 0}, "`batch_size` must be a whole number, 1 or more, got 0"),
+        ({"steps": 2.5}, "`steps` must be a whole number"),
+        ({"window": 1}, "`window` must be a whole number, 2 or more"),
+        ({"overshoot": -1}, "`overshoot` must be a whole number, 0 or more"),
+        ({"learning_rate": 0.0}, "`learning_rate` must be positive"),
+        ({"averaging": 1.0}, "`averaging` in"),
+        ({"precision": "half"}, "`precision` is 'full' or 'bfloat16', got 'half'"),
+    ],
+)
+def test_options_that_cannot_work_are_refused(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        SVI(**options)
+
+
+@pytest.mark.parametrize(
+    ("guide", "words"),
+    [
+        (
+            lambda: SmoothingGuide(3, 2),
+            "`guide` was made for obs_dim=3, but the model has obs_dim=2",
+        ),
+        (
+            lambda: ChainGuide(2, 4),
+            "build it as `ChainGuide.obs_dim=2, state_dim=2, input_dim=0.`",
+        ),
+        (lambda: FlowGuide(SmoothingGuide(2, 2, 1), 2), "made for input_dim=1"),
+        (
+            lambda: ConjugateGuide(2, 2, own_dynamics=True).double(),
+            "`guide` computes in torch.float64",
+        ),
+    ],
+)
+def test_guides_of_other_models_are_refused(
+    guide: Callable[[], torch.nn.Module], words: str
+) -> None:
+    y = torch.randn(2, 5, 2, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match=words):
+        ds.fit(DeepMarkov(2, 2), y, method=SVI(guide(), steps=1), progress=False)

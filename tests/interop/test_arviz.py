@@ -279,3 +279,37 @@ def test_building_a_tree_does_not_import_arviz() -> None:
         "assert 'arviz' not in sys.modules and 'matplotlib' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_deep_fit_goes_to_arviz_by_name(tmp_path: Path) -> None:
+    """Filtered, smoothed, forecast and draws of a deep model, with its rows and columns."""
+    arviz = pytest.importorskip("arviz")
+    y = torch.randn(20, 2, generator=_generator()).cumsum(0)
+    y[4, 1] = y[9] = torch.nan
+    frame = pd.DataFrame(y.numpy(), INDEX, ["a", "b"])
+    model = ds.models.DeepMarkov(2, 3, hidden=4, feedback="emission")
+    method = ds.inference.SVI(steps=2, report_every=1)
+    fit = ds.fit(model, frame, method=method, progress=False, generator=_generator())
+    forecast = fit.forecast(4, num_samples=30)
+    data = to_arviz(fit, forecast, num_samples=10, generator=_generator())
+    data.to_netcdf(str(tmp_path / "deep.nc"))
+    again = arviz.from_netcdf(str(tmp_path / "deep.nc"))
+    sizes = {
+        "posterior": ("z", {"chain": 1, "draw": 10, "time": 20, "state": 3}),
+        "posterior_predictive": ("y", {"chain": 1, "draw": 10, "time": 20, "obs": 2}),
+        "predictions": ("y", {"chain": 1, "draw": 30, "time_forecast": 4, "obs": 2}),
+        "smoothed": ("z_mean", {"time": 20, "state": 3}),
+        "log_likelihood": ("y", {"chain": 1, "draw": 1, "time": 20}),
+    }
+    for name, (variable, expected) in sizes.items():
+        assert dict(again[name][variable].sizes) == expected
+    assert list(again["observed_data"]["y"].coords["obs"].values) == ["a", "b"]
+    assert (again["posterior"].coords["time"].values == INDEX.values).all()
+    assert again["predictions"].coords["time_forecast"].values[0] == INDEX[-1] + pd.Timedelta(
+        weeks=1
+    )
+    assert list(again["posterior"].coords["state"].values) == ["z0", "z1", "z2"]
+    assert "emission_net.raw_scale" in again["posterior"]
+    filtered = to_arviz(fit.filter())["filtered"]["z_predicted_cov"]
+    assert dict(filtered.sizes) == {"time": 20, "state": 3, "state_bis": 3}
+    assert arviz.summary(data, var_names=["initial_mean"], kind="stats").shape[0] == 3
