@@ -15,8 +15,8 @@ def divergence_by_component(
 ) -> Tensor:
     """Return the divergence of each state component in nats per observed step, `(state,)`.
 
-    A component near 0 follows the prior: the data say nothing about it. Guides with full
-    covariances share their divergence out evenly.
+    A component near 0 follows the prior: the data say nothing about it. Where components depend
+    on each other, each is taken given those before it (the chain rule).
 
     Args:
         model: The model.

@@ -176,7 +176,7 @@ class SVI:
         if not parameters:
             raise ValueError("`model` and `guide` have no free parameter: nothing can be learnt.")
         distributed.check_set_up(modules, len(data.y))
-        groups = parameter_groups(model, parameters, data, self.weight_decay)
+        groups = parameter_groups(loss, model, parameters, data, self.weight_decay)
         optimizer = torch.optim.Adam(groups, lr=self.learning_rate, fused=True)
         keeper = Keeper(modules, optimizer, self.averaging)
         run = _Run(model, guide, loss, distributed.replicate(loss), keeper)

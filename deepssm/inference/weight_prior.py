@@ -61,6 +61,8 @@ class WeightPrior:
 class WeightLoss(Loss):
     """The loss of `WeightPrior`; its `state` holds the spreads of the posterior."""
 
+    prior_scale = None  # The divergence counts the prior of the weights already.
+
     def __init__(
         self, model: StateSpaceModel, guide: nn.Module, options: WeightPrior, names: list[str]
     ) -> None:
