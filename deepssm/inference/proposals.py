@@ -24,10 +24,13 @@ class Proposed(NamedTuple):
     Attributes:
         law: `q(z_t | z_{t-1}, y_t)`, batch shape `(particles, *batch)`, or `None` for the prior.
         look_ahead: An estimate of `log p(y_t | z_{t-1})`, `(particles, *batch)`, or `None`.
+        draw: Draws from `law` with `log p - log q`, also where neither has a density of its own
+            because the transition noise is singular; `None` if the densities say all.
     """
 
     law: Distribution | None
     look_ahead: Tensor | None = None
+    draw: Callable[[], tuple[Tensor, Tensor]] | None = None
 
 
 Propose = Callable[[int, Tensor, Distribution, Tensor, Tensor], Proposed]
@@ -82,7 +85,17 @@ class Guided:
             gap = conditionals.wrap_obs(y - step.mean)
             posterior = steps.condition(step, gap, observed.expand_as(gap))
             centre = mean + (factor @ posterior.shift[..., None])[..., 0]
-            return Proposed(mvn(centre, factor @ posterior.gain), posterior.log_likelihood)
+            law = mvn(centre, factor @ posterior.gain)
+
+            def draw() -> tuple[Tensor, Tensor]:
+                noise = torch.randn_like(mean)
+                e = posterior.shift + (posterior.gain @ noise[..., None])[..., 0]
+                # Both are the images of laws of e, whose densities have the same ratio.
+                scale = posterior.gain.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1)
+                ratio = scale + 0.5 * (noise.square() - e.square()).sum(-1)
+                return mean + (factor @ e[..., None])[..., 0], ratio
+
+            return Proposed(law, posterior.log_likelihood, draw)
 
         return propose
 
