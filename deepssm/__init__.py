@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from .results import Disturbances as Disturbances
     from .results import Filtered as Filtered
     from .results import Forecast as Forecast
+    from .results import Imputed as Imputed
     from .results import Simulated as Simulated
     from .results import Smoothed as Smoothed
 
@@ -54,7 +55,7 @@ _HOMES = {
     ".fitted": ("Fit",),
     ".interop.arviz": ("to_arviz",),
     ".questions": ("counterfactual", "impute"),
-    ".results": ("Disturbances", "Filtered", "Forecast", "Simulated", "Smoothed"),
+    ".results": ("Disturbances", "Filtered", "Forecast", "Imputed", "Simulated", "Smoothed"),
 }  # fmt: skip
 
 

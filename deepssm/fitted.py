@@ -10,15 +10,13 @@ from torch import Tensor
 from .base import InferenceMethod, Series, StateSpaceModel
 from .checks import Data, Labels, positive
 from .future import extend, future_labels
-from .results import Disturbances, Filtered, Forecast, Learned, Simulated, Smoothed
+from .results import Disturbances, Filtered, Forecast, Imputed, Learned, Simulated, Smoothed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import pandas as pd
     from matplotlib.figure import Figure
-
-    from .questions import Imputed
 
 
 class _FitFields(NamedTuple):
@@ -105,7 +103,8 @@ class Fit(_FitFields):
         """Fill the gaps of the training data; see `deepssm.impute`."""
         from .questions import imputed
 
-        return imputed(self.model, self.series, self.method, num_samples, generator)
+        found = imputed(self.model, self.series, self.method, num_samples, generator)
+        return found.labelled(*self.labels)
 
     def counterfactual(
         self,

@@ -2,46 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
 from .api import default_method
 from .base import InferenceMethod, LinearGaussianModel, Series, StateSpaceModel
-from .checks import Data, as_series, as_tensor, positive
+from .checks import Data, as_series, as_tensor, labels_of, positive
 from .feedback import fed, own_inputs, with_past
-from .results import Simulated
+from .results import Imputed, Simulated
 from .sequences import at, completed, seeded
-
-
-class Imputed(NamedTuple):
-    """Readings with their gaps filled.
-
-    Attributes:
-        mean: The data where seen, else the mean of what was missed, `(*batch, time, obs)`.
-        sd: 0 where seen, else the standard deviation of what was missed, `(*batch, time, obs)`.
-        samples: Joint draws, the data where seen, `(num_samples, *batch, time, obs)`.
-    """
-
-    mean: Tensor
-    sd: Tensor
-    samples: Tensor
-
-    def interval(self, level: float = 0.9) -> tuple[Tensor, Tensor]:
-        """Return the central interval that holds `level` of each missed reading's mass.
-
-        Args:
-            level: Probability in (0, 1).
-
-        Raises:
-            ValueError: `level` is not strictly between 0 and 1.
-        """
-        if not 0.0 < level < 1.0:
-            raise ValueError(f"`level` must lie strictly between 0 and 1, got {level}.")
-        low, high = (1 - level) / 2, (1 + level) / 2
-        return torch.quantile(self.samples, low, 0), torch.quantile(self.samples, high, 0)
 
 
 def impute(
@@ -75,7 +45,8 @@ def impute(
     """
     series = as_series(model, y, u, dt, lengths)
     inference = default_method(model) if method is None else method
-    return imputed(model, series, inference, num_samples, generator)
+    found = imputed(model, series, inference, num_samples, generator)
+    return found.labelled(*labels_of(y))
 
 
 def imputed(
@@ -162,10 +133,12 @@ def run_again(
 
 def _other_inputs(model: StateSpaceModel, series: Series, u_instead: Data) -> Tensor | None:
     u, instead = own_inputs(model, series.u), as_tensor(model, "u_instead", u_instead)
-    if u is None or u.shape[-2:] != instead.shape[-2:] or not bool(instead.isfinite().all()):
+    if u is None:
+        raise ValueError("`u_instead` is given, but the model has no inputs to be other.")
+    if u.shape[-2:] != instead.shape[-2:] or not bool(instead.isfinite().all()):
         raise ValueError(
             "`u_instead` must hold one finite row of inputs for every step of `y`, "
-            f"{None if u is None else tuple(u.shape)}, got {tuple(instead.shape)}."
+            f"{tuple(u.shape)}, got {tuple(instead.shape)}."
         )
     return with_past(model, series.y, instead.expand(u.shape))
 

@@ -157,6 +157,44 @@ class Simulated(Labelled, _SimulatedFields):
     """
 
 
+class _ImputedFields(NamedTuple):
+    mean: Tensor
+    sd: Tensor
+    samples: Tensor
+
+
+class Imputed(Labelled, _ImputedFields):
+    """Readings with their gaps filled.
+
+    Attributes:
+        mean: The data where seen, else the mean of what was missed, `(*batch, time, obs)`.
+        sd: 0 where seen, else the standard deviation of what was missed, `(*batch, time, obs)`.
+        samples: Joint draws, the data where seen, `(num_samples, *batch, time, obs)`.
+    """
+
+    def interval(self, level: float = 0.9) -> tuple[Tensor, Tensor]:
+        """Return the central interval that holds `level` of each missed reading's mass.
+
+        Args:
+            level: Probability in (0, 1).
+
+        Raises:
+            ValueError: `level` is not strictly between 0 and 1.
+        """
+        if not 0.0 < level < 1.0:
+            raise ValueError(f"`level` must lie strictly between 0 and 1, got {level}.")
+        low, high = (1 - level) / 2, (1 + level) / 2
+        return torch.quantile(self.samples, low, 0), torch.quantile(self.samples, high, 0)
+
+    def to_frame(self, index: pd.Index | None = None) -> pd.DataFrame:
+        """Return a frame with columns `<name>`, filled, and `<name>_sd`, one row a step."""
+        names = self.names or _default_names("y", self.mean.shape[-1])
+        columns: dict[str, Tensor] = {}
+        for i, name in enumerate(names):
+            columns[name], columns[f"{name}_sd"] = self.mean[..., i], self.sd[..., i]
+        return _frame(columns, index if index is not None else self.index)
+
+
 class _ForecastFields(NamedTuple):
     mean: Tensor
     cov: Tensor

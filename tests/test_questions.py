@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor
 
 import deepssm as ds
 from deepssm.base import LinearParameters, Series
+from deepssm.checks import Labels
 from deepssm.inference import LinearizedGuide, SmoothingGuide, active_units
 from deepssm.inference.amortized import Amortized
 from deepssm.inference.linear_noises import completed_readings
@@ -190,6 +192,25 @@ def test_classical_fits_answer_what_if_and_fill_gaps() -> None:
     torch.testing.assert_close(other.y[:, seen], (y + change)[:, seen])
     with pytest.raises(ValueError, match="`u_instead` must hold one finite row"):
         fit.counterfactual(u[:5])
+
+
+def test_filled_gaps_keep_the_rows_and_columns_of_a_frame() -> None:
+    index = pd.date_range("2024-01-01", periods=6, freq="D")
+    values = torch.randn(6, 2, generator=torch.Generator().manual_seed(0)).numpy()
+    frame = pd.DataFrame(values, index, ["a", "b"])
+    frame.iloc[2, 1] = float("nan")
+    method = Amortized(LinearizedGuide())
+    filled = ds.impute(linear_deep(inputs=0), frame, method=method).to_frame()
+    assert list(filled.columns) == ["a", "a_sd", "b", "b_sd"] and filled.index.equals(index)
+    assert filled["b_sd"].gt(0).tolist() == [False, False, True, False, False, False]
+    fit = ds.Fit(
+        linear_deep(inputs=0),
+        Learned(method, 0.0, [], {}, {}, []),
+        Series(torch.ones(3, 2).double()),
+    )
+    assert fit.labelled(Labels(index[:3], ("a", "b"))).impute(2).to_frame().index.equals(index[:3])
+    with pytest.raises(ValueError, match="the model has no inputs to be other"):
+        fit.counterfactual(torch.zeros(3, 1))
 
 
 def test_noiseless_sensors_are_filled_by_exact_conditioning() -> None:

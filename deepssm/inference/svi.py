@@ -24,7 +24,7 @@ from .guides import default_guide
 from .journal import Callback, Journal
 from .minibatches import Minibatches, evaluation_batch, flatten, kept_back
 from .overshooting import forecast_score
-from .training_checks import check_counts, check_guide
+from .training_checks import check_counts, check_guide, check_model
 from .training_state import Keeper, best_line, check_finite
 from .weight_decay import parameter_groups
 
@@ -144,9 +144,9 @@ class SVI:
             `history` in nats per observed step: `elbo`, `reconstruction`, `divergence`.
 
         Raises:
-            ValueError: nothing was observed, nothing is left to learn, `guide` was made for
-                another model, `resume` finds another model's checkpoint, or `torchrun` is set up
-                so that processes train apart.
+            ValueError: nothing was observed, nothing is left to learn, the data do not fit the
+                model, `guide` was made for another, `resume` finds another model's checkpoint, or
+                `torchrun` is set up so that processes train apart.
             FloatingPointError: the loss stayed non-finite after all rescues.
         """
         data = flatten(series)
@@ -156,6 +156,7 @@ class SVI:
             model.initialize_from(data)
             guide = default_guide(model, data, self.hidden) if self.guide is None else self.guide
             check_guide(model, guide)
+            check_model(model, data)
             initialize = getattr(guide, "initialize_from", None)
             if initialize is not None:
                 initialize(model, data)

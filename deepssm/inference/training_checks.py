@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
 
-from ..base import StateSpaceModel
+from ..base import Series, StateSpaceModel
+from ..sequences import observed_log_prob
 
 
 def check_counts(options: dict[str, Any], **least: int) -> None:
@@ -53,4 +56,54 @@ def check_guide(model: StateSpaceModel, guide: nn.Module) -> None:
         raise ValueError(
             f"`guide` computes in {first.dtype} on {first.device}, but the model in {model.dtype} "
             f"on {model.device}: `guide.to({str(model.device)!r}, {model.dtype})`."
+        )
+
+
+def check_model(model: StateSpaceModel, data: Series) -> None:
+    """Refuse models that cannot be learnt by a guide, and data that a model cannot emit.
+
+    Args:
+        model: The model, initialised.
+        data: What is learnt from, with one batch axis.
+
+    Raises:
+        ValueError: A parameter is random, the transition cannot use `dt`, a reading lies outside
+            the emission's support, or a step is seen in part whose components depend on another.
+    """
+    drawn = [
+        f"{path}.{name}" if path else name
+        for path, module in model.named_modules()
+        for name in getattr(module, "_pyro_samples", {})
+    ]
+    if drawn:
+        raise ValueError(
+            f"`model` has random parameters ({', '.join(drawn)}), for which `SVI` has no guide: "
+            "`SVI(objective=WeightPrior(scale))` learns random weights, `NUTS()` a few parameters."
+        )
+    with torch.no_grad():
+        start = model.initial().mean
+        u = None if data.u is None else data.u[0, 0]
+        model.transition(start, u, None if data.dt is None else data.dt[0, -1])
+        _check_support(model.emission(start, u), data.y.reshape(-1, model.obs_dim))
+
+
+def _check_support(law: Distribution, rows: Tensor) -> None:
+    seen = ~torch.isnan(rows)
+    whole = seen.all(-1)
+    partial = rows[seen.any(-1) & ~whole]
+    if len(partial):
+        observed_log_prob(law, partial[0])
+    support: Any = law.support
+    if support is None:
+        return
+    if getattr(support, "reinterpreted_batch_ndims", 0) == 1:
+        support, values = support.base_constraint, rows[seen]
+    else:
+        values = rows[whole]
+    good = support.check(values)
+    if not bool(good.all()):
+        odd = values[~good][0].tolist()
+        raise ValueError(
+            f"`y` holds {odd}, which the model's emission ({support}) can never emit: choose an "
+            "emission that fits the data, or bring the data to its range."
         )

@@ -65,8 +65,17 @@ class ImageEmission(nn.Module):
         """Start at the mean brightness of the data, ignoring NaN.
 
         Args:
-            y: `(*batch, time, obs)`, in [0, 1].
+            y: `(*batch, time, obs)`, in [0, 1] up to noise.
+
+        Raises:
+            ValueError: pixels lie far outside, as those of 0 to 255 do.
         """
+        seen = y[~torch.isnan(y)]
+        if len(seen) and (float(seen.min()) < -1.0 or float(seen.max()) > 2.0):
+            raise ValueError(
+                f"`y` must hold brightness in [0, 1], got {float(seen.min()):g} to "
+                f"{float(seen.max()):g}: divide images of 0 to 255 by 255."
+            )
         level = torch.nan_to_num(torch.nanmean(y), nan=0.5).clamp(1e-2, 1 - 1e-2)
         with torch.no_grad():
             assert self.paint.bias is not None

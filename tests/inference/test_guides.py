@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, cast
 
 import pytest
 import torch
@@ -17,6 +17,7 @@ from deepssm.inference.guide_law import step_divergence
 from deepssm.inference.guided_particles import guided_filter
 from deepssm.inference.guides import SmoothingGuide, default_guide
 from deepssm.inference.linearized_guide import LinearizedGuide
+from deepssm.inference.reader import Reader
 from deepssm.inference.svi import SVI
 from deepssm.models.deep_markov import DeepMarkov
 from deepssm.models.emissions import BernoulliEmission
@@ -318,9 +319,8 @@ def test_attention_is_a_weighted_mean_over_steps() -> None:
     encoder = AttentionEncoder(3, 4, reads="past", heads=1).double()
     scramble(encoder, 2, 0.3)
     x = torch.randn(6, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    side = encoder.sides[0]
-    block = side.blocks[0]  # type: ignore[union-attr, index]
-    h = side.inward(x)  # type: ignore[operator]
+    side = cast(Any, encoder.sides[0])
+    block, h = side.blocks[0], side.inward(x)
     query, key, value = block.asked(block.before(h)).chunk(3, -1)
     slope = float(block.log_slope.exp())
     for t in range(6):
@@ -328,7 +328,7 @@ def test_attention_is_a_weighted_mean_over_steps() -> None:
         weights = torch.softmax(torch.tensor(scores, dtype=torch.float64), 0)
         row = h[t] + block.joined(sum(w * value[s] for s, w in enumerate(weights)))
         row = row + block.network(block.between(row))
-        torch.testing.assert_close(encoder(x, torch.tensor(5))[t], side.norm(row))  # type: ignore[operator]
+        torch.testing.assert_close(encoder(x, torch.tensor(5))[t], side.norm(row))
     with pytest.raises(ValueError, match="`hidden` must be a multiple of `heads`"):
         AttentionEncoder(3, 5)
 
@@ -341,4 +341,5 @@ def test_default_guide_follows_the_kind_of_data() -> None:
     assert isinstance(guide, SmoothingGuide)
     assert not guide.combiner.uses_innovation
     guide.initialize_from(notes, series)
+    assert isinstance(guide.reader, Reader)
     assert torch.equal(guide.reader.y_spread, torch.ones(3))

@@ -12,8 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyro.distributions as dist
 import pytest
 import torch
+from pyro.nn import PyroSample
 from torch import Tensor
 
 import deepssm as ds
@@ -26,6 +28,13 @@ from deepssm.inference.guides import SmoothingGuide
 from deepssm.inference.minibatches import Minibatches
 from deepssm.inference.svi import SVI
 from deepssm.inference.tensorboard import TensorBoard
+from deepssm.models import (
+    BernoulliEmission,
+    CategoricalEmission,
+    GatedTransition,
+    ImageEmission,
+    PoissonEmission,
+)
 from deepssm.models.deep_markov import DeepMarkov
 from deepssm.results import Learned
 
@@ -303,3 +312,46 @@ def test_guides_of_other_models_are_refused(
     y = torch.randn(2, 5, 2, generator=torch.Generator().manual_seed(0))
     with pytest.raises(ValueError, match=words):
         ds.fit(DeepMarkov(2, 2), y, method=SVI(guide(), steps=1), progress=False)
+
+
+def _counts(rate: float = 3.0) -> torch.Tensor:
+    g = torch.Generator().manual_seed(0)
+    return torch.poisson(torch.full((2, 5, 2), rate), generator=g)
+
+
+def _one_hot_in_part() -> torch.Tensor:
+    y = torch.eye(2)[torch.tensor([[0, 1, 1], [1, 0, 0]])]
+    y[0, 1, 0] = torch.nan
+    return y
+
+
+@pytest.mark.parametrize(
+    ("emission", "y", "words"),
+    [
+        (PoissonEmission(2, 2), _counts() + 0.5, r"`y` holds .*\.5, which the model's emission"),
+        (BernoulliEmission(2, 2), _counts(), "`y` holds [2-9]"),
+        (CategoricalEmission(2, 2), _counts(), "`y` holds "),
+        (CategoricalEmission(2, 2), _one_hot_in_part(), "`y` has steps observed in part"),
+        (ImageEmission(2, 4, 4), 255 * torch.rand(2, 5, 16), "divide images of 0 to 255 by 255"),
+    ],
+    ids=["counts", "bits", "categories", "in part", "images"],
+)
+def test_data_that_a_model_cannot_emit_are_refused(
+    emission: torch.nn.Module, y: torch.Tensor, words: str
+) -> None:
+    model = DeepMarkov(y.shape[-1], 2, emission=emission)
+    with pytest.raises(ValueError, match=words) as caught:
+        ds.fit(model, y, method=SVI(steps=1), progress=False)
+    assert "Trace Shapes" not in str(caught.value)
+
+
+def test_models_that_a_guide_cannot_learn_are_refused() -> None:
+    model = DeepMarkov(2, 2)
+    normal = dist.Normal(torch.zeros(2), 1.0).to_event(1)
+    model.initial_mean = PyroSample(normal)  # type: ignore[assignment]
+    with pytest.raises(ValueError, match=r"random parameters \(initial_mean\)"):
+        ds.fit(model, _counts(), method=SVI(steps=1), progress=False)
+    with pytest.raises(ValueError, match="GatedTransition is a discrete step") as caught:
+        gated = DeepMarkov(2, 2, transition=GatedTransition(2))
+        ds.fit(gated, _counts(), dt=0.5, method=SVI(steps=1), progress=False)
+    assert "Trace Shapes" not in str(caught.value)
