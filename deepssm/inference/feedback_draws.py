@@ -87,9 +87,14 @@ def fill(
     """
     cloud = _cloud(model, series, guide, num_particles)
     path = [_chosen(cloud[-1], cloud[-1].log_weight[:, None], num_samples)]
+    # So many paths at a time that their pairs with particles fit into memory.
+    some = max(1, 200_000 // cloud[-1].log_weight.numel())
     for t in range(series.time - 2, -1, -1):
-        logits = cloud[t].log_weight[:, None] + _arrival(model, series, cloud[t], path[-1], t + 1)
-        path.append(_chosen(cloud[t], logits, num_samples))
+        weight, chosen = cloud[t].log_weight[:, None], []
+        for after in path[-1].split(some):
+            logits = weight + _arrival(model, series, cloud[t], after, t + 1)
+            chosen.append(_chosen(cloud[t], logits, len(after)))
+        path.append(torch.cat(chosen))
     both = torch.stack(path[::-1], -2)
     return both[..., : model.state_dim], both[..., model.state_dim :]
 
