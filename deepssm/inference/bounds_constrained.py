@@ -102,7 +102,8 @@ class MaskedSuffix:
 
     A point of time is drawn anew for each batch; before it the guide reads the data, behind it
     the states follow the model, and all steps are scored. So the model learns to forecast from
-    states that a filter can know. It is a lower bound of the same likelihood, a looser one.
+    states that a filter can know. It is a lower bound of the same likelihood, a looser one. A
+    model with feedback goes on to read the last readings there; only the guide is blind.
 
     Args:
         longest: Most steps hidden; the number hidden is uniform between 0 and it.

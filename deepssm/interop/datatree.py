@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..base import Series, StateSpaceModel
+from ..feedback import own_inputs
 from ..fitted import Fit
 from ..results import Filtered, Forecast, Smoothed
 from .draws import Draws, left_out
@@ -131,7 +132,7 @@ def _fit_groups(
     groups["sample_stats"] = groups["sample_stats"].assign(
         objective=(("chain", "draw"), [[fit.learned.objective]])
     )
-    return groups | _data_groups(series, index, names)
+    return groups | _data_groups(model, series, index, names)
 
 
 def _filtered_groups(result: Filtered) -> Groups:
@@ -193,12 +194,17 @@ def _predictions(forecast: Forecast) -> xr.Dataset:
 def _draws_groups(draws: Draws, pointwise: Pointwise) -> Groups:
     density = _pointwise(draws.pointwise(pointwise), draws.series, pointwise, None)
     groups = {"posterior": draws.dataset(), "log_likelihood": density}
-    return groups | _data_groups(draws.series, None, None)
+    return groups | _data_groups(draws.model, draws.series, None, None)
 
 
-def _data_groups(series: Series, index: pd.Index | None, names: tuple[str, ...] | None) -> Groups:
+def _data_groups(
+    model: StateSpaceModel,
+    series: Series,
+    index: pd.Index | None,
+    names: tuple[str, ...] | None,
+) -> Groups:
     groups = {"observed_data": dataset({"y": (series.y, "obs")}, index, names=names)}
-    known = _constant(series)
+    known = _constant(series._replace(u=own_inputs(model, series.u)))
     if known:
         groups["constant_data"] = dataset(known, index)
     return groups

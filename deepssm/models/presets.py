@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import nn
 
 from .deep_markov import DeepMarkov
@@ -45,6 +47,7 @@ def deep_markov_model(
     transition_hidden: int = 200,
     emission_hidden: int = 100,
     emission: nn.Module | None = None,
+    feedback: Literal["none", "transition", "emission", "both"] = "none",
 ) -> DeepMarkov:
     """Return the deep Markov model of the polyphonic music: gated transition, bits emitted.
 
@@ -57,13 +60,18 @@ def deep_markov_model(
         transition_hidden: Width of gate and proposal.
         emission_hidden: Width of the two layers of the emission.
         emission: Another emission, for data that are no bits.
+        feedback: Which part reads the last reading too; `"both"` is DMM-Aug of the paper.
 
     Source: Krishnan, Shalit, Sontag (2017), Structured inference networks, section 5 and table 3.
     """
+    moved, emitted = (
+        2 * obs_dim if feedback in (part, "both") else 0 for part in ("transition", "emission")
+    )
     return DeepMarkov(
         obs_dim,
         state_dim,
-        transition=GatedTransition(state_dim, hidden=transition_hidden),
-        emission=emission or BernoulliEmission(state_dim, obs_dim, hidden=emission_hidden),
+        transition=GatedTransition(state_dim, moved, transition_hidden),
+        emission=emission or BernoulliEmission(state_dim, obs_dim, emitted, emission_hidden),
         hidden=transition_hidden,
+        feedback=feedback,
     )

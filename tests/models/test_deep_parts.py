@@ -331,6 +331,9 @@ def test_presets_are_the_models_of_the_papers() -> None:
     assert isinstance(kalman.transition_net, MLPTransition)
     assert isinstance(kalman.emission_net, GaussianEmission)
     music = ds.models.deep_markov_model(88)
+    augmented = ds.models.deep_markov_model(5, 4, feedback="both")
+    assert augmented.transition_net.layer.in_features == 4 + 2 * 5  # type: ignore[union-attr]
+    assert ds.simulate(augmented, 3).y.shape == (3, 5)
     assert isinstance(music.transition_net, GatedTransition)
     assert isinstance(music.emission_net, BernoulliEmission)
     assert (music.state_dim, music.transition_net.hidden, music.emission_net.hidden) == (
