@@ -10,7 +10,7 @@ from ..base import Series, StateSpaceModel
 from ..sequences import observed_steps
 from .attention_encoder import AttentionEncoder
 from .diagonal_encoder import DiagonalEncoder
-from .encoders import RecurrentEncoder
+from .encoders import RecurrentEncoder, check_features
 from .guide_chain import GuideChain
 from .reader import Reader, transition_scale
 
@@ -30,6 +30,9 @@ class ChainGuide(nn.Module):
         encoder: Reads `reader.size` features; a `DiagonalEncoder` by default.
         reader: Turns a series into features.
         min_scale: Floor of the diagonal of `L`.
+
+    Raises:
+        ValueError: the encoder reads another number of features than the reader gives.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class ChainGuide(nn.Module):
         self.min_scale = min_scale
         self.reader = reader or Reader(obs_dim, input_dim)
         self.encoder = encoder or DiagonalEncoder(self.reader.size, hidden)
+        check_features(self.encoder, self.reader.size)
         self.sizes = [state_dim * obs_dim, state_dim**2, state_dim, state_dim**2]
         self.output = nn.Linear(self.encoder.hidden, sum(self.sizes))
         self.skip = nn.Linear(self.reader.size, state_dim, bias=False)

@@ -11,7 +11,7 @@ from ..sequences import observed_steps
 from .attention_encoder import AttentionEncoder
 from .combiners import GateCombiner, IndependentCombiner, ProductCombiner
 from .diagonal_encoder import DiagonalEncoder
-from .encoders import RecurrentEncoder
+from .encoders import RecurrentEncoder, check_features
 from .guide_sequence import GuideSequence
 from .image_reader import ImageReader
 from .linearized_guide import LinearizedGuide
@@ -33,6 +33,9 @@ class SmoothingGuide(nn.Module):
         combiner: One step of the guide; `ProductCombiner` by default.
         reader: Turns a series into features; an `ImageReader` for images.
 
+    Raises:
+        ValueError: the encoder reads another number of features than the reader gives.
+
     Source: Krishnan, Shalit, Sontag (2017), Structured inference networks, section 4.
     """
 
@@ -53,6 +56,7 @@ class SmoothingGuide(nn.Module):
         self.reader = reader or Reader(obs_dim, input_dim)
         plain = isinstance(self.reader, Reader)
         self.encoder = encoder or RecurrentEncoder(self.reader.size, hidden)
+        check_features(self.encoder, self.reader.size)
         self.combiner = combiner or ProductCombiner(state_dim, obs_dim, hidden, innovation=plain)
         same = self.encoder.hidden == self.combiner.hidden
         direct = same and isinstance(self.combiner, GateCombiner)

@@ -331,6 +331,9 @@ def test_attention_is_a_weighted_mean_over_steps() -> None:
         torch.testing.assert_close(encoder(x, torch.tensor(5))[t], side.norm(row))
     with pytest.raises(ValueError, match="`hidden` must be a multiple of `heads`"):
         AttentionEncoder(3, 5)
+    for guide in (SmoothingGuide, ChainGuide):
+        with pytest.raises(ValueError, match=r"gives 7 .*`AttentionEncoder.7, ....`"):
+            guide(2, 2, 1, encoder=AttentionEncoder(3, 4))
 
 
 def test_default_guide_follows_the_kind_of_data() -> None:
