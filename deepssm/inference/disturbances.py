@@ -27,7 +27,7 @@ from ..base import (
 )
 from ..gaussian import psd_factor
 from ..results import Disturbances
-from .kalman_arrays import _spread, batch_shape
+from .kalman_arrays import batch_shape, spread_along
 from .kalman_gradient import exact_log_likelihood
 
 # What is left of a variance when diffuse coefficients take this much of it away is round-off.
@@ -81,7 +81,9 @@ def proper_scores(parameters: LinearParameters, y: Tensor, scores: Scores) -> Sc
     start = parameters.initial
     if start.diffuse is None:
         return scores
-    spread = _spread(start.diffuse.detach().double(), parameters.transition.cov.detach().double())
+    spread = spread_along(
+        start.diffuse.detach().double(), parameters.transition.cov.detach().double()
+    )
     finite = start._replace(cov=start.cov.detach().double() + spread, diffuse=None)
     return offset_scores(parameters._replace(initial=finite), y)
 

@@ -24,6 +24,7 @@ from ..gaussian import outer
 from .kalman_columns import Columns, fold, restore
 from .kalman_scan import Forward
 from .kalman_scan_smoother import Adjoint, Smoothing, before
+from .kalman_slopes import Known
 
 
 class Engine(NamedTuple):
@@ -41,11 +42,22 @@ class Engine(NamedTuple):
 
 
 class Run(NamedTuple):
-    """A filter's results with what made them."""
+    """A filter's results with what made them.
+
+    Attributes:
+        engine: What ran. columns: The model and data. forward: Its results.
+        known: About the diffuse coefficients, whose slopes are then the last columns.
+    """
 
     engine: Engine
     columns: Columns
     forward: Forward
+    known: Known | None = None
+
+    @property
+    def log_likelihood(self) -> Tensor:
+        """Of each step, `(time, members, columns)`."""
+        return self.forward.log_likelihood if self.known is None else self.known.log_likelihood
 
 
 def differentiable(run: Run, parameters: LinearParameters, y: Tensor) -> Tensor:
@@ -78,7 +90,7 @@ class _LogLikelihood(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, run: Run, y: Tensor, *tensors: Tensor) -> Tensor:  # noqa: ANN401
         ctx.run, ctx.templates = run, [(x.shape, x.dtype) for x in (y, *tensors)]
-        ll = run.forward.log_likelihood
+        ll = run.log_likelihood
         return restore(run.columns.series(ll[..., None, :])[..., 0], y)
 
     @staticmethod
@@ -106,11 +118,18 @@ def score(run: Run, weight: Tensor) -> tuple[Tensor, ...]:
     Returns:
         Arrays `(time, members, ...)`, those of matrices summed over the columns.
     """
-    columns, forward = run.columns, run.forward
-    adjoint = run.engine.adjoint(columns, forward)
+    columns, forward, total = run.columns, run.forward, weight.sum(-1)[:, None, None]
+    adjoint, size = run.engine.adjoint(columns, forward), weight.shape[-1]
+    if run.known is not None:
+        # What is left open of the coefficients adds to every product of two columns.
+        mix, k = run.known.mix, run.known.U.shape[-1]
+        forward, adjoint = (
+            forward._replace(m=mix(forward.m), e=mix(forward.e)),
+            adjoint._replace(r=mix(adjoint.r)),
+        )
+        weight = torch.cat([weight, weight.sum(-1, keepdim=True).expand(-1, k)], -1)
     r, N = adjoint
     g = forward.gains.at(forward.slot)
-    total = weight.sum(-1)[:, None, None]
     x = forward.e - g.G.mT @ r
     left = torch.eye(N.shape[-1], dtype=N.dtype, device=N.device) - g.G @ g.H
     r_before, N_before = before(adjoint, forward.e, g)
@@ -123,7 +142,8 @@ def score(run: Run, weight: Tensor) -> tuple[Tensor, ...]:
     by_Q = 0.5 * (rw @ r_before.mT - total * N_before)
     A = columns.A[1:] if columns.A.shape[0] > 1 else columns.A
     step = rw[1:] @ smoothed[:-1].mT - total * (N_before[1:] @ A) @ outer(g.F[:-1])
-    return -uw, rw[:1], by_Q[:1], _later(step), _later(rw[1:]), _later(by_Q[1:]), by_C, uw, by_R
+    u, r = uw[..., :size], rw[..., :size]
+    return -u, r[:1], by_Q[:1], _later(step), _later(r[1:]), _later(by_Q[1:]), by_C, u, by_R
 
 
 def _later(x: Tensor) -> Tensor:

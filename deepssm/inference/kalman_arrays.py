@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..base import LinearParameters
+from ..base import LinearConditional, LinearParameters
 from ..gaussian import psd_factor
 
 # Compiling for given sizes takes seconds, once, and saves a third of each step of a small model.
@@ -85,10 +85,25 @@ class Pass(NamedTuple):
 
 
 def batch_shape(parameters: LinearParameters, y: Tensor) -> torch.Size:
-    """Broadcast the leading axes of the data and of every parameter."""
+    """Broadcast the leading axes of the data and of every parameter.
+
+    Args:
+        parameters: The model.
+        y: `(*batch, time, obs)`.
+
+    Raises:
+        ValueError: A parameter varies over another number of steps than the data have.
+    """
     start, *conditionals = parameters
     shapes = [y.shape[:-2], start.mean.shape[:-1], start.cov.shape[:-2]]
-    for part in conditionals:
+    for part, names in zip(conditionals, ("AbQ", "CdR"), strict=True):
+        for x, name, event in zip(part, names, (2, 1, 2), strict=True):
+            if x.shape[-event - 1] not in (1, y.shape[-2]):
+                raise ValueError(
+                    f"`{name}` varies over {x.shape[-event - 1]} steps, but there are "
+                    f"{y.shape[-2]}. Give each step of the data an entry of its own, those of a "
+                    "forecast too, or one entry for all."
+                )
         shapes += [part.matrix.shape[:-3], part.offset.shape[:-2], part.cov.shape[:-3]]
     distinct = {shape for shape in shapes if shape}
     return distinct.pop() if len(distinct) == 1 else torch.broadcast_shapes(*distinct)
@@ -98,14 +113,9 @@ def prepare(parameters: LinearParameters, y: Tensor) -> Problem:
     """Factor the covariances and lay everything out for the kernels."""
     batch = batch_shape(parameters, y)
     start, transition, emission = parameters
-    noise = _factor(transition.cov, "Q")
-    if not noise.diagonal(axis1=-2, axis2=-1).all():
-        noise = noise[..., (noise != 0).reshape(-1, noise.shape[-1]).any(0)]
     _factor(emission.cov, "R")
     params = (
-        _flat(transition.matrix, batch, 3),
-        _flat(transition.offset, batch, 2),
-        _flat(noise, batch, 3),
+        *transition_arrays(transition, batch),
         _flat(emission.matrix, batch, 3),
         _flat(emission.offset, batch, 2),
         _flat(emission.cov, batch, 3),
@@ -113,8 +123,24 @@ def prepare(parameters: LinearParameters, y: Tensor) -> Problem:
     data = _flat(y if y.shape[:-2] == batch else y.expand(*batch, *y.shape[-2:]), batch, 2)
     n, p = params[0].shape[-1], params[3].shape[-2]
     k = 0 if start.diffuse is None else start.diffuse.shape[-1]
-    sizes = Sizes(batch.numel(), y.shape[-2], n, p, k, noise.shape[-1])
+    sizes = Sizes(batch.numel(), y.shape[-2], n, p, k, params[2].shape[-1])
     return Problem(params, _start(parameters, batch), data, sizes, batch)
+
+
+def transition_arrays(
+    transition: LinearConditional, batch: torch.Size
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return `A, b, LQ` for the kernels.
+
+    Args:
+        transition: Of a model.
+        batch: Leading axes of all its parameters and its data.
+    """
+    noise = _factor(transition.cov, "Q")
+    if not noise.diagonal(axis1=-2, axis2=-1).all():
+        noise = noise[..., (noise != 0).reshape(-1, noise.shape[-1]).any(0)]
+    matrix, offset = _flat(transition.matrix, batch, 3), _flat(transition.offset, batch, 2)
+    return matrix, offset, _flat(noise, batch, 3)
 
 
 def allocate(size: Sizes, steps: int, slots: int | None = None) -> Pass:
@@ -166,18 +192,22 @@ def _start(parameters: LinearParameters, batch: torch.Size) -> tuple[np.ndarray,
         directions = _f64(start.diffuse)
         slopes = np.broadcast_to(directions, (*mean.shape[:-2], *directions.shape[-2:]))
         mean = np.concatenate((mean, slopes), -1)
-        spread = _spread(
+        spread = spread_along(
             torch.from_numpy(directions), torch.from_numpy(_f64(parameters.transition.cov))
         )
         cov = cov + spread.to(cov)
     return _flat(mean, batch, 2), _flat(_factor(cov, "P0"), batch, 2)
 
 
-def _spread(directions: Tensor, noise: Tensor) -> Tensor:
+def spread_along(directions: Tensor, noise: Tensor) -> Tensor:
     """Return a covariance along the diffuse directions, of the size of the process noise.
 
     A flat prior spread by any finite covariance stays flat, so this changes no answer; it keeps
     `S` regular where a sensor without noise sees a state that starts diffuse.
+
+    Args:
+        directions: `(n, k)`.
+        noise: `Q`, `(*axes, n, n)`.
     """
     variances = noise.diagonal(dim1=-2, dim2=-1).flatten(0, -2).amax(0)[:, None]
     ratio = torch.where(directions != 0, variances / directions.square(), 0.0).amax(0)

@@ -9,10 +9,12 @@ from torch import Tensor
 from ..base import LinearParameters
 from ..results import Filtered, Smoothed
 from .kalman_adjoint import Engine, Run, differentiable
-from .kalman_columns import lay_out, restore
+from .kalman_arrays import spread_along
+from .kalman_columns import Columns, lay_out, restore
 from .kalman_flag import DOUBTFUL, Answer, differ, nudged
 from .kalman_scan import lost_digits, scan_filter
 from .kalman_scan_smoother import moments, scan_adjoint, scan_smoother
+from .kalman_slopes import add_slopes, gather
 from .kalman_stationary import stationary_filter
 from .kalman_stationary_smoother import stationary_adjoint, stationary_smoother
 
@@ -41,20 +43,18 @@ def start(backend: Backend, parameters: LinearParameters, y: Tensor) -> Run | No
         return None
     if y.shape[-2] == 0 or y.numel() == 0:
         return None
-    columns = lay_out(parameters, y)
+    columns = lay_out(_regular(parameters), y)
     once = columns.settled()
     if backend == "stationary" and once.varying:
         raise ValueError(
             '`backend="stationary"` needs a model whose `A, C, Q, R` are the same at all times, '
             'and steps `dt` that are equal; some matrix varies. Use `backend="scan"`, or "auto".'
         )
-    if parameters.initial.diffuse is not None:
-        return None
     for engine in engines(backend, cuda=cuda, varying=once.varying):
         laid_out = once if engine is STATIONARY else columns
-        forward = engine.filter(laid_out)
-        if forward is not None and lost_digits(laid_out, forward) < _LOST:
-            return Run(engine, laid_out, forward)
+        run = _run(engine, laid_out, parameters)
+        if run is not None and lost_digits(run.columns, run.forward) < _LOST:
+            return run
     return None
 
 
@@ -83,8 +83,8 @@ def filtered(run: Run, parameters: LinearParameters, y: Tensor) -> Filtered:
 
 def smoothed(run: Run, parameters: LinearParameters, y: Tensor) -> Smoothed:
     """Run the smoother and return its results."""
-    columns = run.columns
-    mean, cov, cross = run.engine.smooth(columns, run.forward)
+    columns, found = run.columns, run.engine.smooth(run.columns, run.forward)
+    mean, cov, cross = found if run.known is None else run.known.smoothed(*found)
     return Smoothed(
         mean=restore(columns.series(mean), y),
         cov=restore(columns.matrices(cov), y),
@@ -96,7 +96,10 @@ def smoothed(run: Run, parameters: LinearParameters, y: Tensor) -> Smoothed:
 
 def smoothed_mean(run: Run, y: Tensor) -> Tensor:
     """Run the smoother for its means alone."""
-    return restore(run.columns.series(run.engine.smooth(run.columns, run.forward).mean), y)
+    mean = run.engine.smooth(run.columns, run.forward).mean
+    if run.known is not None:
+        mean = run.known.mix(mean)[..., : -run.known.U.shape[-1]]
+    return restore(run.columns.series(mean), y)
 
 
 def log_likelihood(run: Run, parameters: LinearParameters, y: Tensor) -> Tensor:
@@ -104,30 +107,54 @@ def log_likelihood(run: Run, parameters: LinearParameters, y: Tensor) -> Tensor:
     return differentiable(run, parameters, y)
 
 
+def _regular(parameters: LinearParameters) -> LinearParameters:
+    """Spread a diffuse start by a finite covariance too, which changes no answer."""
+    initial = parameters.initial
+    if initial.diffuse is None:
+        return parameters
+    spread = spread_along(initial.diffuse.detach().double(), parameters.transition.cov.detach())
+    return parameters._replace(initial=initial._replace(cov=initial.cov + spread.to(initial.cov)))
+
+
+def _run(engine: Engine, columns: Columns, parameters: LinearParameters) -> Run | None:
+    directions = parameters.initial.diffuse
+    columns = columns if directions is None else add_slopes(columns, directions)
+    forward = engine.filter(columns)
+    if forward is None or directions is None:
+        return None if forward is None else Run(engine, columns, forward)
+    known = gather(columns, forward, directions.shape[-1])
+    return None if known is None else Run(engine, columns, forward, known)
+
+
 def _answer(run: Run) -> Answer:
-    columns, forward = run.columns, run.forward
-    cov, predicted_cov = (columns.matrices(x) for x in moments(forward))
-    mean, predicted_mean = columns.series(forward.m), columns.series(forward.a)
-    return Answer(mean, cov, predicted_mean, predicted_cov, _log_likelihood(run))
+    columns, forward, known = run.columns, run.forward, run.known
+    cov, before = moments(forward)
+    now, past = (forward.m, cov), (forward.a, before)
+    if known is not None:
+        now, past = known.filtered(*now), known.predicted(*past)
+    (mean, cov), (predicted, before) = (
+        (columns.series(m), columns.matrices(P)) for m, P in (now, past)
+    )
+    return Answer(mean, cov, predicted, before, _log_likelihood(run))
 
 
 def _log_likelihood(run: Run) -> Tensor:
-    return run.columns.series(run.forward.log_likelihood[..., None, :])[..., 0]
+    return run.columns.series(run.log_likelihood[..., None, :])[..., 0]
 
 
 def _flag(run: Run, answer: Answer, parameters: LinearParameters, y: Tensor) -> Tensor:
     """Mark results that are not finite, or that the last digit of the inputs decides."""
     worst = run.forward.gains.worst
     bad = ~answer.log_likelihood.isfinite().all(-1)
+    if run.known is not None:
+        bad = bad | _per_series(run.known.open[None], run)
     doubtful = _per_series(worst < DOUBTFUL, run)
     if bool(doubtful.any()):
-        columns = lay_out(*nudged(parameters, y))
+        moved, data = nudged(parameters, y)
+        columns = lay_out(_regular(moved), data)
         columns = columns if run.forward.plan is None else columns.settled()
-        forward = run.engine.filter(columns)
-        if forward is None:
-            return bad | doubtful
-        other = _answer(Run(run.engine, columns, forward))
-        bad = bad | doubtful & differ(answer, other)
+        other = _run(run.engine, columns, moved)
+        bad = bad | (doubtful if other is None else doubtful & differ(answer, _answer(other)))
     return bad
 
 

@@ -9,8 +9,29 @@ from torch import Tensor
 _UNDETERMINED = 1e-10
 
 
+def solve_equations(U: Tensor, Z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Turn the equations `U delta = Z + noise` into posterior means and a factor.
+
+    Args:
+        U: Upper triangular, `(*axes, k, k)`.
+        Z: `(*axes, k, columns)`.
+
+    Returns:
+        center: Posterior means, `(*axes, k, columns)`.
+        inverse: `U^-1`, a factor of the posterior covariance, `(*axes, k, k)`.
+        open: Which of its columns are undetermined directions, `(*axes, k)`.
+    """
+    pivot = U.diagonal(dim1=-2, dim2=-1).abs()
+    undetermined = pivot <= _UNDETERMINED * U.norm(dim=-2)
+    eye = torch.eye(U.shape[-1], dtype=U.dtype, device=U.device)
+    U = torch.where(undetermined[..., :, None], eye, U)
+    Z = torch.where(undetermined[..., :, None], torch.zeros_like(Z), Z)
+    inverse = torch.linalg.solve_triangular(U, eye.expand(U.shape), upper=True)
+    return inverse @ Z, inverse, undetermined
+
+
 def posterior_mix(info: Tensor) -> tuple[Tensor, Tensor]:
-    """Turn the equations `U delta = zeta + noise` into posterior mean and factor.
+    """Turn the equations of one column into a matrix that mixes values and slopes.
 
     Args:
         info: `[U | zeta]`, `U` upper triangular, `(*axes, k, k + 1)`.
@@ -21,17 +42,10 @@ def posterior_mix(info: Tensor) -> tuple[Tensor, Tensor]:
         open: Which columns of the factor are undetermined directions, `(*axes, k)`.
     """
     k = info.shape[-2]
-    U, zeta = info[..., :k], info[..., k]
-    pivot = U.diagonal(dim1=-2, dim2=-1).abs()
-    undetermined = pivot <= _UNDETERMINED * U.norm(dim=-2)
-    eye = torch.eye(k, dtype=info.dtype, device=info.device)
-    U = torch.where(undetermined[..., :, None], eye, U)
-    zeta = torch.where(undetermined, torch.zeros_like(zeta), zeta)
-    inverse = torch.linalg.solve_triangular(U, eye.expand(U.shape), upper=True)
+    center, inverse, undetermined = solve_equations(info[..., :k], info[..., k:])
     mix = torch.zeros(*info.shape[:-2], k + 1, k + 1, dtype=info.dtype, device=info.device)
     mix[..., 0, 0] = 1.0
-    mix[..., 1:, 0] = (inverse @ zeta[..., None])[..., 0]
-    mix[..., 1:, 1:] = inverse
+    mix[..., 1:, :1], mix[..., 1:, 1:] = center, inverse
     return mix, undetermined
 
 
@@ -49,12 +63,27 @@ def diffuse_moments(
     Returns:
         Mean `(*axes, n)` and covariance `(*axes, n, n)`, infinite in undetermined directions.
     """
-    mixed = columns @ mix
-    slopes = mixed[..., 1:]
-    known = torch.where(undetermined[..., None, :], torch.zeros_like(slopes), slopes)
+    mean = (columns @ mix[..., :1])[..., 0]
+    return mean, spread(columns[..., 1:], cov, mix[..., 1:, 1:], undetermined)
+
+
+def spread(slopes: Tensor, cov: Tensor, inverse: Tensor, undetermined: Tensor) -> Tensor:
+    """Add what is not known of the diffuse coefficients to a covariance given them.
+
+    Args:
+        slopes: `(*axes, n, k)`.
+        cov: `(*axes, n, n)`.
+        inverse: From `solve_equations`.
+        undetermined: From `solve_equations`.
+
+    Returns:
+        `(*axes, n, n)`, infinite in undetermined directions.
+    """
+    mixed = slopes @ inverse
+    known = torch.where(undetermined[..., None, :], torch.zeros_like(mixed), mixed)
     cov = cov + known @ known.mT
-    size = columns[..., 1:].abs() @ mix[..., 1:, 1:].abs()
-    real = undetermined[..., None, :] & (slopes.abs() > _UNDETERMINED * size)
-    unknown = torch.where(real, slopes, torch.zeros_like(slopes))
+    size = slopes.abs() @ inverse.abs()
+    real = undetermined[..., None, :] & (mixed.abs() > _UNDETERMINED * size)
+    unknown = torch.where(real, mixed, torch.zeros_like(mixed))
     infinite = torch.sign(unknown @ unknown.mT)
-    return mixed[..., 0], torch.where(infinite == 0, cov, infinite * torch.inf)
+    return torch.where(infinite == 0, cov, infinite * torch.inf)

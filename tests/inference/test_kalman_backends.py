@@ -197,7 +197,6 @@ HANDED_OVER: dict[str, tuple[Batched, Any]] = {
         "stationary",
         dict(A=0.5 * EYE, Q=EYE, C=EYE[[0, 0]], R=0 * EYE, P0=EYE),
     ),
-    "diffuse start": ("scan", dict(A=0.5 * EYE, Q=EYE, C=EYE, R=EYE, initial="diffuse")),
 }
 
 
