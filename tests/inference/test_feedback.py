@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributions import Bernoulli, Independent
 
 import deepssm as ds
 from deepssm import checkpoint
@@ -190,6 +192,44 @@ def test_gaps_are_filled_from_both_sides(method: InferenceMethod) -> None:
     assert ((found.mean[missing] - centre).abs() < 6 * sd / 500**0.5).all()
     assert ((found.sd[missing] / sd - 1).abs() < 6 / 1000**0.5).all()
     assert torch.equal(found.mean[~missing], y[~missing])
+
+
+class _Chain(nn.Module):
+    """Bits that only ask for the bit before them: a Markov chain."""
+
+    def forward(self, z: Tensor, u: Tensor) -> Independent:
+        base = Bernoulli(logits=3.0 * u[..., :1] - 1.0 + 0.0 * z[..., :1])
+        return Independent(base, 1)
+
+
+def test_missing_bits_of_a_chain_have_the_odds_of_bayes() -> None:
+    """1000 draws from 1000 particles, 5 standard errors of 500; a parameterless emission."""
+    model = DeepMarkov(1, 2, emission=_Chain(), feedback="emission").double()
+    model.past_loc[:], model.past_spread[:] = 0.4, 0.5
+    nan = float("nan")
+    y = torch.tensor([1.0, nan, nan, 0.0, 1.0], dtype=torch.float64)[:, None]
+
+    def chance(bit: float, before: float) -> float:
+        one = 1 / (1 + math.exp(1.0 - 3.0 * (before - 0.4) / 0.5))
+        return one if bit else 1 - one
+
+    weights = {
+        (a, b): chance(a, 1.0) * chance(b, a) * chance(0.0, b)
+        for a in (0.0, 1.0)
+        for b in (0.0, 1.0)
+    }
+    found = ds.impute(
+        model,
+        y,
+        num_samples=1000,
+        method=Particle(1000),
+        generator=torch.Generator().manual_seed(0),
+    )
+    drawn = found.samples[:, 1:3, 0]
+    for bits, weight in weights.items():
+        share = weight / sum(weights.values())
+        got = float((drawn == torch.tensor(bits, dtype=torch.float64)).all(-1).double().mean())
+        assert abs(got - share) < 5 * (share * (1 - share) / 500) ** 0.5
 
 
 def test_simulations_have_the_moments_of_the_joint_law() -> None:
