@@ -75,13 +75,13 @@ def as_steps(
     dt: Data | float | None,
     lengths: Data | None,
 ) -> Series:
-    """Return `as_series(...)`, which has a step or more.
+    """Return `as_series(...)`, which has a step or more unless an exact filter takes it.
 
     Raises:
         ValueError: There is none, or something does not fit.
     """
     series = as_series(model, y, u, dt, lengths)
-    if not series.time:
+    if not series.time and not hasattr(model, "linear_parameters"):
         raise ValueError(
             f"`y` has no time step, its shape is {tuple(series.y.shape)}. Pass one reading or "
             "more; `forecast` and `simulate` alone start from nothing."

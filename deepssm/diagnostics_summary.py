@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .base import LinearGaussianModel, Series, StateSpaceModel
 from .checks import Labels
-from .inference.likelihood_objective import Free, free_parameters
+from .inference.likelihood_objective import free_parameters
 from .results import Learned
 
 _WIDTH, _MOST_ENTRIES, _MOST_CHANNELS, _MOST_UNUSUAL = 78, 16, 4, 4
@@ -95,22 +95,31 @@ def _parameters(model: StateSpaceModel, learned: Learned) -> str:
     free = free_parameters(model)
     if not free:
         return "No free parameters."
+    read: Any = getattr(model, "readable", dict)
+    readable: dict[str, tuple[str, Tensor]] = read()
     width = min(34, max(len(f.name) for f in free) + 8)
     lines = [
         f"{'':<{width}}{'estimate':>11}{'std err':>11}{'[0.025':>11}{'0.975]':>11}",
         "-" * _WIDTH,
     ]
     for parameter in free:
-        lines += _parameter_rows(parameter, learned.standard_errors.get(parameter.name), width)
+        if parameter.name in readable:
+            # Errors are those of the logits, which say little about probabilities.
+            lines += _rows(*readable[parameter.name], None, width)
+            continue
+        value = parameter.constrained(parameter.tensor)
+        errors = learned.standard_errors.get(parameter.name)
+        lines += _rows(parameter.name, value, errors, width, positive=parameter.positive)
     return "\n".join(lines)
 
 
-def _parameter_rows(parameter: Free, errors: Tensor | None, width: int) -> list[str]:
-    value = parameter.constrained(parameter.tensor.detach()).double().cpu()
+def _rows(
+    name: str, tensor: Tensor, errors: Tensor | None, width: int, *, positive: bool = False
+) -> list[str]:
+    value = tensor.detach().double().cpu()
     if value.numel() > _MOST_ENTRIES:
         shape = " x ".join(str(size) for size in value.shape)
-        return [f"{textwrap.shorten(parameter.name, width):<{width}}{shape + ' values':>22}"]
-    positive = parameter.positive
+        return [f"{textwrap.shorten(name, width):<{width}}{shape + ' values':>22}"]
     flat = torch.full_like(value, torch.nan) if errors is None else errors.double().cpu()
     rows = []
     for i, index in enumerate(itertools.product(*map(range, value.shape))):
@@ -118,7 +127,7 @@ def _parameter_rows(parameter: Free, errors: Tensor | None, width: int) -> list[
         estimate, error = value.reshape(-1)[i].item(), flat.reshape(-1)[i].item()
         low, high = _interval(estimate, error, positive)
         numbers = "".join(f"{_number(x):>11}" for x in (estimate, error, low, high))
-        rows.append(f"{(parameter.name + label)[-width + 1 :]:<{width}}{numbers}")
+        rows.append(f"{(name + label)[-width + 1 :]:<{width}}{numbers}")
     return rows
 
 

@@ -8,6 +8,7 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 import tracemalloc
 from pathlib import Path
@@ -91,9 +92,12 @@ def test_what_cannot_be_kept_is_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+_CRATER = Path(tempfile.gettempdir()) / f"deepssm-bomb-went-off-{os.getpid()}"
+
+
 class _Bomb:
     def __reduce__(self) -> tuple:
-        return (os.mkdir, ("/tmp/deepssm-bomb-went-off",))
+        return (os.mkdir, (str(_CRATER),))
 
 
 def _crafted() -> dict[str, bytes]:
@@ -163,11 +167,13 @@ def test_a_crafted_file_is_refused_cheaply_and_runs_nothing(name: str, tmp_path:
         checkpoint.load(path)
     assert time.process_time() - start < 1.0
     tracemalloc.start()
-    with pytest.raises(ValueError, match="not a usable checkpoint|holds NaN"):
-        checkpoint.load(path)
-    assert tracemalloc.get_traced_memory()[1] < 100e6
-    tracemalloc.stop()
-    assert not Path("/tmp/deepssm-bomb-went-off").exists()
+    try:
+        with pytest.raises(ValueError, match="not a usable checkpoint|holds NaN"):
+            checkpoint.load(path)
+        assert tracemalloc.get_traced_memory()[1] < 100e6
+    finally:
+        tracemalloc.stop()
+    assert not _CRATER.exists()
 
 
 def test_a_file_over_the_cap_is_refused_unread(tmp_path: Path) -> None:

@@ -103,6 +103,45 @@ def test_malformed_requests() -> None:
         ds.forecast(model(), y, 1).quantile(0.0)
 
 
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        (ds.inference.Kalman, "must infer states, .* got the class Kalman"),
+        ("kalman", "must infer states, .* got str"),
+        (ds.inference.MaximumLikelihood(), "must infer states, .* got MaximumLikelihood"),
+    ],
+)
+def test_what_cannot_infer_is_no_method(method: Any, words: str) -> None:  # noqa: ANN401
+    with pytest.raises(ValueError, match=f"`method` {words}"):
+        ds.filter(model(), torch.zeros(5, 2), method=method)
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        (ds.inference.SVI, "got the class SVI"),
+        (ds.inference.Unscented(), "MaximumLikelihood\\(inference=...\\).* got Unscented"),
+    ],
+)
+def test_what_cannot_learn_is_no_learner(method: Any, words: str) -> None:  # noqa: ANN401
+    with pytest.raises(ValueError, match=f"`method` must learn parameters, .*{words}"):
+        ds.fit(ds.models.LocalLevel(), [1.0, 2.0], method=method)
+
+
+def test_a_class_is_no_model() -> None:
+    named: Any = ds.models.LocalLevel
+    with pytest.raises(ValueError, match="`model` must be a model, got the class LocalLevel"):
+        ds.filter(named, [1.0, 2.0])
+
+
+def test_numbers_of_numpy_count() -> None:
+    count: Any = [np.int64(x) for x in (3, 2, 0)]
+    forecast = ds.forecast(model(), torch.zeros(5, 2), count[0], num_samples=count[1])
+    assert forecast.mean.shape == (3, 2) and forecast.samples is not None
+    with pytest.raises(ValueError, match="`horizon` must be a whole number"):
+        ds.forecast(model(), torch.zeros(5, 2), count[2])
+
+
 def test_lengths_make_the_padding_missing() -> None:
     y = torch.randn(2, 5, 2)
     padded = ds.log_likelihood(model(), y, lengths=torch.tensor([3, 5]))

@@ -47,11 +47,16 @@ class BaumWelch:
         progress: bool = True,
         generator: torch.Generator | None = None,
     ) -> Learned:
-        """Move the model's parameters to the best optimum found."""
+        """Move the model's parameters to the best optimum found.
+
+        Raises:
+            ValueError: the model is no hidden Markov model, or no state can emit some reading.
+        """
         if not hasattr(model, "maximize"):
             raise ValueError(
                 f"`BaumWelch()` needs a `HiddenMarkov` model, got {type(model).__name__}."
             )
+        cast(Any, model).family.check(series.y)
         generator = generator or torch.Generator().manual_seed(0)
         best, best_state, history, totals = -torch.inf, None, [], []
         origin = copy.deepcopy(model.state_dict())
@@ -64,7 +69,13 @@ class BaumWelch:
             if trace[-1] > best:
                 best, best_state = trace[-1], copy.deepcopy(model.state_dict())
                 history = [{"step": float(i), "objective": value} for i, value in enumerate(trace)]
-        model.load_state_dict(cast(dict[str, Any], best_state))
+        if best_state is None:
+            model.load_state_dict(origin)
+            raise ValueError(
+                f"`y` is impossible: its log-likelihood is {totals[0]} from every start. Look for "
+                "readings that no state emits, or for states that fixed zeros never let follow."
+            )
+        model.load_state_dict(best_state)
         return Learned(self.forward_backward, best, history, {}, *self._report(model, totals))
 
     def _climb(self, model: StateSpaceModel, series: Series) -> list[float]:

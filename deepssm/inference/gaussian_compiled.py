@@ -58,10 +58,10 @@ def condition(
     batch = _common(step.slope.shape[:-2], residual.shape[:-1], step.spread.shape[:-2])
     p, n = step.slope.shape[-2:]
     slope, spread = _series(step.slope, batch, 2), _series(step.spread, batch, 2, shared=True)
-    data = _series(residual, batch, 1), _series(observed, batch, 1)
+    data = tuple(_series(x, batch, 1) for x in (residual, step.mean, observed))
     count, cols = len(slope), n + spread.shape[-1]
     out = np.empty((count, n)), np.empty((count, n, n)), np.empty(count), np.empty(count, np.bool_)
-    work = np.empty((p + n, cols)), np.empty(p), np.empty(p)
+    work = np.empty((p + n, cols)), np.empty(p), np.empty(p), np.empty(p)
     condition_all(slope, spread, *data, torch.finfo(residual.dtype).eps, work, out)
     shift, gain = (
         _tensor(out[0], batch + (n,), residual),

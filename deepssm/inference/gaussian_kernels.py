@@ -71,7 +71,7 @@ def predict_all(slope, spread, joint, W, factor, gain, rest):  # noqa: ANN001, A
 
 
 @njit(**INLINE)
-def absorb_rows(o, n, cols, tiny, W, target, white):  # noqa: ANN001, ANN201
+def absorb_rows(o, n, cols, tiny, W, target, size, white):  # noqa: ANN001, ANN201
     """Condition on `o` rows in turn; return columns used, log-density, exact and contradiction.
 
     A row without a pivot is known from the past already: it uses no column and adds nothing.
@@ -86,7 +86,7 @@ def absorb_rows(o, n, cols, tiny, W, target, white):  # noqa: ANN001, ANN201
         pivot = reflect(W, i, c, o + n, cols) if c < cols else 0.0
         if pivot <= tiny * math.sqrt(square):
             exact = True
-            wrong = wrong or abs(left) > 1e3 * tiny * (1.0 + abs(target[i]))
+            wrong = wrong or abs(left) > 1e3 * tiny * size[i]
             continue
         white[c] = left / pivot
         score -= 0.5 * white[c] * white[c] + math.log(pivot) + _HALF_LOG_2PI
@@ -95,9 +95,9 @@ def absorb_rows(o, n, cols, tiny, W, target, white):  # noqa: ANN001, ANN201
 
 
 @kept(**DRIVER)
-def condition_all(slope, spread, residual, observed, eps, work, out):  # noqa: ANN001, ANN201
+def condition_all(slope, spread, residual, mean, observed, eps, work, out):  # noqa: ANN001, ANN201
     """Condition `e` on the observed rows of `residual = slope e + spread n`."""
-    W, target, white = work
+    W, target, size, white = work
     shift, gain, score, exact = out
     count, p, n = slope.shape
     cols, tiny = n + spread.shape[2], 10.0 * (p + n) * eps
@@ -107,9 +107,10 @@ def condition_all(slope, spread, residual, observed, eps, work, out):  # noqa: A
             if observed[s, i]:
                 lay_row(slope[s, i], spread[pick(s, spread.shape[0]), i], W[o])
                 target[o] = residual[s, i]
+                size[o] = 1.0 + abs(residual[s, i]) + abs(mean[s, i])
                 o += 1
         lay_identity(o, n, cols, W)
-        c, total, known, wrong = absorb_rows(o, n, cols, tiny, W, target, white)
+        c, total, known, wrong = absorb_rows(o, n, cols, tiny, W, target, size, white)
         score[s], exact[s] = -math.inf if wrong else total, known
         for i in range(n):
             moved = 0.0

@@ -165,7 +165,7 @@ def forward_backward(pi: Tensor, A: Tensor, B: Tensor) -> Chain:
 def _chain(pi: Tensor, A: Tensor, B: Tensor, batch: torch.Size, backend: Backend) -> Chain:
     if backend == "scan":
         predicted, filtered, score = scan.forward(pi, A, B)
-        smoothed, pairs = scan.backward(A, B, filtered)
+        smoothed, pairs = scan.backward(A, scan.possible(B, torch.isinf(score)), filtered)
     else:
         predicted, filtered, score, smoothed, pairs = _compiled(pi, A, B)
     parts = (predicted.exp(), filtered.exp(), smoothed.exp(), pairs, score)
@@ -236,6 +236,8 @@ def _logs(model: StateSpaceModel, series: Series) -> tuple[Tensor, Tensor, Tenso
     """Return `pi`, `A` and `B` with one flat batch axis, and the shape it came from."""
     discrete = cast(DiscreteModel, model)
     _require_discrete(model)
+    if not series.time:
+        raise ValueError("`y` has no time step. Pass one reading or more.")
     A = discrete.log_transition(series.u, series.dt)
     B = discrete.log_emission(series.y, series.u)
     batch = B.shape[:-2]

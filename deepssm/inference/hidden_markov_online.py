@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..base import StateSpaceModel
 from .online import checked_reading
+from .online_state import require_state
 
 
 class DiscreteModel(Protocol):
@@ -42,6 +43,7 @@ class OnlineForward:
     def __init__(self, model: StateSpaceModel) -> None:
         self.log_likelihood = 0.0
         self._model, self._chain = model, cast(DiscreteModel, model)
+        self._given: Tensor | None = None
         lags = int(getattr(model, "lags", 0))
         with torch.no_grad():
             self._log = self._chain.log_initial().clone()
@@ -57,6 +59,7 @@ class OnlineForward:
             u: Input of the arriving step, `(input,)`.
         """
         step = None if dt is None else self._log.new_full((1,), float(dt))
+        self._given = u
         A = self._chain.log_transition(self._input(u), step)[0]
         self._log = torch.logsumexp(self._log[:, None] + A, 0)
         empty = torch.full_like(self._readings[:1], torch.nan)
@@ -68,13 +71,14 @@ class OnlineForward:
 
         Args:
             y: `(obs,)`, NaN where missing.
-            u: Input of this step, `(input,)`; it reaches the emission.
+            u: Input of this step, `(input,)`, which reaches the emission; by default that of the
+                last `predict`, or zeros at the first step.
 
         Raises:
             ValueError: `y` has the wrong size or is infinite.
         """
         self._readings[-1] = checked_reading(self._model, y, self._log)
-        inputs = self._input(u)
+        inputs = self._input(self._given if u is None else u)
         wide = None if inputs is None else inputs.expand(len(self._readings), -1)
         joint = self._log + self._chain.log_emission(self._readings, wide)[-1]
         total = torch.logsumexp(joint, 0)
@@ -106,15 +110,10 @@ class OnlineForward:
         Raises:
             ValueError: The sizes are those of another model.
         """
-        for name, own in (("log_probability", self._log), ("readings", self._readings)):
-            if state[name].shape != own.shape:
-                raise ValueError(
-                    f"`state` belongs to another model: its `{name}` has shape "
-                    f"{tuple(state[name].shape)}, expected {tuple(own.shape)}."
-                )
+        require_state(state, log_probability=self._log.shape, readings=self._readings.shape)
         self._log = state["log_probability"].to(self._log, copy=True)
         self._readings = state["readings"].to(self._readings, copy=True)
-        self.log_likelihood = float(state["log_likelihood"])
+        self.log_likelihood, self._given = float(state["log_likelihood"]), None
 
     def _input(self, u: Tensor | None) -> Tensor | None:
         size = self._model.input_dim

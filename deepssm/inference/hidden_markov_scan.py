@@ -9,13 +9,34 @@ from torch import Tensor
 def forward(pi: Tensor, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return log predicted, log filtered, `(N, T, K)`, and log-likelihood, `(N, T)`.
 
-    Only directions travel through the scan; the likelihood is one vectorised pass afterwards, so
-    it has no large numbers to cancel.
+    A reading that no state can emit has likelihood 0; what follows takes it as missing, so there
+    is one more scan for each of them.
 
     Args:
         pi: Log-probabilities of the first state, `(K,)`.
         A: Log transition matrices, `(N or 1, T or 1, K, K)`.
         B: Log-likelihoods of the states, `(N, T, K)`.
+    """
+    impossible = torch.zeros_like(B[..., 0], dtype=torch.bool)
+    while True:
+        predicted, filtered, score = _forward(pi, A, possible(B, impossible))
+        failed = ~torch.isfinite(score)
+        first = failed & (failed.cumsum(1) == 1) & ~impossible
+        if not bool(first.any()):
+            return predicted, filtered, torch.where(impossible & ~failed, -torch.inf, score)
+        impossible = impossible | first
+
+
+def possible(B: Tensor, impossible: Tensor) -> Tensor:
+    """Return `B` with impossible readings, `(N, T)`, made missing."""
+    return torch.where(impossible[..., None], torch.zeros_like(B[..., :1]), B)
+
+
+def _forward(pi: Tensor, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what `forward` does, if every reading is possible.
+
+    Only directions travel through the scan; the likelihood is one vectorised pass afterwards, so
+    it has no large numbers to cancel.
 
     Source: Särkkä & García-Fernández (2021), IEEE Transactions on Automatic Control 66(1);
         Hassan, Särkkä & García-Fernández (2021), IEEE Transactions on Signal Processing 69.

@@ -131,7 +131,7 @@ class BufferedFilter:
                 self.inner.predict(step.dt, step.u)
                 step.state = self.inner.state_dict()
             for y, u in step.readings:
-                self.inner.update(y, u)
+                self.inner.update(y, step.u if u is None else u)
 
 
 def _taken_in(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from .moments import Linearized
 from .particle_paths import ancestral_paths
 from .resampling import Resampling, effective_size, systematic
 from .switching_mixtures import Mixture, SwitchingModel, Trace, at_step, joint_moments
-from .switching_paths import draw_along, simulate, smooth_along
+from .switching_paths import backward_modes, draw_along, simulate, smooth_along
 
 
 class _Swarm(NamedTuple):
@@ -48,15 +48,19 @@ class RaoBlackwellised:
         resampling: `systematic`, `stratified`, `residual`, `multinomial` or your own function.
         threshold: Resample a series when its effective size falls below this share.
         num_paths: Paths of modes behind `smooth`, which is exact given them.
+        smoother: Draw paths of modes by backward simulation with the states integrated out, or
+            follow ancestors, which is quick but degenerates early in long series.
         seed: Of all random numbers of methods that take no generator.
 
-    Source: Doucet, Godsill & Andrieu (2000), section III; Chen & Liu (2000), JRSS B 62(3).
+    Source: Doucet, Godsill & Andrieu (2000), section III; Chen & Liu (2000), JRSS B 62(3);
+        Särkkä, Bunch & Godsill (2012), IFAC 45(16), for the smoother.
     """
 
     num_particles: int = 200
     resampling: Resampling = systematic
     threshold: float = 0.5
     num_paths: int = 200
+    smoother: Literal["backward", "ancestral"] = "backward"
     seed: int = 0
 
     def filter(self, model: StateSpaceModel, series: Series) -> Filtered:
@@ -72,7 +76,7 @@ class RaoBlackwellised:
         """Return mode probabilities and state given all of `y`."""
         with torch.no_grad(), seeded(torch.Generator().manual_seed(self.seed + 1)):
             swarm = self._run(model, series)
-            paths = _paths(swarm, self.num_paths)
+            paths = self._paths(model, series, swarm, self.num_paths)
             found = smooth_along(cast(SwitchingModel, model), series, paths)
         score = torch.stack(swarm.log_likelihood, -1)
         return Smoothed(*found, score, ~torch.isfinite(score).all(-1))
@@ -90,7 +94,7 @@ class RaoBlackwellised:
     ) -> Tensor:
         """Draw modes and states, `(num_samples, *batch, time, modes + latent)`."""
         with torch.no_grad(), seeded(generator):
-            paths = _paths(self._run(model, series), num_samples)
+            paths = self._paths(model, series, self._run(model, series), num_samples)
             return draw_along(cast(SwitchingModel, model), series, paths)
 
     def forecast(
@@ -152,6 +156,18 @@ class RaoBlackwellised:
                 kept.append(value)
         return swarm
 
+    def _paths(self, model: StateSpaceModel, series: Series, swarm: _Swarm, count: int) -> Tensor:
+        """Draw paths of modes, one-hot, `(count, *batch, time, modes)`."""
+        if self.smoother == "ancestral":
+            return ancestral_paths(swarm.mode, swarm.log_weight, swarm.ancestor, count)
+        steps = zip(swarm.log_weight, swarm.mean, swarm.factor, strict=True)
+        mixtures = [
+            Mixture(*(x.movedim(0, axis) for x, axis in zip(step, (-1, -2, -3), strict=True)))
+            for step in steps
+        ]
+        modes = [hot.argmax(-1).movedim(0, -1) for hot in swarm.mode]
+        return backward_modes(cast(SwitchingModel, model), series, mixtures, modes, count)
+
     def _resample(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         uneven = effective_size(weight) < self.threshold * self.num_particles
         order = _order(weight)
@@ -203,10 +219,6 @@ def _update(
         torch.einsum("...k,...kij->...ij", hot, factor),
     )
     return (hot, *chosen), torch.logsumexp(joint, -1)
-
-
-def _paths(swarm: _Swarm, count: int) -> Tensor:
-    return ancestral_paths(swarm.mode, swarm.log_weight, swarm.ancestor, count)
 
 
 def _as_trace(swarm: _Swarm, place: int) -> Trace:

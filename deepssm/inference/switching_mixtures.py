@@ -50,12 +50,22 @@ def merge(mixture: Mixture) -> Mixture:
     """Merge over the past mode, leaving one Gaussian a mode."""
     if mixture.mean.shape[-3] == 1:
         return Mixture(*(x.squeeze(-rank) for x, rank in zip(mixture, (2, 3, 4), strict=True)))
-    weight = torch.logsumexp(mixture.log_weight, -2)
+    weight = log_sum(mixture.log_weight, -2)
     swapped = mixture.log_weight.mT
     mean, factor = collapse(
         swapped, mixture.mean.transpose(-3, -2), mixture.factor.transpose(-4, -3)
     )
     return Mixture(weight, mean, factor)
+
+
+def log_sum(log_weight: Tensor, axis: int) -> Tensor:
+    """Return `log sum exp` along an axis; a sum of nothing is `-inf`, with gradient zero.
+
+    torch's gradient of it is NaN, and a mode that cannot be reached is such a sum.
+    """
+    possible = torch.isfinite(log_weight).any(axis, keepdim=True)
+    total = torch.logsumexp(torch.where(possible, log_weight, 0.0), axis)
+    return torch.where(possible.squeeze(axis), total, -torch.inf)
 
 
 def mix(joint: Tensor, past: Mixture) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..base import LinearParameters, StateSpaceModel
 from ..gaussian import psd_factor
 from .online import checked_reading
+from .online_state import require_state
 from .switching_mixtures import Mixture, SwitchingModel, merge, moments
 from .switching_steps import move, start, update
 
@@ -42,6 +43,7 @@ class OnlineSwitching:
         self.log_likelihood = 0.0
         self._order: Literal[1, 2] = order
         self._model = model
+        self._input: Tensor | None = None
         self.refresh()
         with torch.no_grad():
             # Start and emission need no time step; kinematic modes may have none to offer.
@@ -60,6 +62,7 @@ class OnlineSwitching:
             dt: Time since the last step, for modes in continuous time.
             u: Input of the arriving step, `(input,)`.
         """
+        self._input = u
         step = self._read(dt, u)
         self._state = move(
             self._order, merge(self._state), step.parameters, step.LQ, step.log_A, 1
@@ -71,13 +74,15 @@ class OnlineSwitching:
 
         Args:
             y: `(obs,)`, NaN where missing.
-            u: Input of this step, `(input,)`; it reaches the emission.
+            u: Input of this step, `(input,)`, which reaches the emission; by default that of the
+                last `predict`, or zeros at the first step.
 
         Raises:
             ValueError: `y` has the wrong size or is infinite.
         """
         reading = checked_reading(self._model, y, self._state.mean)
-        step, observed = self._read(0.0, u), ~torch.isnan(reading)
+        step = self._read(0.0, self._input if u is None else u)
+        observed = ~torch.isnan(reading)
         known = torch.nan_to_num(reading)
         self._state, score = update(self._state, step.parameters, step.LR, 1, known, observed)
         gained = float(score)
@@ -106,14 +111,14 @@ class OnlineSwitching:
         Raises:
             ValueError: The sizes are those of another model.
         """
-        own, found = self._state.mean, state["mean"]
-        if found.shape[-2:] != own.shape[-2:]:
-            raise ValueError(
-                "`state` belongs to another model: its modes and states are "
-                f"{tuple(found.shape[-2:])}, expected {tuple(own.shape[-2:])}."
-            )
+        own = self._state.mean
+        # How many pasts there are depends on where in a step the state was saved.
+        pasts = state["mean"].shape[0] if "mean" in state else 1
+        modes, n = own.shape[-2:]
+        shapes = {"log_weight": (pasts, modes), "mean": (pasts, modes, n)}
+        require_state(state, **shapes, factor=(pasts, modes, n, n))
         self._state = Mixture(*(state[name].to(own, copy=True) for name in Mixture._fields))
-        self.log_likelihood = float(state["log_likelihood"])
+        self.log_likelihood, self._input = float(state["log_likelihood"]), None
 
     def _read(self, dt: float | None, u: Tensor | None) -> _Step:
         """Return one step; those without inputs are kept."""

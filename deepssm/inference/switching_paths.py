@@ -53,13 +53,34 @@ def smooth_along(
 def sample_modes(model: SwitchingModel, series: Series, trace: Trace, count: int) -> Tensor:
     """Draw paths of modes backwards, one-hot, `(count, *batch, time, modes)`.
 
-    The states are integrated out: what the future says of a state, given the modes drawn so far,
-    is exact, and only the filter's Gaussian of each mode is an approximation.
-
     Args:
         model: The model.
         series: The data the trace comes from.
-        trace: A forward pass.
+        trace: A forward pass with one Gaussian a mode.
+        count: Number of paths.
+    """
+    each = torch.arange(model.num_modes, device=series.y.device)
+    modes = [each.expand(mixture.log_weight.shape) for mixture in trace.filtered]
+    return backward_modes(model, series, trace.filtered, modes, count)
+
+
+def backward_modes(
+    model: SwitchingModel,
+    series: Series,
+    filtered: list[Mixture],
+    modes: list[Tensor],
+    count: int,
+) -> Tensor:
+    """Draw paths of modes backwards, one-hot, `(count, *batch, time, modes)`.
+
+    The states are integrated out: what the future says of a state, given the modes drawn so far,
+    is exact, and only the filter's Gaussians are an approximation, if they are merged ones.
+
+    Args:
+        model: The model.
+        series: The data.
+        filtered: Gaussians of each step, any number of parts.
+        modes: Mode of each part, `(*batch, parts)`, one tensor a step.
         count: Number of paths.
 
     Source: Fong, Godsill, Doucet & West (2002), IEEE Transactions on Signal Processing 50(2);
@@ -68,9 +89,10 @@ def sample_modes(model: SwitchingModel, series: Series, trace: Trace, count: int
     _, transition, emission = model.mode_parameters(series.u, series.dt)
     noise, log_A = psd_factor(transition.cov, "Q"), model.log_transition()
     readings = _readings(emission, series.y)
-    last = trace.filtered[-1]
-    mode = _choose(last.log_weight.expand(count, *last.log_weight.shape))
-    path, n = [_hot(mode, last)], last.mean.shape[-1]
+    last = filtered[-1]
+    part = _choose(last.log_weight.expand(count, *last.log_weight.shape))
+    mode = _mode_of(part, modes[-1])
+    path, n = [mode], last.mean.shape[-1]
     future = last.mean.new_zeros(*mode.shape, n, n + 1)
     for t in range(series.time - 2, -1, -1):
         A, b = at_step(transition.matrix, t + 1, 2), at_step(transition.offset, t + 1, 1)
@@ -78,11 +100,12 @@ def sample_modes(model: SwitchingModel, series: Series, trace: Trace, count: int
         move = _pick(beside(*step), mode, 2)
         seen = _pick(at_step(readings, t + 1, 2), mode, 2)
         future = _earlier(torch.cat((future, seen), -2), move)
-        past = trace.filtered[t]
-        weight = past.log_weight + _pick(log_A.mT, mode, 1)
-        mode = _choose(weight + _evidence(future, past))
-        path.append(_hot(mode, past))
-    return torch.stack(path[::-1], -2)
+        past, before = filtered[t], modes[t].expand(count, *modes[t].shape)
+        change = _pick(log_A.mT, mode, 1).gather(-1, before)
+        mode = _mode_of(_choose(past.log_weight + change + _evidence(future, past)), modes[t])
+        path.append(mode)
+    hot = functional.one_hot(torch.stack(path[::-1], -1), model.num_modes)
+    return hot.to(last.mean.dtype)
 
 
 def simulate(
@@ -187,6 +210,10 @@ def _evidence(future: Tensor, past: Mixture) -> Tensor:
     white = torch.linalg.solve_triangular(factor, gap[..., None], upper=False)[..., 0]
     log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     return -0.5 * white.square().sum(-1) - log_det
+
+
+def _mode_of(part: Tensor, modes: Tensor) -> Tensor:
+    return modes.expand(*part.shape, modes.shape[-1]).gather(-1, part[..., None])[..., 0]
 
 
 def _choose(log_weight: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from ..base import LinearParameters
 from ..gaussian import beside, psd_factor, tria
 from .gaussian_steps import condition
 from .moments import Linearized
-from .switching_mixtures import Mixture, SwitchingModel, at_step, mix
+from .switching_mixtures import Mixture, SwitchingModel, at_step, log_sum, mix
 
 
 def start(model: SwitchingModel, parameters: LinearParameters, shape: torch.Size) -> Mixture:
@@ -53,7 +53,7 @@ def move(
     A, b, _ = parameters.transition
     A, b, LQ = at_step(A, t, 2), at_step(b, t, 1), at_step(LQ, t, 2)
     if order == 1:
-        weight = torch.logsumexp(joint, -2)
+        weight = log_sum(joint, -2)
         mean, factor = mix(joint, past)
         mean, factor, weight = (
             mean[..., None, :, :],

@@ -201,6 +201,16 @@ class LinearSystem(NamedTuple):
                 f"`u` must be (*batch, time, {self.B.shape[-1]}), got {tuple(u.shape)}. "
                 "Pass `u[..., None]` for a scalar series."
             )
+        if not u.shape[-2]:
+            raise ValueError(
+                f"`u` must have a step or more, got shape {tuple(u.shape)}: of no step there is "
+                "no output, and the state stays what it was."
+            )
+        if dt is not None and not isinstance(dt, int | float | Tensor):
+            raise ValueError(
+                f"`dt` must be a number or a tensor, got {type(dt).__name__}. Use "
+                "`torch.as_tensor(dt)`."
+            )
         if z0 is not None and z0.shape[-1] != self.structure.state_dim:
             raise ValueError(
                 f"`z0` must end in an axis of size {self.structure.state_dim} (the state), "

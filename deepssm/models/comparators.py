@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from .sequence_layer import SequenceLayer, State, clean, tensor
+from .sequence_layer import SequenceLayer, State, entering, tensor
 
 
 class Recurrent(SequenceLayer):
@@ -37,7 +37,7 @@ class Recurrent(SequenceLayer):
     ) -> tuple[Tensor, State]:
         """Return the outputs and the state after them; arguments as in `SequenceLayer`."""
         refuse_steps(self, dt, rate)
-        flat = clean(u, mask).reshape(-1, *u.shape[-2:])
+        flat = entering(self, u, mask).reshape(-1, *u.shape[-2:])
         y, last = self.network(flat, state)
         return y.reshape(*u.shape[:-1], -1), last
 
@@ -72,7 +72,7 @@ class CausalCNN(SequenceLayer):
     ) -> tuple[Tensor, State]:
         """Return the outputs and the last inputs; arguments as in `SequenceLayer`."""
         refuse_steps(self, dt, rate)
-        u = clean(u, mask)
+        u = entering(self, u, mask)
         past = tensor(state)
         known = 0 if past is None else past.shape[-2]
         inputs = u if past is None else torch.cat([past, u], -2)
@@ -118,7 +118,7 @@ class CausalAttention(SequenceLayer):
     ) -> tuple[Tensor, State]:
         """Return the outputs and all keys and values; arguments as in `SequenceLayer`."""
         refuse_steps(self, dt, rate)
-        query, key_value = self.project(clean(u, mask)).tensor_split([self.features], -1)
+        query, key_value = self.project(entering(self, u, mask)).tensor_split([self.features], -1)
         past = tensor(state)
         key_value = key_value if past is None else torch.cat([past, key_value], -2)
         key, value = key_value.chunk(2, -1)

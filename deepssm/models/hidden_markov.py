@@ -92,7 +92,11 @@ class HiddenMarkov(StateSpaceModel):
         Args:
             y: `(*batch, time, obs)`, NaN where missing.
             u: `(*batch, time, input)`.
+
+        Raises:
+            ValueError: a reading is none that the family can emit.
         """
+        self.family.check(y)
         return self.family.log_prob(y, u)
 
     def initial(self) -> Distribution:
@@ -131,6 +135,19 @@ class HiddenMarkov(StateSpaceModel):
             u: `(*axes, input)`.
         """
         return self.family.law_after(z, past, u)
+
+    def readable(self) -> dict[str, tuple[str, Tensor]]:
+        """Return probabilities and emissions as a person reads them, by what holds them."""
+        found = {
+            f"family.{key}": (f"emission.{name}", value)
+            for key, (name, value) in self.family.readable().items()
+        }
+        found["initial_logits"] = ("initial", self.log_initial().exp())
+        if self.transition_function is None:
+            at_zero = "" if self.transition_weight is None else " at u = 0"
+            rows = torch.softmax(self.transition_logits, -1)
+            found["transition_logits"] = (f"transition{at_zero}", rows)
+        return found
 
     @property
     def has_closed_form(self) -> bool:

@@ -71,13 +71,15 @@ class LinearGaussian(StateSpaceModel):
     ) -> None:
         super().__init__()
         given = {"A": A, "Q": Q, "C": C, "R": R, "B": B, "D": D, "b": b, "d": d}
-        for name, value in (given | {"m0": m0, "P0": P0}).items():
-            _attach(self, name, value)
+        rounding = {
+            name: _attach(self, name, value)
+            for name, value in (given | {"m0": m0, "P0": P0}).items()
+        }
         self.state_dim, self.obs_dim = self.A.shape[-1], self.C.shape[-2]
         gains = [x for x in (self.B, self.D) if x is not None]
         self.input_dim = gains[0].shape[-1] if gains else 0
         self.start = _starts(initial, self.state_dim)
-        self._check()
+        self._check(rounding)
 
     def linear_parameters(self, u: Tensor | None, dt: Tensor | None) -> LinearParameters:
         """Return the matrices with a time axis, inputs folded into the offsets."""
@@ -150,7 +152,7 @@ class LinearGaussian(StateSpaceModel):
         eye = torch.eye(n, dtype=A.dtype, device=A.device)
         return GaussianInitial(mean, cov, eye[:, open_] if open_ else None)
 
-    def _check(self) -> None:
+    def _check(self, rounding: dict[str, float]) -> None:
         n, p, k = self.state_dim, self.obs_dim, self.input_dim
         shapes = {"A": (n, n), "Q": (n, n), "C": (p, n), "R": (p, p), "B": (n, k), "D": (p, k)}
         shapes |= {"b": (n,), "d": (p,), "m0": (n,), "P0": (n, n)}
@@ -160,7 +162,10 @@ class LinearGaussian(StateSpaceModel):
                 _require(name, value, shape, self.A.dtype)
         for name in ("Q", "R", "P0"):
             if (value := getattr(self, name)) is not None:
-                psd_factor(value.detach(), name)
+                factor = psd_factor(value.detach(), name, eps=rounding[name] or None)
+                if rounding[name] > torch.finfo(value.dtype).eps:
+                    # What is singular in float32 is slightly indefinite when read in float64.
+                    self.register_buffer(name, factor @ factor.mT)
         if "known" in self.start and self.P0 is None:
             raise ValueError(
                 "`P0`, the covariance of the first state, is missing. Pass `m0` and `P0`, or "
@@ -173,16 +178,24 @@ class LinearGaussian(StateSpaceModel):
         self._initial_moments(self.A)
 
 
-def _attach(model: LinearGaussian, name: str, value: Matrix | None) -> None:
-    """Keep what can be learnt as it is; make anything else a fixed float64 tensor."""
+def _attach(model: LinearGaussian, name: str, value: Matrix | None) -> float:
+    """Keep what can be learnt as it is; make anything else a fixed float64 tensor.
+
+    Returns:
+        The relative rounding of the numbers given, where it is coarser than that of float64.
+    """
     if value is None or isinstance(value, nn.Parameter | PyroParam | PyroSample):
         setattr(model, name, value)
-        return
-    tensor = value if isinstance(value, Tensor) else torch.from_numpy(np.array(value, float))
+        return 0.0
+    if not isinstance(value, Tensor):
+        array = np.array(value)
+        value = torch.from_numpy(array if array.dtype.kind == "f" else array.astype(float))
+    tensor = value
     if tensor.requires_grad:
         setattr(model, name, tensor)
-        return
+        return 0.0
     model.register_buffer(name, tensor.detach().clone().to(torch.float64))
+    return torch.finfo(tensor.dtype).eps if tensor.is_floating_point() else 0.0
 
 
 def _starts(initial: Start | Sequence[Start], n: int) -> tuple[Start, ...]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..linear import scalar_decay_scan, selective_scan
-from .sequence_layer import SequenceLayer, State, clean, first_step_is_nominal
+from .sequence_layer import SequenceLayer, State, clean, entering, first_step_is_nominal
 
 
 class Mamba(SequenceLayer):
@@ -76,7 +76,7 @@ class Mamba(SequenceLayer):
         """Return the outputs and the state after them; arguments as in `SequenceLayer`."""
         tail, z = _pair(state)
         dt = first_step_is_nominal(dt) if state is None else dt
-        x, gate = self.enter(clean(u, mask)).chunk(2, -1)
+        x, gate = self.enter(entering(self, u, mask)).chunk(2, -1)
         tail = x.new_zeros(*x.shape[:-2], self.width - 1, self.inner) if tail is None else tail
         past = torch.cat([tail, x], -2)
         mixed = self.convolution(past.reshape(-1, *past.shape[-2:]).mT).mT

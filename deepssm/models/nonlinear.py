@@ -103,7 +103,8 @@ class NonlinearGaussian(StateSpaceModel):
         noise = self.noise_function
         factor = self._factor("Q") if noise is None else psd_factor(noise(dt), "Q")
         if self.noise == "added":
-            return mvn(_own(self.transition_function)(z, u, dt), factor)
+            mean = _own(self.transition_function)(z, u, dt)
+            return mvn(_shaped("transition", mean, z, self.state_dim), factor)
         f: Callable[..., Tensor] = _own(self.transition_function)
         return Pushforward(lambda w: f(z, u, dt, w), factor, z.shape[:-1])
 
@@ -115,7 +116,8 @@ class NonlinearGaussian(StateSpaceModel):
             u: `(*axes, input)`.
         """
         if self.noise == "added":
-            return mvn(_own(self.emission_function)(z, u), self._factor("R"))
+            mean = _own(self.emission_function)(z, u)
+            return mvn(_shaped("emission", mean, z, self.obs_dim), self._factor("R"))
         h: Callable[..., Tensor] = _own(self.emission_function)
         return Pushforward(lambda v: h(z, u, v), self._factor("R"), z.shape[:-1])
 
@@ -170,6 +172,21 @@ class NonlinearGaussian(StateSpaceModel):
                     "`m0` and the observation size from `R`."
                 )
             self._factor(name)
+
+
+def _shaped(name: str, mean: Tensor, z: Tensor, size: int) -> Tensor:
+    """Return what a user's function made of `z`; one that lost an axis would broadcast.
+
+    Raises:
+        ValueError: It does not end in an axis of `size`, or has fewer axes than `z`.
+    """
+    if mean.ndim < z.ndim or mean.shape[-1] != size:
+        raise ValueError(
+            f"`{name}` must return `(*axes, {size})`, got {tuple(mean.shape)} for states "
+            f"{tuple(z.shape)}: leading axes are batches, so write `z[..., :1]` for the first "
+            "component, `torch.stack([...], -1)` to join, and `z @ A.T` for `A z`."
+        )
+    return mean
 
 
 def _own(function: Callable[..., Tensor]) -> Callable[..., Tensor]:

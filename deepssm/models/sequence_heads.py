@@ -109,13 +109,20 @@ class SequenceForecaster(nn.Module):
             u: Covariates of past and future, `(*batch, time + horizon, covariates)`.
             dt: Time steps of past and future, a scalar or `(*batch, time + horizon)`.
             rate: Factor on every step.
+
+        Raises:
+            ValueError: `horizon` is not positive.
         """
+        if horizon < 1:
+            raise ValueError(f"`horizon` must be 1 or more, got {horizon}.")
         seen = y.isfinite()
         count = seen.sum(-2, keepdim=True).clamp(min=1)
         zero = torch.zeros_like(y)
         center = torch.where(seen, y, zero).sum(-2, keepdim=True) / count
         spread = torch.where(seen, y - center, zero).square().sum(-2, keepdim=True) / count
-        spread = spread.sqrt() + 1e-6
+        # What a constant series varies by is its round-off.
+        floor = (4 * torch.finfo(y.dtype).eps * center).square()
+        spread = torch.where(spread > floor, spread, torch.ones_like(spread)).sqrt()
         past = torch.where(seen, (y - center) / spread, zero)
         blank = F.pad(past, (0, 0, 0, horizon))
         known = F.pad(seen.all(-1, keepdim=True).to(y.dtype), (0, 0, 0, horizon))

@@ -112,7 +112,7 @@ class StructuredLayer(SequenceLayer):
         mask: Tensor | None = None,
     ) -> Tensor:
         """Return the outputs through the cheapest view; arguments as in `SequenceLayer`."""
-        u = clean(u, mask)
+        u = entering(self, u, mask)
         dt = self._steps(first_step_is_nominal(dt))
         return self._leave(self.system().apply(self._enter(u), dt=dt, rate=rate), u)
 
@@ -126,7 +126,7 @@ class StructuredLayer(SequenceLayer):
         mask: Tensor | None = None,
     ) -> tuple[Tensor, State]:
         """Return the outputs and the state after them; arguments as in `SequenceLayer`."""
-        u = clean(u, mask)
+        u = entering(self, u, mask)
         dt = self._steps(first_step_is_nominal(dt) if state is None else dt)
         y, last = self.system().run(self._enter(u), tensor(state), dt=dt, rate=rate)
         return self._leave(y, u), last
@@ -187,6 +187,26 @@ def draw_log_dt(
     """Draw the logarithm of time steps uniformly, of the given shape."""
     low, high = math.log(smallest), math.log(largest)
     return low + (high - low) * torch.rand(shape, generator=generator)
+
+
+def entering(layer: SequenceLayer, u: Tensor, mask: Tensor | None) -> Tensor:
+    """Return the inputs of a layer, missing ones set to zero.
+
+    Args:
+        layer: Where they enter.
+        u: Inputs, `(*batch, time, features)`.
+        mask: `(*batch, time)`, false where the input is missing.
+
+    Raises:
+        ValueError: There is no step, or not one column a feature: one column would broadcast.
+    """
+    if u.ndim < 2 or u.shape[-1] != layer.features or not u.shape[-2]:
+        raise ValueError(
+            f"`u` must end in `(time, {layer.features})`, time 1 or more and the features of this "
+            f"{type(layer).__name__}, got shape {tuple(u.shape)}. `SequenceModel(input_dim, ...)` "
+            "takes inputs of any size."
+        )
+    return clean(u, mask)
 
 
 def clean(u: Tensor, mask: Tensor | None) -> Tensor:

@@ -224,7 +224,12 @@ class SequenceModel(nn.Module):
 
         Returns:
             New inputs, `(*batch, steps, input_dim)`.
+
+        Raises:
+            ValueError: `steps` is not positive.
         """
+        if steps < 1:
+            raise ValueError(f"`steps` must be 1 or more, got {steps}.")
         outputs, state = self.run(prompt, dt=dt, rate=rate)
         advance, made = self.stepper(dt, rate), [draw(outputs[..., -1, :])]
         while len(made) < steps:

@@ -55,6 +55,17 @@ class StateEmission(nn.Module):
         """Return `p(y | z, past)`; `past` is `(*axes, lags, obs)`, oldest first."""
         return self.law(z, u)
 
+    def check(self, y: Tensor) -> None:
+        """Refuse readings that no state can emit; `y` is `(*batch, time, obs)`.
+
+        Raises:
+            ValueError: A reading lies outside the support of the family.
+        """
+
+    def readable(self) -> dict[str, tuple[str, Tensor]]:
+        """Return parameters in units of the data, with a name, by the name of what holds them."""
+        return {}
+
     def initialize(self, y: Tensor, u: Tensor | None, generator: torch.Generator) -> None:
         """Spread the members over the data."""
         weights = clusters(y, self.num_states, generator)
@@ -94,6 +105,14 @@ class PoissonStates(StateEmission):
         terms = count * self.log_rate - self.log_rate.exp() - torch.lgamma(count + 1)
         return torch.where(seen[..., None, :], terms, 0.0).sum(-1)
 
+    def check(self, y: Tensor) -> None:
+        """Refuse what is no count."""
+        _require_whole(y, torch.inf, "counts 0, 1, 2 ... or NaN, as `PoissonStates` emits them")
+
+    def readable(self) -> dict[str, tuple[str, Tensor]]:
+        """Return the rates."""
+        return {"log_rate": ("rate", self.log_rate.exp())}
+
     def law(self, z: Tensor, u: Tensor | None = None) -> Distribution:
         """Return independent Poisson counts."""
         return Independent(Poisson((z @ self.log_rate).exp(), validate_args=False), 1)
@@ -123,6 +142,14 @@ class BernoulliStates(StateEmission):
         bit = torch.where(seen, y, 0.0)[..., None, :]
         terms = bit * self.logits - functional.softplus(self.logits)
         return torch.where(seen[..., None, :], terms, 0.0).sum(-1)
+
+    def check(self, y: Tensor) -> None:
+        """Refuse what is neither 0 nor 1."""
+        _require_whole(y, 1, "0, 1 or NaN, as `BernoulliStates` emits them")
+
+    def readable(self) -> dict[str, tuple[str, Tensor]]:
+        """Return the probabilities of a one."""
+        return {"logits": ("probability", torch.sigmoid(self.logits))}
 
     def law(self, z: Tensor, u: Tensor | None = None) -> Distribution:
         """Return independent binary readings."""
@@ -159,6 +186,15 @@ class CategoricalStates(StateEmission):
         terms = torch.log_softmax(self.logits, -1).mT[symbol]
         return torch.where(seen, terms, 0.0)
 
+    def check(self, y: Tensor) -> None:
+        """Refuse what is no symbol."""
+        last = self.categories - 1
+        _require_whole(y, last, f"symbols 0 ... {last} or NaN: `CategoricalStates` has no other")
+
+    def readable(self) -> dict[str, tuple[str, Tensor]]:
+        """Return the probabilities of the symbols."""
+        return {"logits": ("probability", torch.softmax(self.logits, -1))}
+
     def law(self, z: Tensor, u: Tensor | None = None) -> Distribution:
         """Return a law of numbers `0 ... categories - 1`, event shape `(1,)`."""
         return SymbolLaw(z @ torch.log_softmax(self.logits, -1))
@@ -180,7 +216,10 @@ class CategoricalStates(StateEmission):
             hot = torch.where(seen[..., None], hot.to(y.dtype), 0.0)
             counts = torch.einsum("...k,...c->...kc", weights, hot)
             counts = counts.reshape(-1, *self.logits.shape).sum(0)
-            self.logits.copy_((counts / counts.sum(-1, keepdim=True)).clamp_min(1e-300).log())
+            total = counts.sum(-1, keepdim=True)
+            shares = (counts / torch.where(total > 0, total, 1.0)).clamp_min(1e-300)
+            # A state that nothing was seen in keeps what it has.
+            self.logits.copy_(torch.where(total > 0, shares.log(), self.logits))
 
 
 class SymbolLaw(Distribution):
@@ -256,6 +295,12 @@ def clusters(y: Tensor, count: int, generator: torch.Generator, rounds: int = 10
         centres = torch.where(size > 0, (hot.mT @ data) / size.clamp_min(1), centres)
     soft = torch.softmax(-2 * torch.cdist(data, centres).square(), -1)
     return (0.9 * soft + 0.1 / count).to(y).reshape(*y.shape[:-1], count)
+
+
+def _require_whole(y: Tensor, most: float, words: str) -> None:
+    bad = (y < 0) | (y > most) | (y != y.floor()) & ~torch.isnan(y)
+    if bool(bad.any()):
+        raise ValueError(f"`y` must hold {words}, got {y[bad][0].item():g}.")
 
 
 def _nan_sd(flat: Tensor) -> Tensor:

@@ -86,6 +86,18 @@ class RegressionStates(StateEmission):
         terms = terms - 0.5 * math.log(2 * math.pi) * seen.sum(-1, keepdim=True).to(y.dtype)
         return torch.where(seen.any(-1)[..., None], terms, 0.0)
 
+    def readable(self) -> dict[str, tuple[str, Tensor]]:
+        """Return means (or coefficients) and standard deviations (or covariances)."""
+        alone = self.coefficients.shape[-1] == 1
+        centre = ("mean", self.coefficients[..., 0]) if alone else None
+        factor = self.scale_tril[: len(self.raw_scale)]
+        diagonal = self.covariance == "diagonal"
+        spread = factor.diagonal(dim1=-2, dim2=-1) if diagonal else factor @ factor.mT
+        return {
+            "coefficients": centre or ("coefficient", self.coefficients),
+            "raw_scale": ("sd" if diagonal else "cov", spread),
+        }
+
     def law(self, z: Tensor, u: Tensor | None = None) -> Distribution:
         """Return the Gaussian of state `z`.
 
@@ -245,6 +257,14 @@ class MixtureStates(StateEmission):
         return torch.where(
             torch.isnan(y).all(-1)[..., None], 0.0, torch.logsumexp(self._terms(y), -1)
         )
+
+    def readable(self) -> dict[str, tuple[str, Tensor]]:
+        """Return weights, means and standard deviations."""
+        return {
+            "logits": ("weight", torch.softmax(self.logits, -1)),
+            "mean": ("mean", self.mean),
+            "log_sd": ("sd", self.log_sd.exp()),
+        }
 
     def law(self, z: Tensor, u: Tensor | None = None) -> Distribution:
         """Return the mixture of state `z`."""

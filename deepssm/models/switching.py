@@ -109,6 +109,13 @@ class SwitchingLinearGaussian(StateSpaceModel):
             )
         return LinearParameters(initial, *laws)
 
+    def readable(self) -> dict[str, tuple[str, Tensor]]:
+        """Return the probabilities of modes, by the names of what holds them."""
+        return {
+            "initial_logits": ("initial", self.log_initial().exp()),
+            "transition_logits": ("transition", self.log_transition().exp()),
+        }
+
     def initial(self) -> Distribution:
         """Return `p(s_1, z_1)`."""
         start = self.mode_parameters(None, None).initial

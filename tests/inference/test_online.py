@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import deepssm as ds
-from deepssm.base import Series
+from deepssm.base import Series, StateSpaceModel
 from deepssm.inference.gaussian_filter import GaussianFilter
 from deepssm.inference.gaussian_filters import (
     Cubature,
@@ -17,6 +17,7 @@ from deepssm.inference.gaussian_filters import (
 )
 from deepssm.inference.gaussian_online import OnlineGaussian
 from deepssm.inference.kalman import Kalman
+from deepssm.inference.late_data import BufferedFilter
 from deepssm.inference.robust import Gate
 from tests.inference.nonlinear_models import pendulum, readings
 from tests.inference.test_kalman import generic_position, make
@@ -155,6 +156,57 @@ def test_gaussian_filters_refuse_wrong_observations_states_and_methods() -> None
         running.load_state_dict(state)
     with pytest.raises(ValueError, match="`Ensemble` works on whole series"):
         ds.online(model, ds.inference.Ensemble())
+
+
+@pytest.mark.parametrize("buffer", [0, 2])
+@pytest.mark.parametrize("kind", ["kalman", "extended", "switching", "hidden"])
+def test_an_input_is_given_once_a_step(kind: str, buffer: int) -> None:
+    """It drives the transition and reaches the emission; zeros there would be silently wrong."""
+    mode = ds.models.LinearGaussian(
+        [[0.9]], [[1.0]], [[1.0], [0.5]], [[0.5, 0.1], [0.1, 0.4]], P0=[[1.0]],
+        B=[[1.0]], D=[[2.0], [-1.0]],
+    )  # fmt: skip
+    hidden = ds.models.HiddenMarkov(ds.models.RegressionStates(2, 2, 1), input_dim=1, driven=True)
+    with torch.no_grad():
+        for parameter in hidden.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    models: dict[str, StateSpaceModel] = {
+        "kalman": mode,
+        "extended": mode,
+        "switching": ds.models.SwitchingLinearGaussian([mode, mode]),
+        "hidden": hidden,
+    }
+    model, method = models[kind], Extended() if kind == "extended" else None
+    y, u = torch.randn(5, 2, dtype=torch.float64), torch.randn(5, 1, dtype=torch.float64)
+    y[2, 0] = torch.nan
+    running = ds.online(model, method, buffer=buffer)
+    for t in range(5):
+        if t:
+            running.predict(u=u[t])
+        if not (buffer and t == 3):
+            running.update(y[t], u[t] if t == 0 else None)
+    if buffer:
+        assert isinstance(running, BufferedFilter)
+        running.update(y[3], back=1)
+    expected = ds.filter(model, y, u, method=method)
+    torch.testing.assert_close(running.mean, expected.mean[-1])
+    assert running.log_likelihood == pytest.approx(float(expected.log_likelihood.detach().sum()))
+
+
+@pytest.mark.parametrize("kind", ["kalman", "extended", "switching", "hidden"])
+def test_a_state_of_another_filter_is_refused_by_name(kind: str) -> None:
+    mode = ds.models.LinearGaussian([[0.9]], [[1.0]], [[1.0]], [[0.5]], P0=[[1.0]])
+    models: dict[str, StateSpaceModel] = {
+        "kalman": mode,
+        "extended": mode,
+        "switching": ds.models.SwitchingLinearGaussian([mode, mode]),
+        "hidden": ds.models.HiddenMarkov(ds.models.GaussianStates(2)),
+    }
+    running = ds.online(models[kind], Extended() if kind == "extended" else None)
+    with pytest.raises(
+        ValueError, match="`state` belongs to another filter: it has no `.*nothing"
+    ):
+        running.load_state_dict({})
 
 
 def test_refresh_reads_new_parameters() -> None:

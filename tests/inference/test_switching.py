@@ -383,7 +383,7 @@ def test_a_running_filter_reads_new_parameters_when_told() -> None:
         (lambda: ds.online(two_modes()).update(data(1)[0, :1]), "`y` must hold 2 finite"),
         (
             lambda: ds.online(two_modes()).load_state_dict(ds.online(tracking()[0]).state_dict()),
-            "`state` belongs to another model: its modes and states are \\(2, 3\\)",
+            "`state` belongs to another model: its `mean` has shape \\(1, 2, 3\\)",
         ),
         (lambda: ds.online(varying()), "`model` has modes that vary"),
         (lambda: Switching().online(case_4()), "needs a `SwitchingLinear"),

@@ -223,6 +223,11 @@ def test_errors_name_the_argument() -> None:
         model.run(u, z0[..., :3])
     with pytest.raises(ValueError, match="`dt` must end in the time axis of `u`, of size 5"):
         model.run(u, dt=dt[..., None])
+    with pytest.raises(ValueError, match="`u` must have a step or more, got shape"):
+        model.run(u[..., :0, :])
+    array: Any = dt.numpy()  # reversed, an array would have kept its order
+    with pytest.raises(ValueError, match="`dt` must be a number or a tensor, got ndarray"):
+        model.run(u, dt=array, reverse=True)
     with pytest.raises(ValueError, match="`dt` and `rate` need a system in continuous time"):
         model.discretized(0.1).run(u, rate=2.0)
     with pytest.raises(ValueError, match="`derivative` needs a system in continuous time"):

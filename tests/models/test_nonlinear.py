@@ -97,3 +97,16 @@ def test_noise_may_depend_on_the_time_elapsed(method: Extended | Unscented) -> N
 def test_bad_numbers_are_named(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build(**changes)
+
+
+@pytest.mark.parametrize("method", [Extended(), Unscented()], ids=["extended", "unscented"])
+def test_functions_that_lose_an_axis_are_refused(method: Extended | Unscented) -> None:
+    """`z[..., 0]` of a batch of points would be taken for one reading of many components."""
+    series = Series(torch.zeros(3, 1, dtype=torch.float64))
+    numbers: dict[str, object] = dict(Q=EYE, R=EYE[:1, :1], m0=torch.zeros(2).double(), P0=EYE)
+    flat = NonlinearGaussian(lambda z, u, dt: z, lambda z, u: z[..., 0], **numbers)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"`emission` must return `\(\*axes, 1\)`, got"):
+        method.filter(flat, series)
+    flat = NonlinearGaussian(lambda z, u, dt: z.sum(-1), lambda z, u: z[..., :1], **numbers)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"`transition` must return `\(\*axes, 2\)`, got"):
+        method.filter(flat, series)

@@ -188,6 +188,15 @@ def test_errors_name_the_argument() -> None:
         Mamba(H, 4).run(torch.randn(1, 3, H), nested)
 
 
+@pytest.mark.parametrize("name", [name for name in ALL if name not in ("block", "post-norm")])
+def test_wrong_sizes_are_refused_by_every_layer(name: str) -> None:
+    """One column instead of many would broadcast to all features without a word."""
+    layer = ALL[name]()
+    for shape in ((2, 5, 1), (2, 0, layer.features), (layer.features,)):
+        with pytest.raises(ValueError, match=r"`u` must end in `\(time, \d+\)`.*got shape"):
+            layer(torch.zeros(shape))
+
+
 def test_param_groups_spare_the_state_matrices() -> None:
     layer = ResidualBlock(S4(H, 4))
     fast, slow = param_groups(layer, lr=0.01, slow_lr=0.001, weight_decay=0.1)

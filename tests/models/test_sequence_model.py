@@ -79,6 +79,10 @@ def test_errors_name_the_argument() -> None:
     model = hybrid()
     with pytest.raises(ValueError, match="`state` must be a tuple of 6 states"):
         model.run(torch.randn(1, 2, 2), (torch.zeros(1),))
+    with pytest.raises(ValueError, match="`steps` must be 1 or more, got 0"):
+        model.generate(torch.randn(1, 2, 2), 0, torch.tanh)
+    with pytest.raises(ValueError, match="`horizon` must be 1 or more, got 0"):
+        SequenceForecaster(SequenceModel(2, 2, [S5(4, 4)]))(torch.randn(5, 1), 0)
 
 
 def test_forecaster_learns_a_seasonal_series() -> None:
@@ -100,6 +104,17 @@ def test_forecaster_learns_a_seasonal_series() -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+
+
+@pytest.mark.parametrize("unit", [1e-9, 1e9])
+def test_forecasts_do_not_depend_on_the_unit(unit: float) -> None:
+    model = SequenceForecaster(SequenceModel(2, 2, [ResidualBlock(S5(8, 4))])).double()
+    y = torch.randn(2, 12, 1, dtype=F64).cumsum(1)
+    plain, scaled = model(y, 3), model(unit * y, 3)
+    torch.testing.assert_close(scaled.mean, unit * plain.mean)
+    torch.testing.assert_close(scaled.stddev, unit * plain.stddev)
+    constant = model(torch.full((1, 12, 1), 0.1 * unit, dtype=F64), 3)
+    assert bool(constant.mean.isfinite().all()) and bool((constant.stddev > 0).all())
 
 
 def test_regressor_is_a_distribution_for_each_step() -> None:
