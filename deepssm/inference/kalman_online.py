@@ -11,6 +11,7 @@ from ..gaussian import psd_factor
 from ..results import Filtered
 from .kalman_arrays import Pass, Problem, allocate, prepare
 from .kalman_diffuse import diffuse_moments, posterior_mix
+from .online_state import require_state
 
 # Parameters of this many different time steps are kept.
 _MOST_STEPS = 256
@@ -32,6 +33,7 @@ class OnlineKalman:
         self._model = model
         self.log_likelihood = 0.0
         self._predicted = True
+        self._input: Tensor | None = None
         self.refresh()
         self._out: Pass = allocate(self._problem.sizes, 1)
         n, p, k, _ = self._problem.sizes[2:]
@@ -54,6 +56,7 @@ class OnlineKalman:
             dt: Time since the last step, for models in continuous time.
             u: Input of the arriving step, `(input,)`.
         """
+        self._input = u
         problem = self._moves(dt) if u is None else self._read(dt, u)
         self._predict(problem.params, tuple(self._out), self._space)
         self._predicted = True
@@ -63,7 +66,8 @@ class OnlineKalman:
 
         Args:
             y: `(obs,)`, NaN where missing.
-            u: Input of this step, `(input,)`; it reaches the emission.
+            u: Input of this step, `(input,)`, which reaches the emission; by default that of the
+                last `predict`, or zeros at the first step.
 
         Raises:
             ValueError: `y` has the wrong size or is infinite.
@@ -73,6 +77,7 @@ class OnlineKalman:
             raise ValueError(
                 f"`y` must hold {self._model.obs_dim} finite number(s) or NaN, got {values}."
             )
+        u = self._input if u is None else u
         problem = self._problem if u is None else self._read(0.0, u)
         ll = self._update(problem.params, values, tuple(self._out), self._space)
         self.log_likelihood += ll
@@ -148,15 +153,11 @@ class OnlineKalman:
             ValueError: The sizes are those of another model.
         """
         targets = {"mean": self._out.m, "factor": self._out.F, "diffuse": self._out.info}
+        require_state(state, **{name: target.shape[2:] for name, target in targets.items()})
         for name, target in targets.items():
-            if tuple(state[name].shape) != target.shape[2:]:
-                raise ValueError(
-                    f"`state` belongs to another model: its `{name}` has shape "
-                    f"{tuple(state[name].shape)}, expected {target.shape[2:]}."
-                )
             target[0, 0] = state[name].numpy()
         self._out.a[0, 0], self._out.L[0, 0] = self._out.m[0, 0], self._out.F[0, 0]
-        self.log_likelihood = float(state["log_likelihood"])
+        self.log_likelihood, self._input = float(state["log_likelihood"]), None
         self._predicted = bool(state["predicted"])
 
     def _moves(self, dt: float | None) -> Problem:
