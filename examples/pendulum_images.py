@@ -1,11 +1,12 @@
 """Films of a pendulum with missing frames: learn the motion from pixels, fill gaps, look ahead.
 
-Run: python examples/pendulum_images.py [picture.png]
+Run: python examples/pendulum_images.py [picture.png | report.html]
 """
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -15,6 +16,12 @@ from deepssm.base import Series
 from deepssm.data import draw_pendulum, pendulum_images
 from deepssm.inference import SVI, MaskedSuffix
 from deepssm.models import DeepMarkov, ImageEmission, LocallyLinearTransition
+from deepssm.report import plot_frames
+from deepssm.report.html import Grid, Page, Section, write
+from deepssm.report.html import picture as inline
+
+GAP = slice(12, 18)
+SHOWN = slice(9, 21)
 
 
 def build(state: int = 6) -> DeepMarkov:
@@ -37,7 +44,12 @@ def films(count: int, seed: int = 0) -> Tensor:
 
 
 def main(picture: str | None = None, *, quick: bool = False) -> dict[str, float]:
-    """Train on 300 films (two CPU minutes) and fill gaps of 6 frames in 100 new ones."""
+    """Train on 300 films (two CPU minutes) and fill gaps of 6 frames in 100 new ones.
+
+    Args:
+        picture: Where to draw the first of them: an image file, or a page that ends in `.html`.
+        quick: Whether to train for a moment only.
+    """
     torch.manual_seed(0)
     model = build()
     method = SVI(
@@ -60,36 +72,39 @@ def main(picture: str | None = None, *, quick: bool = False) -> dict[str, float]
         past[:, 12:] = torch.nan
         z = fit.method.sample_posterior(model, Series(y), draws, generator)
         ahead = fit.method.sample_posterior(model, Series(past), draws, generator)
-        filled, forecast = (model.emission(path).mean.mean(0)[:, 12:18] for path in (z, ahead))
+        filled, forecast = (model.emission(path).mean.mean(0) for path in (z, ahead))
     share = (torch.arange(1, 7) / 7)[:, None]
-    between = (1 - share) * y[:, 11:12] + share * y[:, 18:19]
+    lines, still = y.clone(), y.clone()
+    lines[:, GAP] = (1 - share) * y[:, 11:12] + share * y[:, 18:19]
+    still[:, GAP] = y[:, 11:12]
     guesses = {
-        "last frame": y[:, 11:12].expand(-1, 6, -1),
-        "interpolated": between,
+        "last frame": still,
+        "interpolated": lines,
         "forecast from the past": forecast,
         "filled from both sides": filled,
     }
-    found = {k: float((x - truth[:, 12:18]).square().mean()) for k, x in guesses.items()}
+    found = {k: float((x - truth)[:, GAP].square().mean()) for k, x in guesses.items()}
     for name, value in found.items():
         print(f"{name:24s} squared error of a pixel {value:.4f}")
     if picture is not None:
-        draw(picture, {"truth": truth[:, 12:18], **guesses})
+        rows = {"truth": truth, "seen": y, **guesses}
+        draw(Path(picture), {name: film[0, SHOWN] for name, film in rows.items()}, found)
     return found
 
 
-def draw(path: str, rows: dict[str, Tensor]) -> None:
-    """Write the six missing frames of the first film, one row a guess."""
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(len(rows), 6, figsize=(7, 1.2 * len(rows)), squeeze=False)
-    for line, (name, frames) in zip(axes, rows.items(), strict=True):
-        for panel, frame in zip(line, frames[0], strict=True):
-            panel.imshow(frame.reshape(24, 24), cmap="gray", vmin=0, vmax=1)
-            panel.set_axis_off()
-        line[0].set_title(name, fontsize=8, loc="left")
-    figure.tight_layout()
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
+def draw(path: Path, rows: dict[str, Tensor], errors: dict[str, float]) -> None:
+    """Write frames around the gap of one film, one row a guess, as an image or as a page."""
+    figure = plot_frames(rows, 24, 24)
+    if path.suffix != ".html":
+        figure.savefig(path, dpi=120)
+        return
+    table = Grid(
+        ["guess", "squared error of a pixel"], [[k, f"{x:.4f}"] for k, x in errors.items()]
+    )
+    shown = inline(figure, f"Frames of a pendulum around a gap, one row each: {', '.join(rows)}.")
+    text = "Tinted frames were not seen. A good filling has one sharp bob where the truth has it."
+    section = Section("Frames around a gap", text, [shown])
+    write(Page("Films of a pendulum", "Six frames are missing.", [], table, [], [section]), path)
 
 
 if __name__ == "__main__":

@@ -231,6 +231,13 @@ def test_a_deep_model_comes_back_from_its_folder_as_it_was(
         assert _main(capsys, *words, "-o", tmp_path / name)[0] == 0
         tables.append((tmp_path / name).read_text())
     assert tables[0] == tables[1] and tables[0].count("\n") == 7
+    page = tmp_path / "frames.html"
+    assert _main(capsys, "report", tmp_path / "r", "--frames", "1x1", "-o", page)[0] == 0
+    for title in ("Frames, gaps filled", "What the state is used for: deep-kalman"):
+        assert f"<h2>{title}</h2>" in page.read_text()
+    assert "data:image/png;base64" in page.read_text(), "frames are part of the page"
+    code, _, line = _main(capsys, "report", tmp_path / "r", "--frames", "2x3", "-o", page)
+    assert code == 2 and "--frames 2x3 needs 6 columns; the run has 1" in line
     words = ["smooth", tmp_path / "r", tmp_path / "new.csv", "-o", tmp_path / "s.csv"]
     assert _main(capsys, *words)[0] == 0
     assert len(pd.read_csv(tmp_path / "s.csv")) == 30

@@ -26,6 +26,10 @@ def test_the_example_runs(
     parameters = inspect.signature(main).parameters
     assert all(p.default is not p.empty for p in parameters.values()), "every argument a default"
     assert {"quick", "steps"} & set(parameters), "`main` needs `quick: bool` or `steps: int`"
-    found = main(quick=True) if "quick" in parameters else main(steps=2)
+    small: dict[str, object] = {"quick": True} if "quick" in parameters else {"steps": 2}
+    page = tmp_path / "page.html"
+    found = main(**small, **({"picture": str(page)} if "picture" in parameters else {}))
     assert found and all(math.isfinite(value) for value in found.values())
     assert capsys.readouterr().out.strip(), "an example prints what it found"
+    assert page.exists() == ("picture" in parameters)
+    assert not page.exists() or "data:image/png;base64" in page.read_text()

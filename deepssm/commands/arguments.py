@@ -155,6 +155,9 @@ def _report_page(sub: _Sub) -> argparse.ArgumentParser:
     command = sub.add_parser("report", help="write report.html again", allow_abbrev=False)
     _run_argument(command)
     command.add_argument("-o", "--out", type=Path, help="default: report.html in the run folder")
+    command.add_argument(
+        "--frames", type=_size, metavar="HxW", help="columns are pixels, row by row: show images"
+    )
     command.set_defaults(run=_run_report)
     return command
 
@@ -210,6 +213,11 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number from 1, got '{text}'")
     return int(text)
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.partition("x")
+    return _count(height), _count(width)
 
 
 def _positive(text: str) -> float:

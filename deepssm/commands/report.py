@@ -17,6 +17,6 @@ def run(args: argparse.Namespace) -> Outcome:
     runs = [open_run(args.folder, name) for name in first.config["models"]]
     study = study_of({run.name: (run.spec, run.fit) for run in runs}, first.config)
     path = args.out or first.folder.report_file
-    write(page_of(study, first.config), path)
+    write(page_of(study, first.config, args.frames), path)
     next_command = f"deepssm forecast {args.folder} --horizon 24"
     return Outcome(said(study), machine(study), path, next_command)

@@ -56,6 +56,7 @@ class Section(NamedTuple):
         pictures: Its figures.
         grid: A table, or `None`.
         side_by_side: Whether small figures stand beside each other.
+        wide: Figures below them that take the whole width.
     """
 
     title: str
@@ -63,6 +64,7 @@ class Section(NamedTuple):
     pictures: Sequence[Picture] = ()
     grid: Grid | None = None
     side_by_side: bool = False
+    wide: Sequence[Picture] = ()
 
 
 class Page(NamedTuple):

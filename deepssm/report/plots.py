@@ -1,4 +1,4 @@
-"""Pictures of states and forecasts. Each takes results and returns a matplotlib Figure.
+"""Pictures of what was inferred. Each takes results and returns a matplotlib Figure.
 
 Nothing touches `pyplot`: show a figure in a notebook by returning it, keep it with
 `figure.savefig("states.svg")`.
@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from ..results import Filtered, Forecast, Smoothed
+from ..results import Filtered, Smoothed
 from .plots_canvas import (
     COLOURS,
     INK,
+    LEVELS,
     canvas,
     dates,
     fan,
     gaussian_bands,
     legend,
+    numbered,
     one_series,
     positions,
     shade_gaps,
@@ -32,60 +34,13 @@ if TYPE_CHECKING:
 
     from ..models.structural_decomposition import Decomposition
 
-_LEVELS = (0.5, 0.9)
-
-
-def plot_forecast(
-    forecast: Forecast,
-    y: Tensor | None = None,
-    *,
-    index: pd.Index | None = None,
-    truth: Tensor | None = None,
-    levels: tuple[float, ...] = _LEVELS,
-    past: int = 200,
-    series: int = 0,
-) -> Figure:
-    """Draw a fan for each observed component, after its past and over what came true.
-
-    Args:
-        forecast: The forecast; dates come from its `index`.
-        y: The past, `(*batch, time, obs)`.
-        index: Labels of the past.
-        truth: What came true, `(*batch, horizon, obs)`.
-        levels: Levels of the bands.
-        past: Steps of the past to show.
-        series: Which series of a batch.
-    """
-    horizon, obs = forecast.mean.shape[-2:]
-    mean = one_series(forecast.mean, 2, series)
-    bands = [
-        (p, *(one_series(end, 2, series) for end in forecast.interval(p)))
-        for p in sorted(levels, reverse=True)
-    ]
-    seen = None if y is None else one_series(y, 2, series)[-past:]
-    before, ahead = _times(forecast.index, index, 0 if seen is None else len(seen), horizon)
-    names = forecast.names or _numbered("y", obs)
-    figure, axes = canvas(obs, height=2.6)
-    for i, (each, name) in enumerate(zip(axes, names, strict=True)):
-        if seen is not None:
-            each.plot(before, seen[:, i], color=INK, linewidth=0.8, label="past")
-        parts = [(p, lower[:, i], upper[:, i]) for p, lower, upper in bands]
-        fan(each, ahead, mean[:, i], parts, COLOURS[i % len(COLOURS)], "forecast")
-        if truth is not None:
-            came = one_series(truth, 2, series)[:, i]
-            each.plot(ahead, came, "o", markersize=2, color=INK, label="came true")
-        title(each, name)
-    legend(axes[0])
-    dates(axes[-1], ahead)
-    return figure
-
 
 def plot_states(
     result: Filtered | Smoothed,
     *,
     y: Tensor | None = None,
     truth: Tensor | None = None,
-    levels: tuple[float, ...] = _LEVELS,
+    levels: tuple[float, ...] = LEVELS,
     components: tuple[int, ...] | None = None,
     series: int = 0,
 ) -> Figure:
@@ -104,7 +59,7 @@ def plot_states(
     # A diffuse start has no band to draw yet.
     sd = np.where(np.isfinite(sd), sd, np.nan)
     x = positions(result.index, len(mean))
-    names = result.names or _numbered("z", mean.shape[-1])
+    names = result.names or numbered("z", mean.shape[-1])
     chosen = tuple(range(mean.shape[-1])) if components is None else components
     label = "smoothed" if isinstance(result, Smoothed) else "filtered"
     figure, axes = canvas(len(chosen), height=2.1)
@@ -122,11 +77,50 @@ def plot_states(
     return figure
 
 
+def plot_readings(
+    y: Tensor,
+    mean: Tensor,
+    sd: Tensor,
+    *,
+    index: pd.Index | None = None,
+    name: str = "y",
+    rows: int = 260,
+) -> Figure:
+    """Draw the readings of one sensor and what smoothing makes of them, whole and close up.
+
+    Args:
+        y: Readings, `(time,)`, NaN where missing.
+        mean: Smoothed readings, `(time,)`.
+        sd: Their standard deviations, noise included, `(time,)`.
+        index: Labels of the steps.
+        name: Label of the vertical axes.
+        rows: Rows of the close-up, which is laid where most readings are missing.
+    """
+    seen, centre, spread = (one_series(part, 1, 0) for part in (y, mean, sd))
+    x, missing, rows = positions(index, len(seen)), np.isnan(seen), min(rows, len(seen))
+    start = _most_gaps(missing, rows)
+    cut = slice(start, start + rows)
+    figure, (whole, close) = canvas(2, width=9, height=2.6, share=False)
+    whole.plot(x, seen, color=INK, linewidth=0.6)
+    shade_gaps(whole, x, missing)
+    title(whole, "all readings")
+    shade_gaps(close, x[cut], missing[cut])
+    bands = gaussian_bands(centre[cut], spread[cut], LEVELS)
+    fan(close, x[cut], centre[cut], bands, COLOURS[0], "smoothed")
+    close.plot(x[cut], seen[cut], "o", markersize=2, color=INK, label="reading")
+    title(close, f"{rows} rows close up")
+    legend(close)
+    for axes, part in ((whole, x), (close, x[cut])):
+        axes.set_ylabel(name)
+        dates(axes, part)
+    return figure
+
+
 def plot_components(
     decomposition: Decomposition,
     y: Tensor | None = None,
     *,
-    levels: tuple[float, ...] = _LEVELS,
+    levels: tuple[float, ...] = LEVELS,
     series: int = 0,
 ) -> Figure:
     """Draw what each component of a structural model adds to the observations.
@@ -140,7 +134,7 @@ def plot_components(
     mean = one_series(decomposition.mean, 2, series)
     sd = np.sqrt(np.clip(one_series(decomposition.variance, 2, series), 0, None))
     x = positions(decomposition.index, len(mean))
-    names = decomposition.names or _numbered("component ", mean.shape[-1])
+    names = decomposition.names or numbered("component ", mean.shape[-1])
     figure, axes = canvas(len(names), height=2.1)
     for i, (each, name) in enumerate(zip(axes, names, strict=True)):
         bands = gaussian_bands(mean[:, i], sd[:, i], levels)
@@ -155,19 +149,9 @@ def plot_components(
     return figure
 
 
-def _numbered(prefix: str, size: int) -> tuple[str, ...]:
-    return tuple(f"{prefix}{i}" for i in range(size))
-
-
-def _times(
-    ahead: pd.Index | None, before: pd.Index | None, past: int, horizon: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Place past and future on one axis: by their labels if both have them, else by steps."""
-    later = positions(ahead, horizon)
-    if past == 0:
-        return np.arange(0), later
-    if before is not None and ahead is not None:
-        earlier = positions(before, len(before))[-past:]
-        if earlier.dtype.kind == later.dtype.kind and earlier[-1] < later[0]:
-            return earlier, later
-    return np.arange(-past, 0) + 1, np.arange(horizon) + 1
+def _most_gaps(missing: np.ndarray, rows: int) -> int:
+    """Return the start of the window with most missing readings, the last one if there is none."""
+    if rows >= len(missing):
+        return 0
+    counts = np.convolve(missing, np.ones(rows), "valid")
+    return int(np.argmax(counts)) if counts.max() else len(missing) - rows

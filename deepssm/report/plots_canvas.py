@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 INK = "black"
 MUTED = "#8a8f98"
+LEVELS = (0.5, 0.9)
 COLOURS = ("#2a6fbb", "#d1605e", "#3a9b6c", "#9065b0", "#c98a1b", "#4c9fb3")
 
 
@@ -41,6 +42,11 @@ def canvas(
         each.grid(axis="y", color=MUTED, alpha=0.2, linewidth=0.6)
         each.set_axisbelow(True)
     return figure, axes
+
+
+def numbered(prefix: str, size: int) -> tuple[str, ...]:
+    """Return names for what has none."""
+    return tuple(f"{prefix}{i}" for i in range(size))
 
 
 def title(axes: Axes, text: str) -> None:

@@ -1,9 +1,9 @@
-"""Pictures of how good a model is: calibration, consistency and the course of learning."""
+"""Pictures of how good a model is: calibration and consistency."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..evaluation.calibration import Reliability
 from ..evaluation.consistency import Innovations, nis
+from ..evaluation.scores import covered, crps
 from .plots_canvas import (
     COLOURS,
     INK,
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from ..evaluation.backtest import Backtest
 
 
 def plot_pit(pit: Tensor, *, bins: int = 10, band: float = 0.9) -> Figure:
@@ -112,25 +115,59 @@ def plot_innovations(
     return figure
 
 
-def plot_training(history: Sequence[Mapping[str, float]], parts: Sequence[str] = ()) -> Figure:
-    """Draw what a learner maximised, and its parts, against the step.
+def plot_horizons(
+    backtests: Mapping[str, Backtest], *, level: float = 0.9, groups: int = 13
+) -> Figure:
+    """Draw coverage and CRPS against the steps ahead, several steps to a dot.
 
     Args:
-        history: Records with `step` and `objective`; `Learned.history`.
-        parts: Other keys to draw in a second panel, such as `"kl"`.
+        backtests: By method. The band of chance is drawn for the one with the fewest
+            observations and takes them as independent.
+        level: Nominal coverage of the intervals.
+        groups: Most dots a curve.
     """
-    shown = [key for key in parts if any(key in record for record in history)]
-    figure, axes = canvas(columns=1 + bool(shown), width=8 if shown else 5, share=False)
-    for i, (each, keys) in enumerate(zip(axes, (["objective"], shown), strict=False)):
-        for j, key in enumerate(keys):
-            course = [(r["step"], r[key]) for r in history if key in r and np.isfinite(r[key])]
-            colour = COLOURS[(i + j) % len(COLOURS)]
-            each.plot(*np.array(course).reshape(-1, 2).T, color=colour, label=key)
-        each.set(xlabel="step")
-        title(each, "objective (nats)" if i == 0 else "parts")
-    if shown:
-        legend(axes[1])
+    figure, (left, right) = canvas(columns=2, width=9, height=2.8, share=False)
+    fewest = None
+    for i, (name, found) in enumerate(backtests.items()):
+        inside = covered(found.y, *found.forecast.interval(level))
+        ahead, share, count = _by_horizon(inside, groups)
+        style: Any = {
+            "color": COLOURS[i % len(COLOURS)], "markersize": 3, "linewidth": 1.3, "label": name
+        }  # fmt: skip
+        left.plot(ahead, share, "o-", **style)
+        right.plot(ahead, _by_horizon(crps(found.forecast, found.y), groups)[1], "o-", **style)
+        if fewest is None or count.sum() < fewest[1].sum():
+            fewest = ahead, count
+    if fewest is not None:
+        _chance(left, *fewest, level)
+    left.set(ylim=(0, 1.03), xlabel="steps ahead")
+    right.set(xlabel="steps ahead", ylim=(0, None))
+    title(left, f"share inside the {100 * level:g} % band")
+    title(right, "CRPS")
+    right.legend(loc="best", fontsize=8, frameon=False)
     return figure
+
+
+def _by_horizon(score: Tensor, groups: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return mean step ahead, mean score and number of scores of each group of steps."""
+    rows = score.detach().movedim(-2, 0).flatten(1).double().cpu().numpy()
+    parts = np.array_split(np.arange(len(rows)), min(groups, len(rows)))
+    count = np.array([(~np.isnan(rows[part])).sum() for part in parts])
+    total = np.array([np.nansum(rows[part]) for part in parts])
+    known = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    return np.array([part.mean() + 1 for part in parts]), known, count
+
+
+def _chance(axes: Axes, ahead: np.ndarray, count: np.ndarray, level: float) -> None:
+    from scipy.stats import binom
+
+    count = np.maximum(count, 1)
+    low, high = (binom.ppf(q, count, level) / count for q in (0.05, 0.95))
+    band = axes.fill_between(
+        ahead, low, high, color=MUTED, alpha=0.3, linewidth=0, label="chance, 90 %"
+    )
+    axes.axhline(level, color=INK, linewidth=0.8)
+    axes.legend(handles=[band], loc="lower left", fontsize=8, frameon=False)
 
 
 def _moving_nis(axes: Axes, x: np.ndarray, value: np.ndarray, dof: np.ndarray) -> None:

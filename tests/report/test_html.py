@@ -66,6 +66,7 @@ def _page() -> Page:
         [
             Section("Fans", "What was said.", pictures),
             Section("Numbers", grid=Grid(["a"], [["1"]])),
+            Section("Wide", wide=[picture(_figure(), "below", name="wide")]),
         ],
     )
 
@@ -74,7 +75,7 @@ def test_the_page_is_whole_labelled_and_loads_nothing() -> None:
     checker = _Checker()
     checker.feed(render(_page()))
     assert not checker.open and not checker.loads
-    assert checker.labels == ['figure 1: "A < B"', 'figure 2: "A < B"']
+    assert checker.labels == ['figure 1: "A < B"', 'figure 2: "A < B"', "below"]
     assert len(set(checker.ids)) == len(checker.ids)
     assert checker.references <= set(checker.ids) and checker.references
 

@@ -111,6 +111,38 @@ def test_a_forecast_without_labels_counts_steps_and_picks_a_series() -> None:
         report.plot_forecast(forecast, series=2)
 
 
+def test_methods_stand_under_each_other_with_the_same_past_and_future() -> None:
+    y = _data()
+    past = pd.DataFrame(y.numpy(), INDEX, ["a", "b"])
+    forecasts = {"exact": ds.forecast(_model(), past, 6)}
+    forecasts["drawn"] = ds.forecast(_model(), past, 6, num_samples=50)
+    truth = torch.ones(6, 2)
+    figure = report.plot_methods(
+        forecasts, y, index=INDEX, truth=truth, levels=(0.8,), past=20, component=1
+    )
+    assert [axes.get_title("left") for axes in figure.axes] == ["exact", "drawn"]
+    for axes, forecast in zip(figure.axes, forecasts.values(), strict=True):
+        np.testing.assert_allclose(_line(axes, "mean"), forecast.mean[:, 1])
+        np.testing.assert_allclose(_line(axes, "past"), y[-20:, 1])
+        np.testing.assert_allclose(_line(axes, "came true"), 1.0)
+        assert axes.get_ylabel() == "b"
+        lower, upper = forecast.interval(0.8)
+        ends = [lower[:, 1].min().item(), upper[:, 1].max().item()]
+        np.testing.assert_allclose(_band(axes, "80 %"), ends)
+    _draws(figure)
+
+
+def test_readings_are_shown_whole_and_where_most_are_missing() -> None:
+    y = _data()[:, 0]
+    figure = report.plot_readings(y, y.nan_to_num(), torch.ones(60), index=INDEX, rows=12)
+    whole, close = figure.axes
+    assert len(np.asarray(whole.lines[0].get_ydata())) == 60
+    # The run of four missing readings starts at 10; windows of twelve that hold it start at 2.
+    np.testing.assert_allclose(_line(close, "reading"), y[2:14])
+    assert close.get_title("left") == "12 rows close up"
+    _draws(figure)
+
+
 def test_components_are_named_panels() -> None:
     mean = torch.randn(60, 3, dtype=torch.float64)
     parts = Decomposition(mean, 0.1 + mean**2).labelled(INDEX, ("level", "season", "tide"))
@@ -138,6 +170,31 @@ def test_reliability_curves_lie_in_one_square() -> None:
     figure = report.plot_reliability(curves)
     np.testing.assert_allclose(_line(figure.axes[0], "b"), curves["b"].coverage)
     assert _band(figure.axes[0], "chance")[1] == pytest.approx(curves["b"].upper.max().item())
+    _draws(figure)
+
+
+def test_coverage_and_crps_are_grouped_by_steps_ahead() -> None:
+    """Oracle: the table of the backtest itself, step by step."""
+    y = _data()[:, :1]
+    runs = ds.backtest(ev.SeasonalNaive(7), y, start=0.5, horizon=6)
+    figure = report.plot_horizons({"naive": runs}, level=0.8, groups=3)
+    table = runs.scores("horizon", level=0.8)
+    for axes, column in zip(figure.axes, ("cov80", "crps"), strict=True):
+        shares = (table[column] * table["count"]).to_numpy().reshape(3, 2).sum(1)
+        counts = table["count"].to_numpy().reshape(3, 2).sum(1)
+        np.testing.assert_allclose(_line(axes, "naive"), shares / counts)
+        np.testing.assert_allclose(np.asarray(axes.lines[0].get_xdata()), [1.5, 3.5, 5.5])
+    assert "80 %" in figure.axes[0].get_title("left")
+    _draws(figure)
+
+
+def test_divergence_bars_are_sorted_and_marked() -> None:
+    active = torch.tensor([False, True, True])
+    figure = report.plot_divergence(torch.tensor([0.01, 0.5, 0.9]), active, ("a", "b", "c"))
+    (axes,) = figure.axes
+    assert [bar.get_height() for bar in axes.patches] == pytest.approx([0.9, 0.5, 0.01])  # type: ignore[attr-defined]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["c", "b", "a"]
+    assert axes.get_legend_handles_labels()[1] == ["active", "follows the prior"]
     _draws(figure)
 
 
