@@ -71,7 +71,7 @@ def leave_one_out(model: LinearGaussianModel, series: Series) -> LeaveOneOut:
     inverse = torch.cholesky_inverse(factor) / (unit[..., :, None] * unit[..., None, :])
     white = torch.linalg.solve_triangular(factor, (scores.u / unit)[..., None], upper=False)
     log_det = 2 * (pivot.log() + unit.log()).sum(-1)
-    constant = seen.sum(-1) * math.log(2 * math.pi)
+    constant = seen.sum(-1, dtype=unit.dtype) * math.log(2 * math.pi)
     density = (log_det - white[..., 0].square().sum(-1) - constant) / 2
     error = (inverse @ scores.u[..., None])[..., 0]
     return LeaveOneOut(

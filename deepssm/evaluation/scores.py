@@ -123,7 +123,7 @@ def log_score(y: Tensor, mean: Tensor, cov: Tensor) -> Tensor:
     error, masked, seen = mask_gaussian(y - mean, cov)
     factor = torch.linalg.cholesky(masked)
     white = torch.linalg.solve_triangular(factor, error[..., None], upper=False)[..., 0]
-    count = seen.sum(-1)
+    count = seen.sum(-1, dtype=white.dtype)  # an integer times a number would be float32
     log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     score = (white.square().sum(-1) + log_det + count * math.log(2 * math.pi)) / 2
     return torch.where(count > 0, score, torch.nan)

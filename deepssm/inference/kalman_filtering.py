@@ -20,9 +20,9 @@ _TOGETHER = 16
 def filtered(problem: Problem) -> tuple[Answer, Pass]:
     """Run the filter; of the second result `log_likelihood`, `worst` and `info` may be used."""
     size = problem.sizes
-    own_factors = size.time > 0 and factor_slots(problem) == size.time
-    if size.series > _TOGETHER and not size.k and own_factors and not alike(problem):
-        return _in_turns(problem)
+    if size.series > _TOGETHER and size.time > 0 and not size.k:
+        if factor_slots(problem) == size.time and not alike(problem):
+            return _in_turns(problem)
     result = run_forward(problem, MOMENTS)
     return moments(problem, result), result
 

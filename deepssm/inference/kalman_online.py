@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..base import LinearGaussianModel, StateSpaceModel
+from ..base import LinearConditional, LinearGaussianModel, LinearParameters, StateSpaceModel
 from ..gaussian import psd_factor
 from ..results import Filtered
-from .kalman_arrays import Pass, Problem, allocate, prepare
+from .kalman_arrays import Pass, Problem, allocate, prepare, transition_arrays
 from .kalman_diffuse import diffuse_moments, posterior_mix
 from .online_state import require_state
 
+Moves: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray]
 # Parameters of this many different time steps are kept.
 _MOST_STEPS = 256
 
@@ -31,6 +34,7 @@ class OnlineKalman:
 
         self._predict, self._update = predict_once, update_once
         self._model = model
+        self._like = torch.zeros(2, model.obs_dim, dtype=model.dtype)
         self.log_likelihood = 0.0
         self._predicted = True
         self._input: Tensor | None = None
@@ -47,7 +51,7 @@ class OnlineKalman:
         """Read the model's parameters again."""
         # Start and emission need no time step; a model in continuous time may have none to offer.
         self._problem = self._read(0.0, None)
-        self._steps: dict[float | None, Problem] = {}
+        self._steps: dict[float | None, Moves] = {}
 
     def predict(self, dt: float | None = None, u: Tensor | None = None) -> None:
         """Move the state one step.
@@ -57,8 +61,8 @@ class OnlineKalman:
             u: Input of the arriving step, `(input,)`.
         """
         self._input = u
-        problem = self._moves(dt) if u is None else self._read(dt, u)
-        self._predict(problem.params, tuple(self._out), self._space)
+        moves = self._moves(dt) if u is None else self._transition(dt, u)
+        self._predict((*moves, *self._problem.params[3:]), tuple(self._out), self._space)
         self._predicted = True
 
     def update(self, y: Tensor, u: Tensor | None = None) -> float:
@@ -160,29 +164,42 @@ class OnlineKalman:
         self.log_likelihood, self._input = float(state["log_likelihood"]), None
         self._predicted = bool(state["predicted"])
 
-    def _moves(self, dt: float | None) -> Problem:
-        """Parameters of a step of length `dt`, read once for each length."""
+    def _moves(self, dt: float | None) -> Moves:
+        """Transition of a step of length `dt`, read once for each length."""
         if dt not in self._steps:
             if len(self._steps) >= _MOST_STEPS:
                 self._steps.clear()
-            self._steps[dt] = self._read(dt, None)
+            self._steps[dt] = self._transition(dt, None)
         return self._steps[dt]
 
+    def _transition(self, dt: float | None, u: Tensor | None) -> Moves:
+        A, b, Q = self._parameters(dt, u).transition
+        last = LinearConditional(A[..., -1:, :, :], b[..., -1:, :], Q[..., -1:, :, :])
+        return transition_arrays(last, torch.Size())
+
     def _read(self, dt: float | None, u: Tensor | None) -> Problem:
+        return prepare(self._parameters(dt, u), self._like)
+
+    @torch.no_grad()
+    def _parameters(self, dt: float | None, u: Tensor | None) -> LinearParameters:
         """Parameters of one step: entry 1 of a series of two, since entry 0 has no transition."""
-        model = self._model
+        model, size = self._model, self._model.input_dim
         if not isinstance(model, LinearGaussianModel):
             raise ValueError(
                 f"`Kalman` needs a linear-Gaussian model, got {type(model).__name__}."
             )
-        like, size = torch.zeros(2, model.obs_dim, dtype=model.dtype), model.input_dim
-        inputs = (
-            like.new_zeros(2, size) if u is None else torch.as_tensor(u).to(like).expand(2, size)
-        )
-        step = None if dt is None else like.new_full((2,), float(dt))
-        with torch.no_grad():
-            parameters = model.linear_parameters(inputs if size else None, step)
-            return prepare(parameters, like)
+        step = None if dt is None else self._like.new_full((2,), float(dt))
+        inputs = self._like.new_zeros(2, size) if size else None
+        if inputs is not None and u is not None:
+            inputs = torch.as_tensor(u).to(inputs).expand(2, size)
+        found = model.linear_parameters(inputs, step)
+        if max(x.shape[-3] for part in found[1:] for x in (part.matrix, part.cov)) > 2:
+            raise ValueError(
+                "A running filter does not know which step it is at, so the model's matrices must "
+                "be the same at all times or depend on `dt` alone. Filter the whole series with "
+                "`deepssm.filter`."
+            )
+        return found
 
     def _moments(self) -> tuple[Tensor, Tensor]:
         columns, factor, info = (

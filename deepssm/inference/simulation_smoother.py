@@ -10,6 +10,7 @@ from torch import Tensor
 from ..base import GaussianInitial, LinearConditional, LinearParameters
 from ..gaussian import psd_factor
 from ..linear.scan import matrix_scan
+from .kalman_arrays import batch_shape
 
 SmoothedMean = Callable[[LinearParameters, Tensor], Tensor]
 
@@ -35,6 +36,7 @@ def draw_paths(
 
     Source: Durbin & Koopman (2002), Biometrika 89; diffuse elements may start anywhere.
     """
+    batch_shape(parameters, y)  # refuses parameters of other steps than those of the data
     z = simulate_states(parameters, (num_samples, *y.shape[:-2]), y.shape[-2], generator)
     simulated = draw_observations(z, *parameters.emission, generator)
     return z + smoothed_mean(_without_offsets(parameters), y - simulated)

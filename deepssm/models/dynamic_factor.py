@@ -8,7 +8,9 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from ..base import GaussianInitial, LinearConditional, LinearParameters, Series
+from ..results import Smoothed
 from .linear_model import LinearModel, block_diagonal
+from .structural_decomposition import Decomposition
 from .structural_regression import Autoregressive
 
 
@@ -87,6 +89,17 @@ class DynamicFactor(LinearModel):
             LinearConditional(block_diagonal([*matrices]), zeros, block_diagonal([*covs])),
             LinearConditional((self.loadings @ rows)[None], offset, R),
         )
+
+    def components(self, smoothed: Smoothed) -> Decomposition:
+        """Return the factors with their bands; `loadings @ factors + mean` is the signal.
+
+        Args:
+            smoothed: What `ds.smooth` returned for this model.
+        """
+        rows = [i * (self.state_dim // self.factors) for i in range(self.factors)]
+        variance = smoothed.cov.diagonal(dim1=-2, dim2=-1)[..., rows]
+        result = Decomposition(smoothed.mean[..., rows], variance)
+        return result.labelled(smoothed.index, tuple(part.name for part in self.parts))
 
     def initialize_from(self, series: Series) -> None:
         """Start from principal components of the data, gaps filled with means."""

@@ -135,3 +135,21 @@ def test_van_loan_gradients() -> None:
     L = torch.randn(3, 2, dtype=F64, requires_grad=True)
     dt = torch.tensor([0.0, 0.4, 2.1], dtype=F64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda F, L, dt: van_loan(F, L @ L.mT, dt), (F, L, dt))
+
+
+@pytest.mark.parametrize("n", [1, 4, 7])
+def test_van_loan_does_not_depend_on_who_asks_for_a_gradient(n: int) -> None:
+    """Compiled loops where nobody differentiates, tensors where somebody does."""
+    generator = torch.Generator().manual_seed(n)
+    F, L = torch.randn(2, 3, n, n, generator=generator, dtype=F64)
+    diffusion, dt = L @ L.mT, torch.tensor([0.0, 1e-3, 2.75], dtype=F64)
+    A, Q = van_loan(F, diffusion, dt)
+    other = van_loan(F.clone().requires_grad_(), diffusion, dt)
+    exponential = torch.linalg.matrix_exp(F * dt[:, None, None])
+    torch.testing.assert_close(A, exponential, rtol=1e-12, atol=1e-12 * float(A.abs().max()))
+    for actual, expected in zip((A, Q), other, strict=True):
+        scale = float(expected.detach().abs().max())
+        torch.testing.assert_close(actual, expected.detach(), rtol=0, atol=1e-12 * scale)
+    single, _ = van_loan(F.float(), diffusion.float(), dt.float())
+    assert single.dtype == torch.float32
+    torch.testing.assert_close(single.double(), A, rtol=1e-4, atol=1e-4 * float(A.abs().max()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+import deepssm as ds
 from deepssm.base import Series
 from deepssm.inference.maximum_likelihood import MaximumLikelihood
 from deepssm.models.dynamic_factor import DynamicFactor
@@ -54,3 +55,20 @@ def test_names_starts_and_errors() -> None:
         DynamicFactor(2, 3)
     with pytest.raises(ValueError, match="`order` must be at least 1"):
         DynamicFactor(2, 1, 0)
+
+
+def test_factors_come_with_bands_and_make_up_the_signal() -> None:
+    model = DynamicFactor(3, 2, 2)
+    y = torch.randn(30, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    y[4:9, 1] = torch.nan
+    smoothed = ds.smooth(model, y)
+    factors = model.components(smoothed)
+    given = oracles.smooth(model.linear_parameters(), y)
+    emission = model.linear_parameters().emission
+    signal = (emission.matrix @ given.mean[..., None])[..., 0] + emission.offset
+    assert model.mean is not None
+    torch.testing.assert_close(factors.mean @ model.loadings.mT + model.mean, signal)
+    lower, upper = factors.band(0.9)
+    sd = given.cov.diagonal(dim1=-2, dim2=-1)[:, ::2].sqrt()
+    torch.testing.assert_close(upper - lower, 2 * 1.6448536269514722 * sd)
+    assert list(factors.to_frame().columns[::4]) == ["factor0_mean", "factor1_mean"]
