@@ -24,8 +24,11 @@ STARTS: dict[str, dict[str, Any]] = {
     "varying": {"diffuse": 2, "time_varying": True},
 }
 CASES: list[tuple[Batched, str, bool]] = [
-    *(("scan", name, alike) for name in STARTS for alike in (False, True)),
-    *(("stationary", name, alike) for name in list(STARTS)[1:-1] for alike in (False, True)),
+    *(("scan", name, False) for name in STARTS),
+    *(("stationary", name, False) for name in list(STARTS)[1:-1]),
+    ("scan", "mixed, P0 of rank 1, inputs", True),
+    ("scan", "varying", True),
+    ("stationary", "all directions, P0 = 0, rank-1 Q", True),
 ]
 
 
