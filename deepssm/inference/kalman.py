@@ -15,12 +15,12 @@ from . import kalman_backends as backends
 from .kalman_arrays import Pass, Problem, prepare
 from .kalman_autograd import autograd_log_likelihood
 from .kalman_diffuse import diffuse_moments, posterior_mix
-from .kalman_filtering import filtered, moments
+from .kalman_filtering import filtered
 from .kalman_fixed_lag import fixed_lag
 from .kalman_flag import DOUBTFUL, Answer, differ, nudged
 from .kalman_gradient import exact_log_likelihood
 from .kalman_online import OnlineKalman
-from .kalman_passes import SMOOTHER, run_backward, run_forward
+from .kalman_passes import Backward, run_smoother
 from .simulation_smoother import draw_observations, draw_paths
 
 
@@ -36,9 +36,9 @@ class Kalman:
         backend: `"sequential"` is a compiled scalar loop on the CPU, the fastest there.
             `"stationary"` (constant matrices) runs all steps after the covariance has settled as
             one `LinearSystem`, on any device; `"scan"` takes `O(log time)` parallel steps, on any
-            device. Where they do not apply (a diffuse start, observations without noise given
-            the state before, a model or gaps that leave most steps unsettled) they hand over to
-            the compiled loop, on CUDA `"stationary"` to `"scan"` first. The gradient of all three
+            device. Where they do not apply (observations without noise given the state before, a
+            model or gaps that leave most steps unsettled) they hand over to the compiled loop, on
+            CUDA `"stationary"` to `"scan"` first. The gradient of all three
             is a smoother pass. `"autograd"` is a torch loop that can be differentiated any number
             of times, for proper starts and regular innovations. `"auto"` is `"sequential"` on the
             CPU; on CUDA `"stationary"` for constant matrices and `"scan"` for others.
@@ -68,8 +68,8 @@ class Kalman:
         if run is not None:
             return backends.smoothed(run, parameters, series.y)
         problem = prepare(parameters, series.y)
-        result = run_forward(problem, SMOOTHER)
-        mean, cov, cross = _smooth_moments(problem, result)
+        result, found = run_smoother(problem)
+        mean, cov, cross = _smooth_moments(problem, result, found)
         return Smoothed(
             mean=_restore(mean, problem, series.y),
             cov=_restore(cov, problem, series.y),
@@ -162,12 +162,14 @@ def _flag(
     doubtful = ~bad & torch.from_numpy(result.worst < DOUBTFUL)
     if bool(doubtful.any()):
         other, _ = filtered(prepare(*nudged(parameters, y)))
-        bad = bad | doubtful & differ(answer or moments(problem, result), other)
+        bad = bad | doubtful & differ(answer or filtered(problem)[0], other)
     return bad.reshape(problem.batch).to(y.device)
 
 
-def _smooth_moments(problem: Problem, result: Pass) -> tuple[Tensor, Tensor, Tensor]:
-    columns, cov, cross = (torch.from_numpy(x) for x in run_backward(problem, result))
+def _smooth_moments(
+    problem: Problem, result: Pass, found: Backward
+) -> tuple[Tensor, Tensor, Tensor]:
+    columns, cov, cross = (torch.from_numpy(x) for x in found)
     if problem.sizes.k == 0 or problem.sizes.time == 0:
         return columns[..., 0], cov, cross
     mix, undetermined = posterior_mix(torch.from_numpy(result.info[:, -1:]))
@@ -181,8 +183,7 @@ def _smoothed_mean(backend: backends.Backend, parameters: LinearParameters, y: T
     if run is not None:
         return backends.smoothed_mean(run, y)
     problem = prepare(parameters, y)
-    result = run_forward(problem, SMOOTHER)
-    return _restore(_smooth_moments(problem, result)[0], problem, y)
+    return _restore(_smooth_moments(problem, *run_smoother(problem))[0], problem, y)
 
 
 def _restore(x: Tensor, problem: Problem, y: Tensor) -> Tensor:

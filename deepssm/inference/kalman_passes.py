@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from .kalman_arrays import Pass, Problem, allocate, in_threads
+from .kalman_together import run_shared, smooth_shared
 
 Arrays = tuple[np.ndarray, ...]
-# Steps with one gain that pay for the matrices of their blocks.
-_WORTHWHILE = 16
 _FEW = 256
 
 
@@ -47,17 +46,30 @@ def run_forward(problem: Problem, keep: Keep) -> Pass:
     size = problem.sizes
     if size.series == 0 or size.time == 0:
         return allocate(size, size.time)
-    if alike(problem):
-        first = _first_series(problem)
-        pattern = _run(first, store=True)
-        if _regular(first, pattern):
-            return _run_shared(problem, pattern, keep)
+    pattern = shared_pattern(problem)
+    if pattern is not None:
+        return run_shared(problem, pattern, keep)
     return _run(problem, store=any(keep))
 
 
-def shares_moments(problem: Problem, result: Pass) -> bool:
-    """True when the second moments of the first series are those of all."""
-    return problem.sizes.series > result.slot.shape[0]
+def run_smoother(problem: Problem) -> tuple[Pass, Backward]:
+    """Run filter and smoother; of the first result `log_likelihood`, `worst`, `info` are set."""
+    pattern = shared_pattern(problem)
+    if pattern is not None:
+        result, found = smooth_shared(problem, pattern)
+        return result, _second_moments(problem, *found)
+    result = run_forward(problem, SMOOTHER)
+    return result, _second_moments(problem, *_smooth(problem, result))
+
+
+def shared_pattern(problem: Problem) -> Pass | None:
+    """Run the first of several series, if its second moments are those of all."""
+    size = problem.sizes
+    if size.series == 0 or size.time == 0 or not alike(problem):
+        return None
+    first = _first_series(problem)
+    pattern = _run(first, store=True)
+    return pattern if _regular(first, pattern) else None
 
 
 def covariances(
@@ -71,13 +83,12 @@ def covariances(
     return cov
 
 
-def run_backward(problem: Problem, result: Pass) -> Backward:
-    """Run the smoother on the results of `run_forward(..., store=True)`."""
+def _second_moments(
+    problem: Problem, mean: np.ndarray, factor: np.ndarray, gain: np.ndarray, shared: np.ndarray
+) -> Backward:
+    """Covariances from the factors and gains that each step uses."""
     from .kalman_moments import cross_covariances
 
-    alike = shares_moments(problem, result)
-    smoother = _smooth_shared if alike else _smooth
-    mean, factor, gain, shared = smoother(problem, result)
     room = np.empty((2, *shared.shape, *factor.shape[2:]))
     cov, cross = room[0], room[1]
     covariances(problem, shared, factor, cov)
@@ -122,6 +133,9 @@ def alike(problem: Problem) -> bool:
     size = problem.sizes
     if size.series == 1 or size.k or any(x.shape[0] > 1 for x in problem.params + problem.start):
         return False
+    # A finite sum means that nothing is missing.
+    if math.isfinite(torch.from_numpy(problem.y).sum()):
+        return True
     gaps = np.isnan(problem.y)
     return bool((gaps == gaps[:1]).all())
 
@@ -134,43 +148,6 @@ def _regular(first: Problem, pattern: Pass) -> bool:
     """True when every observed component had a pivot of its own."""
     seen = (~np.isnan(first.y[0])).sum(-1)
     return bool((pattern.count[0][pattern.slot[0]] == seen).all())
-
-
-def _run_shared(problem: Problem, pattern: Pass, keep: Keep) -> Pass:
-    from .kalman_shared import forward_tiles, shared_forward
-
-    size = problem.sizes
-    S, T, n, p = size.series, size.time, size.n, size.p
-    ll = np.empty((S, T))
-    a, m = _means(problem, keep)
-    E = np.empty((S, T if keep.innovations else 1, p, 1))
-    moments = (pattern.slot, pattern.G, pattern.chol, pattern.rows, pattern.count)
-    flat = tuple(x.reshape(S, -1) for x in (problem.y, a, m, E))
-    tail, steps = _settled_from(problem, pattern), np.empty(T, np.int64)
-    arguments = (problem.params, problem.start[0], moments, problem.y, (ll, a, m, E), flat)
-    kernel = shared_forward((n, p) if size.constants else None)
-    space = partial(forward_tiles, n, p)
-    in_threads(kernel, size, *arguments, tuple(keep), tail, steps, space=space)
-    info = np.empty((S, T, 0, 1))
-    return pattern._replace(log_likelihood=ll, a=a, m=m, E=E, info=info)
-
-
-def _means(problem: Problem, keep: Keep) -> Arrays:
-    S, T, n = problem.sizes[:3]
-    if keep.predicted and keep.filtered:
-        # One block for both, since a fresh page of memory costs as much as hundreds of numbers.
-        return tuple(np.empty((2, S, T, n, 1)))
-    return tuple(np.empty((S, T if kept else 1, n, 1)) for kept in keep[:2])
-
-
-def _settled_from(problem: Problem, pattern: Pass) -> int:
-    """First step from which on every gain is that of the last step, or the number of steps."""
-    slot, T = pattern.slot[0], problem.sizes.time
-    if any(x.shape[1] > 1 for x in problem.params) or pattern.count[0, slot[-1]] < problem.sizes.p:
-        return T
-    other = np.flatnonzero(slot != slot[-1])
-    tail = max(1, int(other[-1]) + 1 if other.size else 0)
-    return tail if T - tail >= _WORTHWHILE else T
 
 
 def _smooth(problem: Problem, result: Pass) -> Arrays:
@@ -190,25 +167,3 @@ def _smooth_with(problem: Problem, result: Pass, slots: int) -> Arrays:
     kernel = backward_kernel(size.constants)
     in_threads(kernel, size, *arguments, space=lambda: backward_space(*size[2:]))
     return mean, factor, gain, shared
-
-
-def _smooth_shared(problem: Problem, result: Pass) -> Arrays:
-    from .kalman_backward import backward_space
-    from .kalman_shared import backward_maps, lanes, shared_backward
-
-    size, r = problem.sizes, result
-    T, n, p = size.time, size.n, size.p
-    mean, (factor, gain) = np.empty_like(r.m), np.empty((2, 1, T, n, n))
-    shared, maps = np.zeros_like(r.slot), _blocks(T, (n, n), (n, p), (n, n))
-    moments = (r.slot, r.L, r.F, r.G, r.chol, r.count)
-    first = _first_series(problem)
-    outputs = (*maps, factor, gain, shared)
-    arguments = (first.params, first.y, moments, outputs)
-    in_threads(backward_maps, first.sizes, *arguments, space=lambda: backward_space(*size[2:]))
-    arguments = (maps, shared, r.slot, r.count, r.m, r.E, mean)
-    in_threads(shared_backward, size, *arguments, space=lambda: lanes(n, n, p))
-    return mean, factor, gain, shared
-
-
-def _blocks(time: int, *shapes: tuple[int, ...]) -> Arrays:
-    return tuple(np.empty((time, *shape)) for shape in shapes)

@@ -6,8 +6,6 @@ means of a block of series then move together, one lane a series.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -15,21 +13,19 @@ from numba import njit
 
 from ..linear.compiled import kept
 from .kalman_backward import backward_gain, mean_map, step_maps
-from .kalman_repeat import fold, fold_space, log_volume, run_repeating
-from .kalman_steady_blocks import block_matrices, run_blocks
+from .kalman_repeat import log_volume
 from .kalman_steps import (
     DRIVER,
     INLINE,
     SPLICE,
     clear,
     copy_matrix,
-    copy_row,
     observed,
     pick,
     settled,
 )
 
-TILE = 32  # steps that are worked on in the fastest cache
+TILE = 8  # steps that are worked on in the fastest cache
 WIDTH = 32  # lanes of a block: wide enough that the compiler makes loops over lanes vectors
 
 
@@ -118,11 +114,9 @@ def correct(n, c, G, a, e, m):  # noqa: ANN001, ANN201
             m[i, lane] = total
 
 
-def forward_tiles(n: int, p: int) -> tuple[Any, ...]:
+def forward_tiles(n: int, p: int) -> tuple[np.ndarray[Any, Any], ...]:
     """Scratch of `shared_forward`: observations, means, innovations, log-likelihoods of a tile."""
-    rows = (p, n, n, p)
-    tiles = (*(np.zeros((TILE, size, WIDTH)) for size in rows), np.zeros((TILE, 1, WIDTH)))
-    return tiles, *fold_space(n, p)
+    return tuple(np.zeros((TILE, size, WIDTH)) for size in (p, n, n, p, 1))
 
 
 @njit(**SPLICE)
@@ -140,76 +134,48 @@ def keep_tile(n, p, block, last, start, length, keep, tile, out):  # noqa: ANN00
         scatter(p, block, last, start, length, tile[3], E)
 
 
-@njit(**SPLICE)
-def shared_tail(n, p, s, tail, keep, params, pattern, y, out, flat, steps, folded, blocks):  # noqa: ANN001, ANN201
-    """Filter one series from step `tail` on, where the gain of every step is the last one."""
-    _, b, _, _, d, _ = params
-    slot, G, chol, _, _ = pattern
-    ll, a, m, E = out
-    T = y.shape[1]
-    i = slot[0, T - 1]
-    volume = log_volume(p, chol[0, i])
-    rows = (flat[1][s], flat[2][s], flat[3][s])
-    t = run_blocks(
-        n, p, keep, tail, T, volume, flat[0][s], ll[s], rows, folded[4], folded[5], blocks
-    )  # fmt: skip
-    run_repeating(
-        n, p, keep, t, T, b[0], d[0], y[s], ll[s], steps, i, a[s], m[s], E[s], G[0, i], volume,
-        folded,
-    )  # fmt: skip
+@njit(**INLINE)
+def hand_over(n, block, last, source, starts):  # noqa: ANN001, ANN201
+    """Leave the predicted means of a block of series, and a one for the offsets, to the tail."""
+    for lane in range(min(WIDTH, last - block)):
+        start = starts[block + lane, 0]
+        for i in range(start.shape[0]):
+            start[i] = source[i, lane] if i < n else 0.0
+        start[n] = 1.0
 
 
-@cache
-def shared_forward(sizes: tuple[int, int] | None = None) -> Callable[..., None]:
-    """Compile the filter of series that share a pattern, for any sizes or `sizes = (n, p)`."""
-    fixed = sizes is not None
-    N, P = sizes if sizes is not None else (0, 0)
-
-    @kept(**DRIVER)
-    def forward(first, last, params, mean, pattern, y, out, flat, keep, tail, steps, space):  # noqa: ANN001, ANN202
-        A, b, _, C, d, _ = params
-        slot, G, chol, rows, count = pattern
-        (Y, a_, m_, E_, ll_), folded, blocks = space
-        n, p = (N, P) if fixed else (C.shape[3], C.shape[2])
+@kept(**DRIVER)
+def shared_forward(first, last, params, mean, pattern, y, out, starts, keep, tail, space):  # noqa: ANN001, ANN201
+    """Filter series that share a pattern up to step `tail`, whose predicted means are kept."""
+    A, b, _, C, d, _ = params
+    slot, G, chol, rows, count = pattern
+    Y, a_, m_, E_, ll_ = space
+    n, p = C.shape[3], C.shape[2]
+    for block in range(first, last, WIDTH):
+        before, volume, k = -1, 0.0, 0
+        for start in range(0, tail, TILE):
+            length = min(TILE, tail - start)
+            gather(p, block, last, start, length, y, Y)
+            for k in range(length):
+                t = start + k
+                i = slot[0, t]
+                c = count[0, i]
+                if i != before:
+                    before, volume = i, log_volume(c, chol[0, i])
+                if t == 0:
+                    spread(n, mean[0, :, 0], a_[0])
+                else:
+                    At, bt = A[0, pick(t, A.shape[1])], b[0, pick(t, b.shape[1])]
+                    advance(n, At, bt, m_[k - 1 if k else TILE - 1], a_[k])
+                Ct, dt = C[0, pick(t, C.shape[1])], d[0, pick(t, d.shape[1])]
+                for lane in range(WIDTH):
+                    ll_[k, 0, lane] = volume
+                innovations(n, c, Ct, dt, rows[0, i], chol[0, i], Y[k], a_[k], E_[k], ll_[k, 0])
+                correct(n, c, G[0, i], a_[k], E_[k], m_[k])
+            keep_tile(n, p, block, last, start, length, keep, (ll_, a_, m_, E_), out)
         if tail < y.shape[1]:
-            i = slot[0, tail]
-            fold(n, p, A[0, 0], C[0, 0], G[0, i], chol[0, i], folded)
-            block_matrices(n, p, b[0, 0], d[0, 0], G[0, i], folded, blocks)
-        for block in range(first, last, WIDTH):
-            before, volume, k = -1, 0.0, 0
-            for start in range(0, tail, TILE):
-                length = min(TILE, tail - start)
-                gather(p, block, last, start, length, y, Y)
-                for k in range(length):
-                    t = start + k
-                    i = slot[0, t]
-                    c = count[0, i]
-                    if i != before:
-                        before, volume = i, log_volume(c, chol[0, i])
-                    if t == 0:
-                        spread(n, mean[0, :, 0], a_[0])
-                    else:
-                        At, bt = A[0, pick(t, A.shape[1])], b[0, pick(t, b.shape[1])]
-                        advance(n, At, bt, m_[k - 1 if k else TILE - 1], a_[k])
-                    Ct, dt = C[0, pick(t, C.shape[1])], d[0, pick(t, d.shape[1])]
-                    for lane in range(WIDTH):
-                        ll_[k, 0, lane] = volume
-                    innovations(
-                        n, c, Ct, dt, rows[0, i], chol[0, i], Y[k], a_[k], E_[k], ll_[k, 0]
-                    )
-                    correct(n, c, G[0, i], a_[k], E_[k], m_[k])
-                keep_tile(n, p, block, last, start, length, keep, (ll_, a_, m_, E_), out)
-            if tail == y.shape[1]:
-                continue
             advance(n, A[0, 0], b[0, 0], m_[(tail - 1) % TILE], a_[0])
-            for lane in range(min(WIDTH, last - block)):
-                copy_row(n, a_[0, :, lane], folded[4])
-                shared_tail(
-                    n, p, block + lane, tail, keep, params, pattern, y, out, flat, steps, folded,
-                    blocks,
-                )  # fmt: skip
-
-    return forward
+            hand_over(n, block, last, a_[0], starts)
 
 
 @kept(**DRIVER)
@@ -251,32 +217,45 @@ def backward_maps(first, last, params, y, stored, out, spaces):  # noqa: ANN001,
 
 
 @kept(**DRIVER)
-def shared_backward(first, last, maps, shared, slot, count, m, E, mean, space):  # noqa: ANN001, ANN201
-    """Smoothed means of series that share `maps`."""
+def shared_backward(first, last, maps, stored, means, states, slots, steps, space):  # noqa: ANN001, ANN201
+    """Smoothed means of series that share `maps`, from step `steps[0] - 1` back to `steps[1]`.
+
+    `states[s, slot]` is what the future says of the last step to do; it is read from the first of
+    `slots` and left in the second for the steps that remain. `means` are those of the filter, and
+    where to write the smoothed ones.
+    """
     Z, Ze, B = maps
-    zeta, x, e = space
-    n, T = m.shape[2], m.shape[1]
+    shared, slot, count, E = stored
+    m, mean = means
+    M, e, zeta, x = space
+    n, p = m.shape[2], E.shape[2]
     for block in range(first, last, WIDTH):
-        width = min(WIDTH, last - block)
-        clear(n, WIDTH, zeta)
-        for t in range(T - 1, -1, -1):
-            i = shared[0, t]
-            if t < T - 1:
-                c = count[0, slot[0, t + 1]]
-                for r in range(c):
-                    for lane in range(width):
-                        e[r, lane] = E[block + lane, t + 1, r, 0]
-                clear(n, WIDTH, x)
-                affine(n, n, Z[i], zeta, x, 1.0)
-                affine(n, c, Ze[i], e, x, 1.0)
-                copy_matrix(n, WIDTH, x, zeta)
-            for j in range(n):
-                for lane in range(width):
-                    x[j, lane] = m[block + lane, t, j, 0]
-            affine(n, n, B[i], zeta, x, 1.0)
-            for lane in range(width):
-                for j in range(n):
-                    mean[block + lane, t, j, 0] = x[j, lane]
+        for i in range(n):
+            for lane in range(WIDTH):
+                zeta[i, lane] = states[min(block + lane, last - 1), slots[0], i]
+        for stop in range(steps[0], steps[1], -TILE):
+            start = max(stop - TILE, steps[1])
+            gather(n, block, last, start, stop - start, m, M)
+            gather(p, block, last, start, stop - start, E, e)
+            for t in range(stop - 1, start - 1, -1):
+                affine(n, n, B[shared[0, t]], zeta, M[t - start], 1.0)
+                if t > 0:
+                    i = shared[0, t - 1]
+                    clear(n, WIDTH, x)
+                    affine(n, n, Z[i], zeta, x, 1.0)
+                    affine(n, count[0, slot[0, t]], Ze[i], e[t - start], x, 1.0)
+                    copy_matrix(n, WIDTH, x, zeta)
+            scatter(n, block, last, start, stop - start, M, mean)
+        for lane in range(min(WIDTH, last - block)):
+            state = states[block + lane, slots[1]]
+            for i in range(state.shape[0]):
+                state[i] = zeta[i, lane] if i < n else 0.0
+
+
+def backward_tiles(n: int, p: int) -> tuple[np.ndarray[Any, Any], ...]:
+    """Scratch of `shared_backward`: means and innovations of a tile, and what the future says."""
+    tiles = (np.zeros((TILE, n, WIDTH)), np.zeros((TILE, p, WIDTH)))
+    return *tiles, *lanes(n, n)
 
 
 def lanes(*rows: int) -> tuple[np.ndarray[Any, Any], ...]:

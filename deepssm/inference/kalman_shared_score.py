@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
-
 from numba import njit
 
 from ..linear.compiled import kept
 from .kalman_score import second_moments
-from .kalman_score_run import add_run, score_matrices, score_run
 from .kalman_shared import WIDTH, affine, affine_t
-from .kalman_steps import DRIVER, INLINE, SPLICE, clear, copy_matrix, copy_row, pick, settled
-
-WORTHWHILE = 8  # steps that pay for the matrices of a run
+from .kalman_steps import DRIVER, INLINE, SPLICE, clear, copy_matrix, pick, settled
 
 
 @kept(**DRIVER)
@@ -94,16 +88,6 @@ def add_means(rows, x, scale, out):  # noqa: ANN001, ANN201
 
 
 @njit(**INLINE)
-def run_start(slot, place, t):  # noqa: ANN001, ANN201
-    """First step, after the very first, of those up to `t` that are like the one after `t`."""
-    if slot[t + 1] != slot[t] or place[t + 1] != place[t]:
-        return t
-    while t > 1 and slot[t - 1] == slot[t] and place[t - 1] == place[t]:
-        t -= 1
-    return t
-
-
-@njit(**INLINE)
 def load_weights(block, last, weights, scale):  # noqa: ANN001, ANN201
     """Weights of a block of series, zero past the end; return their sum."""
     total = 0.0
@@ -111,22 +95,6 @@ def load_weights(block, last, weights, scale):  # noqa: ANN001, ANN201
         scale[0, lane] = weights[block + lane] if block + lane < last else 0.0
         total += scale[0, lane]
     return total
-
-
-@njit(**SPLICE)
-def run_of_block(n, p, steps, lanes, A, G, chol, moments, flat, scale, want_y, gy, r, out, run):  # noqa: ANN001, ANN201
-    """Go back over `steps` for one series of a block after the other."""
-    (start, t), (block, last) = steps, lanes
-    P, H, D, HP, NAP, N = moments
-    work, sums = run
-    score_matrices(n, p, A, G, H, chol, work)
-    for lane in range(min(WIDTH, last - block)):
-        s, x = block + lane, scale[0, lane]
-        by_y = x if want_y else 0.0
-        copy_row(n, r[:, lane], work[3])
-        score_run(n, p, start, t, P, H, flat[0][s], flat[1][s], by_y, gy[s], work, sums)
-        copy_row(n, work[3], r[:, lane])
-        add_run(n, p, t - start + 1, x, 1.0, sums, (D, HP, NAP, N), out)
 
 
 @njit(**SPLICE)
@@ -147,55 +115,41 @@ def add_emission(n, c, row, w, z, scale, D, HP, weight, v, part, outer, target):
             gC[row[j], m] += outer[j, m]
 
 
-@cache
-def shared_score(sizes: tuple[int, int] | None = None) -> Callable[..., None]:
-    """Compile what adds the weighted gradients of a range of series to the arrays in `spaces`."""
-    fixed = sizes is not None
-    N_, P_ = sizes if sizes is not None else (0, 0)
+@njit(**INLINE)
+def load_adjoint(n, block, last, adjoint, r):  # noqa: ANN001, ANN201
+    """Adjoints that the tail leaves, or zeros."""
+    for i in range(n):
+        for lane in range(WIDTH):
+            r[i, lane] = adjoint[min(block + lane, last - 1), 0, i]
 
-    @kept(**DRIVER)
-    def score(first, last, A, C, same, pattern, terms, a, E, flat, weights, want_y, gy, spaces):  # noqa: ANN001, ANN202
-        slot, G, chol, rows, count = pattern
-        H, P, D, HP, NAP, N, place = terms
-        (r, q, z, w, v, scale), (gA, gb, gQ, gC, gd, gR, gm0, gP0, part, outer), run = spaces
-        n, p = (N_, P_) if fixed else (C.shape[3], C.shape[2])
-        T, plain = slot.shape[1], same and gb.shape[0] == 1 and gd.shape[0] == 1
-        for block in range(first, last, WIDTH):
-            clear(n, WIDTH, r)
-            t, weight = T - 1, load_weights(block, last, weights, scale)
-            while t >= 0:
-                i, k, later, u = slot[0, t], place[t], t < T - 1, min(t + 1, T - 1)
-                c, row = count[0, i], rows[0, i]
-                start = run_start(slot[0], place, t) if plain and later and t > 0 and c == p else t
-                if t - start >= WORTHWHILE:
-                    moments = (P[k], H[k], D[k], HP[k], NAP[k], N[k])
-                    run_of_block(
-                        n, p, (start, t), (block, last), A[0, 0], G[0, i], chol[0, i], moments,
-                        flat, scale, want_y, gy, r, (gA[0], gb[0], gQ[0], gC[0], gd[0], gR[0]),
-                        run,
-                    )  # fmt: skip
-                    t = start - 1
-                    continue
-                load_block(n, c, a, E, block, last, t, z, w)
-                At = A[0, pick(u, A.shape[1])]
-                first_moments(n, c, later, At, H[k], G[0, i], chol[0, i], P[k], r, q, w, z)
-                for j in range(c):
-                    for lane in range(min(WIDTH, last - block)):
-                        gy[block + lane, t, row[j]] = -scale[0, lane] * w[j, lane]
-                target = (
-                    gd[pick(t, gd.shape[0])],
-                    gR[pick(t, gR.shape[0])],
-                    gC[pick(t, gC.shape[0])],
-                )
-                add_emission(n, c, row, w, z, scale, D[k], HP[k], weight, v, part, outer, target)
-                if later:
-                    add_products(n, n, r, z, scale, NAP[k], weight, gA[pick(u, gA.shape[0])])
-                copy_matrix(n, WIDTH, q, r)
-                if t > 0:
-                    add_means(n, r, scale, gb[pick(t, gb.shape[0])])
-                    add_products(n, n, r, r, scale, N[k], weight, gQ[pick(t, gQ.shape[0])])
-                t -= 1
-            add_means(n, r, scale, gm0)
-            add_products(n, n, r, r, scale, N[place[0]], weight, gP0)
 
-    return score
+@kept(**DRIVER)
+def shared_score(first, last, A, C, pattern, terms, means, weights, gy, steps, spaces):  # noqa: ANN001, ANN201
+    """Add the weighted gradients of the first of `steps` steps to the arrays in `spaces`."""
+    slot, G, chol, rows, count = pattern
+    H, P, D, HP, NAP, N, place = terms
+    a, E, adjoint = means
+    (r, q, z, w, v, scale), (gA, gb, gQ, gC, gd, gR, gm0, gP0, part, outer) = spaces
+    n, T = C.shape[3], steps[1]
+    for block in range(first, last, WIDTH):
+        weight = load_weights(block, last, weights, scale)
+        load_adjoint(n, block, last, adjoint, r)
+        for t in range(steps[0] - 1, -1, -1):
+            i, k, later, u = slot[0, t], place[t], t < T - 1, min(t + 1, T - 1)
+            c, row = count[0, i], rows[0, i]
+            load_block(n, c, a, E, block, last, t, z, w)
+            At = A[0, pick(u, A.shape[1])]
+            first_moments(n, c, later, At, H[k], G[0, i], chol[0, i], P[k], r, q, w, z)
+            for j in range(c):
+                for lane in range(min(WIDTH, last - block)):
+                    gy[block + lane, t, row[j]] = -scale[0, lane] * w[j, lane]
+            target = (gd[pick(t, gd.shape[0])], gR[pick(t, gR.shape[0])], gC[pick(t, gC.shape[0])])
+            add_emission(n, c, row, w, z, scale, D[k], HP[k], weight, v, part, outer, target)
+            if later:
+                add_products(n, n, r, z, scale, NAP[k], weight, gA[pick(u, gA.shape[0])])
+            copy_matrix(n, WIDTH, q, r)
+            if t > 0:
+                add_means(n, r, scale, gb[pick(t, gb.shape[0])])
+                add_products(n, n, r, r, scale, N[k], weight, gQ[pick(t, gQ.shape[0])])
+        add_means(n, r, scale, gm0)
+        add_products(n, n, r, r, scale, N[place[0]], weight, gP0)

@@ -1,0 +1,208 @@
+"""Many series with one model and one pattern of gaps: second moments once, means of all together.
+
+Steps before the gain has settled, and those with gaps, move in lanes (`kalman_shared.py`); the
+settled rest of the series moves in blocks of eight steps (`kalman_tail.py`).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+
+from .kalman_arrays import Pass, Problem, in_threads
+
+Array = np.ndarray
+Arrays = tuple[Array, ...]
+
+
+_SMOOTHER, _SCORE = (False, True, True), (True, False, True)
+
+
+class Tail(NamedTuple):
+    """Steps whose gain is that of the last step, in whole blocks up to the end.
+
+    Attributes:
+        start: First of them, or the number of steps; the step before it has the same gain.
+        blocks: Number of blocks.
+    """
+
+    start: int
+    blocks: int
+
+
+class Together(NamedTuple):
+    """What the score needs of a run of all series.
+
+    Attributes:
+        pattern: Run of the first series. tail: Its tail.
+        log_likelihood: `(series, time)`.
+        a: Predicted means before the tail, `(series, time, n, 1)`. E: Innovations there.
+        x: Mean that each block of the tail begins with, and a one.
+    """
+
+    pattern: Pass
+    tail: Tail
+    log_likelihood: Array
+    a: Array
+    E: Array
+    x: Array
+
+
+def find_tail(problem: Problem, pattern: Pass) -> Tail:
+    """Return the tail of a run, empty where it does not pay for the matrices of its blocks."""
+    from .kalman_tail import BLOCK
+
+    (S, T, n, p), slot = problem.sizes[:4], pattern.slot[0]
+    if any(x.shape[1] > 1 for x in problem.params) or pattern.count[0, slot[-1]] < p:
+        return Tail(T, 0)
+    other = np.flatnonzero(slot != slot[-1])
+    settled = int(other[-1]) + 1 if other.size else 0
+    blocks = max(T - settled - 1, 0) // BLOCK
+    if S * blocks < 2 * (BLOCK * p + 2 * n):
+        return Tail(T, 0)
+    return Tail(T - BLOCK * blocks, blocks)
+
+
+def log_volume(pattern: Pass) -> float:
+    """Log-density of the last step where its innovation is zero."""
+    chol = pattern.chol[0, pattern.slot[0, -1]]
+    return -float(np.log(np.diagonal(chol)).sum() + 0.5 * len(chol) * np.log(2.0 * np.pi))
+
+
+def run_shared(problem: Problem, pattern: Pass, keep: tuple[bool, bool, bool]) -> Pass:
+    """Filter all series; `keep` says which means of every step are wanted."""
+    from .kalman_tail import write
+    from .kalman_tail_maps import filter_maps, last_step, needed, tiles
+
+    tail, (S, T, n, p) = find_tail(problem, pattern), problem.sizes[:4]
+    # One block for both, since a fresh page of memory costs as much as hundreds of numbers.
+    means = np.empty((2, S, T, n, 1)) if keep[0] and keep[1] else None
+    a, m = means if means is not None else (np.empty((S, T if k else 1, n, 1)) for k in keep[:2])
+    E = np.empty((S, T if keep[2] else 1, p, 1))
+    ll, x = forward(problem, pattern, tail, (a, m, E), keep)
+    if tail.blocks and any(keep):
+        maps = filter_maps(last_step(problem, pattern))
+        for kept, rows, out in zip(keep, (maps.a, maps.m, maps.e), (a, m, E), strict=True):
+            if kept:
+                W = tiles(rows)
+                arguments = (problem.y, x, x, W, needed(W, p), tail.start, (0, tail.blocks))
+                in_threads(write, problem.sizes, *arguments, (n + 1, 0), out)
+    info = np.empty((S, T, 0, 1))
+    return pattern._replace(log_likelihood=ll, a=a, m=m, E=E, info=info)
+
+
+def forward(
+    problem: Problem, pattern: Pass, tail: Tail, out: Arrays, keep: tuple[bool, bool, bool]
+) -> Arrays:
+    """Filter; keep means before the tail, and of the tail the mean that each block begins with.
+
+    Args:
+        problem: The series.
+        pattern: A run of the first.
+        tail: Its tail.
+        out: Predicted and filtered means and innovations.
+        keep: Which of them to write, and whether the blocks' means are wanted.
+
+    Returns:
+        Log-likelihoods, `(series, time)`, and means with a one, `(series, slots, size)`.
+    """
+    from .kalman_shared import forward_tiles, shared_forward
+    from .kalman_tail import filter_tail, innovation_space, slots
+    from .kalman_tail_maps import filter_maps, last_step, tiles
+
+    size = problem.sizes
+    S, T, n, p = size[:4]
+    ll = np.empty((S, T))
+    x = np.empty((S, 1 + tail.blocks if any(keep) else 2, slots(n + 1)))
+    moments = (pattern.slot, pattern.G, pattern.chol, pattern.rows, pattern.count)
+    arguments = (problem.params, problem.start[0], moments, problem.y, (ll, *out), x)
+    space = partial(forward_tiles, n, p)
+    in_threads(shared_forward, size, *arguments, tuple(keep), tail.start, space=space)
+    if tail.blocks:
+        maps = filter_maps(last_step(problem, pattern))
+        W = np.concatenate((tiles(maps.e.swapaxes(0, 1)), tiles(maps.x)))
+        arguments = (problem.y, x, W, tail.start, tail.blocks, n + 1, log_volume(pattern), ll)
+        in_threads(filter_tail, size, *arguments, space=partial(innovation_space, p))
+    return ll, x
+
+
+def filter_for_score(problem: Problem, pattern: Pass) -> Together:
+    """Filter all series; keep what the score needs."""
+    tail, (S, _, n, p) = find_tail(problem, pattern), problem.sizes[:4]
+    a, E = np.empty((S, tail.start, n, 1)), np.empty((S, tail.start, p, 1))
+    ll, x = forward(problem, pattern, tail, (a, np.empty((S, 1, n, 1)), E), _SCORE)
+    return Together(pattern, tail, ll, a, E, x)
+
+
+def smooth_shared(problem: Problem, pattern: Pass) -> tuple[Pass, tuple[Array, ...]]:
+    """Filter and smooth all series; innovations and filtered means are kept where they are needed.
+
+    Returns:
+        The run of the first series with the log-likelihoods of all; smoothed means, and of the
+        first series factors, gains and which of them each step uses.
+    """
+    from .kalman_shared import backward_tiles, shared_backward
+    from .kalman_tail import slots, sweep, write
+    from .kalman_tail_maps import filter_maps, last_step, needed, smoother_maps, tiles
+
+    tail, size = find_tail(problem, pattern), problem.sizes
+    S, T, n, p = size[:4]
+    maps, factor, gain, shared = _backward_maps(problem, pattern)
+    end = _steady_blocks(tail, shared[0])
+    mean, E, y, start = np.empty((S, T, n, 1)), np.empty((S, T, p, 1)), problem.y, tail.start
+    ll, x = forward(problem, pattern, tail, (np.empty((S, 1, n, 1)), mean, E), _SMOOTHER)
+    step = last_step(problem, pattern) if tail.blocks else None
+    if step is not None:
+        way = filter_maps(step)
+        for rows, out in ((way.m, mean), (way.e, E)):
+            W, blocks = tiles(rows), (end, tail.blocks)
+            arguments = (y, x, x, W, needed(W, p), start, blocks, (n + 1, 0), out)
+            in_threads(write, size, *arguments)
+    z = np.zeros((S, 1 + end, slots(n)))
+    stored, both = (shared, pattern.slot, pattern.count, E[..., 0]), (mean[..., 0], mean)
+
+    def by_lanes(places: tuple[int, int], steps: tuple[int, int]) -> None:
+        arguments = (maps, stored, both, z, places, steps)
+        in_threads(shared_backward, size, *arguments, space=partial(backward_tiles, n, p))
+
+    middle = start + 8 * end if end else T
+    by_lanes((end, end), (T, middle if end else 0))
+    if step is not None and end:
+        i = shared[0, start]
+        means, zeta = smoother_maps(filter_maps(step, n), *(x[i] for x in maps))
+        arguments = (y, x, z, tiles(zeta), start, (end - 1, -1, -1), (n + 1, n))
+        in_threads(sweep, size, *arguments)
+        W = tiles(means)
+        arguments = (y, x, z, W, needed(W, p), start, (0, end), (n + 1, n), mean)
+        in_threads(write, size, *arguments)
+        by_lanes((0, 0), (start, 0))
+    info = np.empty((S, T, 0, 1))
+    result = pattern._replace(log_likelihood=ll, info=info)
+    return result, (mean, factor, gain, shared)
+
+
+def _backward_maps(problem: Problem, pattern: Pass) -> tuple[Arrays, Array, Array, Array]:
+    """The smoother of the first series without its data; see `kalman_shared.backward_maps`."""
+    from .kalman_backward import backward_space
+    from .kalman_shared import backward_maps
+
+    size, r = problem.sizes, pattern
+    T, n, p = size.time, size.n, size.p
+    factor, gain = np.empty((2, 1, T, n, n))
+    shared = np.zeros_like(r.slot)
+    maps = tuple(np.empty((T, *shape)) for shape in ((n, n), (n, p), (n, n)))
+    stored, outputs = (r.slot, r.L, r.F, r.G, r.chol, r.count), (*maps, factor, gain, shared)
+    one, space = size._replace(series=1), partial(backward_space, *size[2:])
+    arguments = (problem.params, problem.y[:1], stored, outputs)
+    in_threads(backward_maps, one, *arguments, space=space)
+    return maps, factor, gain, shared
+
+
+def _steady_blocks(tail: Tail, shared: Array) -> int:
+    """Number of blocks of the tail, from its start, where the smoother repeats itself as well."""
+    if not tail.blocks:
+        return 0
+    other = np.flatnonzero(shared[tail.start - 1 :] != shared[tail.start - 1])
+    return (int(other[0]) - 1) // 8 if other.size else tail.blocks
