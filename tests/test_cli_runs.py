@@ -309,13 +309,17 @@ def test_uneven_rows_with_two_columns(tmp_path: Path, capsys: pytest.CaptureFixt
 
 @pytest.mark.slow
 def test_the_demo_keeps_its_promise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Both models beat seasonal naive and cover 80 to 98 % of the held-out weeks at 90 %."""
+    """Both models beat seasonal naive; their 90 % bands cover 85 to 99 % of the held-out weeks.
+
+    Weeks after one origin err together: 104 of them say as much as some five to ten would alone,
+    so that right bands cover nearly all of them in about every third such stretch.
+    """
     code, text, _ = _main(capsys, "demo", "--out", tmp_path / "demo", "--json")
     scores = json.loads(text)["scores"]
     naive = scores.pop("seasonal naive")
     assert code == 0 and len(scores) == 2
     for score in scores.values():
-        assert score["crps"] < naive["crps"] and 0.80 <= score["cov90"] <= 0.98
+        assert score["crps"] < naive["crps"] and 0.85 <= score["cov90"] <= 0.99
     assert {path.name for path in (tmp_path / "demo").iterdir()} == FILES
     page = tmp_path / "again.html"
     assert _main(capsys, "report", tmp_path / "demo", "-o", page)[0] == 0
