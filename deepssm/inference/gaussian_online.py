@@ -13,7 +13,7 @@ from . import gaussian_steps as steps
 from .conditionals import Conditionals, bind, gaussian_start
 from .gaussian_steps import Predicted
 from .online import checked_reading
-from .online_state import require_state
+from .online_state import Reading, as_numbers, require_state
 
 if TYPE_CHECKING:
     from .gaussian_filter import GaussianFilter
@@ -39,7 +39,7 @@ class OnlineGaussian:
         self.log_likelihood = 0.0
         self.trust = torch.full((model.obs_dim,), torch.nan, dtype=model.dtype)
         self._method, self._model = method, model
-        self._input: Tensor | None = None
+        self._input: Reading | None = None
         with torch.no_grad():
             conditionals, series = self._bind(0.0, None)
             self._move, self._emit = method.rules(model, conditionals)
@@ -51,7 +51,7 @@ class OnlineGaussian:
             self._move, self._emit = self._method.rules(self._model, self._bind(0.0, None)[0])
 
     @torch.no_grad()
-    def predict(self, dt: float | None = None, u: Tensor | None = None) -> None:
+    def predict(self, dt: float | None = None, u: Reading | None = None) -> None:
         """Move the state one step.
 
         Args:
@@ -65,7 +65,7 @@ class OnlineGaussian:
         self._mean, self._factor = predicted.mean, predicted.factor
 
     @torch.no_grad()
-    def update(self, y: Tensor, u: Tensor | None = None) -> float:
+    def update(self, y: Reading, u: Reading | None = None) -> float:
         """Condition on one observation and return its log-density in nats.
 
         Args:
@@ -120,14 +120,14 @@ class OnlineGaussian:
         self._mean, self._factor, self._input = mean, factor, None
         self.log_likelihood = float(state["log_likelihood"])
 
-    def _bind(self, dt: float | None, u: Tensor | None) -> tuple[Conditionals, Series]:
+    def _bind(self, dt: float | None, u: Reading | None) -> tuple[Conditionals, Series]:
         """Bind one step: entry 1 of a series of two, since entry 0 has no transition."""
         model = self._model
         nothing = torch.full((2, model.obs_dim), torch.nan, dtype=model.dtype, device=model.device)
         inputs = None
         width = model.input_dim + 2 * model.obs_dim * model.reads_past
         if width:
-            given = torch.zeros(width) if u is None else torch.as_tensor(u)
+            given = nothing.new_zeros(width) if u is None else as_numbers(u, nothing)
             inputs = given.to(nothing).expand(2, width)
         step = None if dt is None else nothing.new_full((2,), float(dt))
         series = Series(nothing, inputs, step)

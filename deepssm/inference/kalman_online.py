@@ -13,7 +13,7 @@ from ..gaussian import psd_factor
 from ..results import Filtered
 from .kalman_arrays import Pass, Problem, allocate, prepare, transition_arrays
 from .kalman_diffuse import diffuse_moments, posterior_mix
-from .online_state import require_state
+from .online_state import Reading, as_numbers, require_state
 
 Moves: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray]
 # Parameters of this many different time steps are kept.
@@ -37,7 +37,7 @@ class OnlineKalman:
         self._like = torch.zeros(2, model.obs_dim, dtype=model.dtype)
         self.log_likelihood = 0.0
         self._predicted = True
-        self._input: Tensor | None = None
+        self._input: Reading | None = None
         self.refresh()
         self._out: Pass = allocate(self._problem.sizes, 1)
         n, p, k, _ = self._problem.sizes[2:]
@@ -53,7 +53,7 @@ class OnlineKalman:
         self._problem = self._read(0.0, None)
         self._steps: dict[float | None, Moves] = {}
 
-    def predict(self, dt: float | None = None, u: Tensor | None = None) -> None:
+    def predict(self, dt: float | None = None, u: Reading | None = None) -> None:
         """Move the state one step.
 
         Args:
@@ -65,7 +65,7 @@ class OnlineKalman:
         self._predict((*moves, *self._problem.params[3:]), tuple(self._out), self._space)
         self._predicted = True
 
-    def update(self, y: Tensor, u: Tensor | None = None) -> float:
+    def update(self, y: Reading, u: Reading | None = None) -> float:
         """Condition on one observation and return its log-density in nats.
 
         Args:
@@ -172,16 +172,16 @@ class OnlineKalman:
             self._steps[dt] = self._transition(dt, None)
         return self._steps[dt]
 
-    def _transition(self, dt: float | None, u: Tensor | None) -> Moves:
+    def _transition(self, dt: float | None, u: Reading | None) -> Moves:
         A, b, Q = self._parameters(dt, u).transition
         last = LinearConditional(A[..., -1:, :, :], b[..., -1:, :], Q[..., -1:, :, :])
         return transition_arrays(last, torch.Size())
 
-    def _read(self, dt: float | None, u: Tensor | None) -> Problem:
+    def _read(self, dt: float | None, u: Reading | None) -> Problem:
         return prepare(self._parameters(dt, u), self._like)
 
     @torch.no_grad()
-    def _parameters(self, dt: float | None, u: Tensor | None) -> LinearParameters:
+    def _parameters(self, dt: float | None, u: Reading | None) -> LinearParameters:
         """Parameters of one step: entry 1 of a series of two, since entry 0 has no transition."""
         model, size = self._model, self._model.input_dim
         if not isinstance(model, LinearGaussianModel):
@@ -191,7 +191,7 @@ class OnlineKalman:
         step = None if dt is None else self._like.new_full((2,), float(dt))
         inputs = self._like.new_zeros(2, size) if size else None
         if inputs is not None and u is not None:
-            inputs = torch.as_tensor(u).to(inputs).expand(2, size)
+            inputs = as_numbers(u, inputs).expand(2, size)
         found = model.linear_parameters(inputs, step)
         if max(x.shape[-3] for part in found[1:] for x in (part.matrix, part.cov)) > 2:
             raise ValueError(

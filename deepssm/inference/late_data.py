@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .online import OnlineFilter
+from .online_state import Reading
 
 
 @dataclass
@@ -51,13 +52,13 @@ class BufferedFilter:
         """Log-density of all readings so far, in nats."""
         return self.inner.log_likelihood
 
-    def predict(self, dt: float | None = None, u: Tensor | None = None) -> None:
+    def predict(self, dt: float | None = None, u: Reading | None = None) -> None:
         """Move the state one step; `dt` and `u` are those of the arriving step."""
         self.inner.predict(dt, u)
-        kept = None if u is None else torch.as_tensor(u).detach().clone()
+        kept = None if u is None else _numbers(u)
         self._steps.append(_Step(self.inner.state_dict(), dt, kept))
 
-    def update(self, y: Tensor, u: Tensor | None = None, *, back: int = 0) -> float:
+    def update(self, y: Reading, u: Reading | None = None, *, back: int = 0) -> float:
         """Condition on a reading and return its log-density given all others so far, in nats.
 
         A late reading completes the reading of its step where that is missing; where both hold a
@@ -77,13 +78,13 @@ class BufferedFilter:
                 f"buffer goes, got {back}. Start with a larger `buffer`, or drop the reading."
             )
         step, before = self._steps[-1 - back], self.inner.log_likelihood
-        reading = torch.as_tensor(y, dtype=torch.float64).detach().reshape(-1).clone()
+        reading, given = _numbers(y).reshape(-1), None if u is None else _numbers(u)
         if back == 0 and not step.readings:
-            gained = self.inner.update(reading, u)
-            step.readings.append((reading, u))
+            gained = self.inner.update(reading, given)
+            step.readings.append((reading, given))
             return gained
         present, old = self.inner.state_dict(), list(step.readings)
-        step.readings = _taken_in(old, reading, u)
+        step.readings = _taken_in(old, reading, given)
         try:
             self._replay(back)
         except ValueError:
@@ -105,7 +106,7 @@ class BufferedFilter:
             for j, (y, u) in enumerate(step.readings):
                 out[f"{i}.reading.{j}"] = y
                 if u is not None:
-                    out[f"{i}.reading.{j}.u"] = torch.as_tensor(u)
+                    out[f"{i}.reading.{j}.u"] = u
         return out
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -143,6 +144,10 @@ def _taken_in(
             merged = (torch.where(y.isnan(), late, y), u if own is None else own)
             return [*readings[:i], merged, *readings[i + 1 :]]
     return [*readings, (late, u)]
+
+
+def _numbers(values: Reading) -> Tensor:
+    return torch.as_tensor(values, dtype=torch.float64).detach().clone()
 
 
 def _below(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

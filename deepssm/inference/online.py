@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..base import InferenceMethod, StateSpaceModel
+from .online_state import Reading
 
 
 class OnlineFilter(Protocol):
@@ -22,11 +23,11 @@ class OnlineFilter(Protocol):
         """Sum of the log-densities of the readings so far, in nats."""
         ...
 
-    def predict(self, dt: float | None = None, u: Tensor | None = None) -> None:
+    def predict(self, dt: float | None = None, u: Reading | None = None) -> None:
         """Move the state one step; `dt` and `u` are those of the arriving step."""
         ...
 
-    def update(self, y: Tensor, u: Tensor | None = None) -> float:
+    def update(self, y: Reading, u: Reading | None = None) -> float:
         """Condition on one observation, `(obs,)`, NaN where missing; return its log-density."""
         ...
 
@@ -80,7 +81,7 @@ def start_online(model: StateSpaceModel, method: InferenceMethod) -> OnlineFilte
         return RememberingFilter(started, model) if model.reads_past else started
 
 
-def checked_reading(model: StateSpaceModel, y: Tensor, like: Tensor) -> Tensor:
+def checked_reading(model: StateSpaceModel, y: Reading, like: Tensor) -> Tensor:
     """Return one reading on the model's dtype and device, `(obs,)`.
 
     Raises:

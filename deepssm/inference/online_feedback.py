@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..base import StateSpaceModel
 from .online import OnlineFilter
+from .online_state import Reading, as_numbers
 
 
 class RememberingFilter:
@@ -37,15 +38,15 @@ class RememberingFilter:
         """Sum of the log-densities of the readings so far, in nats."""
         return self.inner.log_likelihood
 
-    def predict(self, dt: float | None = None, u: Tensor | None = None) -> None:
+    def predict(self, dt: float | None = None, u: Reading | None = None) -> None:
         """Move the state one step; `dt` and `u`, `(input,)`, are those of the arriving step."""
         self._before, self._now = self._now, torch.zeros_like(self._now)
         self.inner.predict(dt, self._joined(u))
 
-    def update(self, y: Tensor, u: Tensor | None = None) -> float:
+    def update(self, y: Reading, u: Reading | None = None) -> float:
         """Condition on one observation, `(obs,)`, NaN where missing; return its log-density."""
         gained = self.inner.update(y, self._joined(u))
-        reading = torch.as_tensor(y).to(self._now).reshape(-1)
+        reading = as_numbers(y, self._now).reshape(-1)
         seen = ~torch.isnan(reading)
         old, marks = self._now.chunk(2)
         known = seen.to(marks.dtype).maximum(marks)
@@ -65,8 +66,8 @@ class RememberingFilter:
         )
         self.inner.load_state_dict(rest)
 
-    def _joined(self, u: Tensor | None) -> Tensor:
+    def _joined(self, u: Reading | None) -> Tensor:
         own = self._before.new_zeros(self.model.input_dim)
         if u is not None:
-            own = torch.as_tensor(u).to(own).reshape(-1)
+            own = as_numbers(u, own).reshape(-1)
         return torch.cat([own, self._before])

@@ -1,10 +1,26 @@
-"""The state of a running filter, as it is saved and read again."""
+"""What goes into a running filter: readings, and its state as it was saved."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
+import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
+
+Reading: TypeAlias = Tensor | ArrayLike
+"""One observation or one input: a tensor, an array or a list of numbers."""
+
+
+def as_numbers(values: Reading, like: Tensor) -> Tensor:
+    """Return a tensor of the dtype of `like`, on its device; a list keeps all its digits.
+
+    Args:
+        values: Numbers of any shape.
+        like: A tensor of the wanted dtype.
+    """
+    return torch.as_tensor(values, dtype=like.dtype, device=like.device)
 
 
 def require_state(state: Mapping[str, Tensor], **shapes: Sequence[int]) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..base import LinearParameters, StateSpaceModel
 from ..gaussian import psd_factor
 from .online import checked_reading
-from .online_state import require_state
+from .online_state import Reading, as_numbers, require_state
 from .switching_mixtures import Mixture, SwitchingModel, merge, moments
 from .switching_steps import move, start, update
 
@@ -43,7 +43,7 @@ class OnlineSwitching:
         self.log_likelihood = 0.0
         self._order: Literal[1, 2] = order
         self._model = model
-        self._input: Tensor | None = None
+        self._input: Reading | None = None
         self.refresh()
         with torch.no_grad():
             # Start and emission need no time step; kinematic modes may have none to offer.
@@ -55,7 +55,7 @@ class OnlineSwitching:
         self._steps: dict[float | None, _Step] = {}
 
     @torch.no_grad()
-    def predict(self, dt: float | None = None, u: Tensor | None = None) -> None:
+    def predict(self, dt: float | None = None, u: Reading | None = None) -> None:
         """Move the state one step.
 
         Args:
@@ -69,7 +69,7 @@ class OnlineSwitching:
         )
 
     @torch.no_grad()
-    def update(self, y: Tensor, u: Tensor | None = None) -> float:
+    def update(self, y: Reading, u: Reading | None = None) -> float:
         """Condition on one observation and return its log-density in nats.
 
         Args:
@@ -120,7 +120,7 @@ class OnlineSwitching:
         self._state = Mixture(*(state[name].to(own, copy=True) for name in Mixture._fields))
         self.log_likelihood, self._input = float(state["log_likelihood"]), None
 
-    def _read(self, dt: float | None, u: Tensor | None) -> _Step:
+    def _read(self, dt: float | None, u: Reading | None) -> _Step:
         """Return one step; those without inputs are kept."""
         if u is not None:
             return self._step(dt, u)
@@ -130,11 +130,12 @@ class OnlineSwitching:
             self._steps[dt] = self._step(dt, None)
         return self._steps[dt]
 
-    def _step(self, dt: float | None, u: Tensor | None) -> _Step:
+    def _step(self, dt: float | None, u: Reading | None) -> _Step:
         """Read entry 1 of a series of two, since entry 0 has no transition."""
         model, inputs = self._model, None
         if model.input_dim:
-            given = torch.zeros(model.input_dim) if u is None else torch.as_tensor(u)
+            like = torch.zeros(model.input_dim, dtype=model.dtype, device=model.device)
+            given = like if u is None else as_numbers(u, like)
             inputs = given.to(model.device, model.dtype).expand(2, model.input_dim)
         like = torch.zeros(2, dtype=model.dtype, device=model.device)
         times = None if dt is None else torch.full_like(like, float(dt))

@@ -341,7 +341,7 @@ def test_the_posterior_of_a_weight_is_that_of_a_regression() -> None:
     model, series = _regression()
     prior = WeightPrior(scale=0.5)
     method = SVI(
-        steps=600, batch_size=4, learning_rate=3e-2, kl_start=1.0, objective=prior, report_every=50
+        steps=300, batch_size=4, learning_rate=5e-2, kl_start=1.0, objective=prior, report_every=50
     )
     learned = method.fit(model, series, progress=False, generator=torch.Generator().manual_seed(1))
     assert series.u is not None

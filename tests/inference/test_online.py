@@ -193,6 +193,22 @@ def test_an_input_is_given_once_a_step(kind: str, buffer: int) -> None:
     assert running.log_likelihood == pytest.approx(float(expected.log_likelihood.detach().sum()))
 
 
+@pytest.mark.parametrize("method", [None, Extended()])
+@pytest.mark.parametrize("buffer", [0, 2])
+def test_lists_keep_all_their_digits(method: Extended | None, buffer: int) -> None:
+    """0.1 is another number in single precision, which is what torch makes of a list."""
+    model = ds.models.LinearGaussian(
+        [[0.9]], [[1.0]], [[1.0]], [[0.5]], P0=[[1.0]], B=[[1.0]], D=[[2.0]]
+    )
+    lists, tensors = (ds.online(model, method, buffer=buffer) for _ in range(2))
+    third = torch.tensor([1 / 3], dtype=torch.float64)
+    lists.update([0.1], [1 / 3])
+    tensors.update(torch.tensor([0.1], dtype=torch.float64), third)
+    lists.predict(u=[1 / 3])
+    tensors.predict(u=third)
+    assert torch.equal(lists.mean, tensors.mean)
+
+
 @pytest.mark.parametrize("kind", ["kalman", "extended", "switching", "hidden"])
 def test_a_state_of_another_filter_is_refused_by_name(kind: str) -> None:
     mode = ds.models.LinearGaussian([[0.9]], [[1.0]], [[1.0]], [[0.5]], P0=[[1.0]])
