@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .base import InferenceMethod, LearningMethod, StateSpaceModel
 from .checks import Data, as_series, as_steps, infers, labels_of, learns, positive, smoothed
+from .checks import learnable as learnable
 from .fitted import Fit as Fit
 from .future import extend, future_labels
 from .results import Disturbances, Filtered, Forecast, Simulated, Smoothed
@@ -288,10 +289,10 @@ def fit(
     series = as_series(model, y, u, dt, lengths)
     if not bool((~series.y.isnan()).any()):
         raise ValueError("`y` holds no observation: every entry is missing. Check the columns.")
-    if not any(p.requires_grad for p in model.parameters()):
+    if not learnable(model):
         raise ValueError(
             f"{type(model).__name__} has nothing to learn: no parameter requires a gradient. Pass "
-            "`PyroParam(value, constraint)` for those that should be learnt."
+            "`PyroParam(value, constraint)` for those that should be learnt, or a `PyroSample`."
         )
     learner = default_learner(model) if method is None else learns(method)
     learned = learner.fit(model, series, progress=progress, generator=generator)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
+from pyro.nn import PyroModule
 from torch import Tensor
 
 from .base import FixedLag, InferenceMethod, LearningMethod, Series, StateSpaceModel
@@ -87,6 +88,12 @@ def as_steps(
             "more; `forecast` and `simulate` alone start from nothing."
         )
     return series
+
+
+def learnable(model: StateSpaceModel) -> bool:
+    """Tell whether some parameter of a model requires a gradient or has a prior."""
+    parts = (part for part in model.modules() if isinstance(part, PyroModule))
+    return any(p.requires_grad for p in model.parameters()) or any(p._pyro_samples for p in parts)
 
 
 def labels_of(y: Data) -> Labels:

@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from pyro.distributions import LogNormal
+from pyro.nn import PyroSample
 
 import deepssm as ds
 from deepssm.checks import as_series
@@ -182,3 +184,21 @@ def test_simulations_follow_the_model() -> None:
     for t in (0, 3):
         error = torch.cov(drawn.y[:, t].T) - expected
         assert float((error.abs() / (expected.diagonal().max() * 2**0.5 / 4000**0.5)).max()) < 5
+
+
+def test_a_prior_is_something_to_learn() -> None:
+    """Nothing requires a gradient here, yet `NUTS` and maximum a posteriori have work to do."""
+    level = ds.models.LocalLevel(1.0)
+    prior = LogNormal(torch.tensor(0.0, dtype=torch.float64), 1.0)
+    setattr(level, "noise_variance", PyroSample(prior))  # noqa: B010
+    assert not any(p.requires_grad for p in level.parameters())
+    y = torch.randn(30, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    fit = ds.fit(level, y, progress=False)
+    value = level.noise_variance.detach().requires_grad_()
+    fixed = ds.models.LinearGaussian(
+        [[1.0]], [[1.0]], [[1.0]], value.reshape(1, 1), initial="diffuse"
+    )
+    (slope,) = torch.autograd.grad(
+        ds.log_likelihood(fixed, y).sum() + prior.log_prob(value), value
+    )
+    assert abs(float(slope)) < 1e-4 and fit.learned.objective < 0

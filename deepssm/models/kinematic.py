@@ -163,6 +163,8 @@ class ContinuousTime(LinearModel):
 
     def _per_axis(self, matrix: Tensor) -> Tensor:
         """Put `(*axes, r, c)` on the diagonal `dims` times."""
+        if self.dims == 1:
+            return matrix
         eye = torch.eye(self.dims, dtype=matrix.dtype, device=matrix.device)
         blocks = eye[:, None, :, None] * matrix[..., None, :, None, :]
         rows, columns = matrix.shape[-2:]
