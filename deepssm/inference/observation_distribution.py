@@ -18,7 +18,9 @@ class ObservationDistribution(TorchDistribution):
 
     The log-density is exact for linear-Gaussian and hidden Markov models and differentiable in
     the model's parameters, so that SVI and NUTS see no latent states. NaN entries of a value are
-    missing.
+    missing. Let Pyro's NUTS start where the data could come from, with
+    `init_strategy=init_to_median()`: from its default start, far out, its first steps may overflow
+    a variance, which is refused.
 
     Args:
         model: The model, its parameters being whatever the program made them.
