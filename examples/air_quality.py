@@ -31,7 +31,7 @@ def readings(station: str) -> tuple[Tensor, bool]:
         return torch.where(torch.rand(210, 11, generator=g) < 0.02, torch.nan, y), False
 
 
-def main(steps: int = 600, station: str = "Dongsi", seed: int = 0) -> dict[str, float]:
+def main(steps: int = 300, station: str = "Dongsi", seed: int = 0) -> dict[str, float]:
     """Hide a tenth of what was read, a channel at a time, and fill it in."""
     y, real = readings(station)
     print(f"{station if real else 'synthetic stand-in'}: {int(torch.isnan(y).sum())} real gaps")
