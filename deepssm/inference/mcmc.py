@@ -10,6 +10,7 @@ import pyro
 import torch
 from pyro.infer import MCMC
 from pyro.infer import NUTS as PyroNUTS
+from pyro.infer.autoguide.initialization import init_to_median
 from pyro.ops.stats import effective_sample_size, split_gelman_rubin
 from torch import Tensor
 
@@ -26,7 +27,8 @@ class NUTS:
 
     Every learnt parameter needs a `PyroSample` prior; others must be fixed. Afterwards each prior
     is replaced by a `PyroParam` at the posterior mean, and the returned method averages filters,
-    smoothers and forecasts over the draws, so that they include parameter uncertainty.
+    smoothers and forecasts over the draws, so that they include parameter uncertainty. Chains
+    start at the median of the prior.
 
     Attributes:
         num_samples: Draws kept, for each chain.
@@ -98,6 +100,7 @@ class NUTS:
                     program,
                     target_accept_prob=self.target_accept,
                     max_tree_depth=self.max_tree_depth,
+                    init_strategy=init_to_median(num_samples=50),
                 )
                 mcmc = MCMC(
                     kernel,
