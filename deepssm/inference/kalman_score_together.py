@@ -38,7 +38,7 @@ def score_together(
 
     pattern = (r.slot, r.G, r.chol, r.rows, r.count)
     A, _, _, C, _, _ = problem.params
-    means, steps = (result.a, result.E, adjoint), (tail.start, T)
+    means, steps = (*result.means, adjoint), (tail.start, T)
     arguments = (A, C, pattern, terms, means, scale, y_grad, steps)
     in_threads(shared_score, size, *arguments, space=scratch)
     gA, gb, gQ, gC, gd, gR, gm0, gP0, *_ = (sum(parts) for parts in zip(*sums, strict=True))
@@ -84,17 +84,17 @@ def _score_tail(
 ) -> tuple[Array, ...] | None:
     """Derivatives `A, b, Q, C, d, R` of the tail; leaves the adjoint of its first step."""
     from .kalman_tail import BLOCK, innovation_space, score_tail, slots
-    from .kalman_tail_maps import filter_maps, last_step, score_maps, tiles
+    from .kalman_tail_maps import last_step, score_maps, tiles
 
     size, tail = problem.sizes, result.tail
-    if not tail.blocks:
+    if result.maps is None:
         return None
     adjoint, scale, y_grad = state
     (n, p), step = size[2:4], last_step(problem, result.pattern)
     *_, place = terms
     maps, used = score_maps(step, terms[1][place[tail.start]]), BLOCK * p + n
     W = (
-        tiles(filter_maps(step).e.swapaxes(0, 1)),
+        tiles(result.maps.e.swapaxes(0, 1)),
         tiles(maps.r[0][:, :used]),
         tiles(maps.w[..., :used]),
     )

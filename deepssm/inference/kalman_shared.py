@@ -79,12 +79,8 @@ def scatter(width, series, last, first, steps, source, out):  # noqa: ANN001, AN
 @njit(**INLINE)
 def advance(n, A, b, m, a):  # noqa: ANN001, ANN201
     """`a = A m + b` for a block of columns."""
-    for i in range(n):
-        for lane in range(WIDTH):
-            total = b[i]
-            for j in range(n):
-                total += A[i, j] * m[j, lane]
-            a[i, lane] = total
+    spread(n, b, a)
+    affine(n, n, A, m, a, 1.0)
 
 
 @njit(**INLINE)
@@ -92,13 +88,19 @@ def innovations(n, c, C, d, rows, chol, y, a, e, ll):  # noqa: ANN001, ANN201
     """Whitened innovations of a block, and minus half their squares."""
     for r in range(c):
         row, inverse = rows[r], 1.0 / chol[r, r]
+        offset = d[row]
         for lane in range(WIDTH):
-            total = y[row, lane] - d[row]
-            for j in range(n):
-                total -= C[row, j] * a[j, lane]
-            for j in range(r):
-                total -= chol[r, j] * e[j, lane]
-            total *= inverse
+            e[r, lane] = y[row, lane] - offset
+        for j in range(n):
+            weight = C[row, j]
+            for lane in range(WIDTH):
+                e[r, lane] -= weight * a[j, lane]
+        for j in range(r):
+            weight = chol[r, j]
+            for lane in range(WIDTH):
+                e[r, lane] -= weight * e[j, lane]
+        for lane in range(WIDTH):
+            total = e[r, lane] * inverse
             e[r, lane] = total
             ll[lane] -= 0.5 * total * total
 
@@ -106,12 +108,8 @@ def innovations(n, c, C, d, rows, chol, y, a, e, ll):  # noqa: ANN001, ANN201
 @njit(**INLINE)
 def correct(n, c, G, a, e, m):  # noqa: ANN001, ANN201
     """`m = a + G e` for a block of columns."""
-    for i in range(n):
-        for lane in range(WIDTH):
-            total = a[i, lane]
-            for r in range(c):
-                total += G[i, r] * e[r, lane]
-            m[i, lane] = total
+    copy_matrix(n, WIDTH, a, m)
+    affine(n, c, G, e, m, 1.0)
 
 
 def forward_tiles(n: int, p: int) -> tuple[np.ndarray[Any, Any], ...]:

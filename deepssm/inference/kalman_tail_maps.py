@@ -54,36 +54,50 @@ def last_step(problem: Problem, pattern: Pass) -> Step:
     return Step(A, b, d, pattern.G[0, i], V, V @ C)
 
 
-def filter_maps(step: Step, more: int = 0) -> Filter:
-    """Run a block forward, with `more` columns that it does not depend on."""
+def filter_maps(step: Step) -> Filter:
+    """Run a block forward."""
     p, n = step.H.shape
-    x = unit(8 * p, n + 1, 8 * p + n + 1 + more)
-    a, one = x[:n], x[n:]
-    found = []
+    given, own, offset = _one_step(step)
+    x = unit(8 * p, n + 1, 8 * p + n + 1)
+    found = np.empty((BLOCK, p + 2 * n, x.shape[1]))
+    before = np.empty((BLOCK, n, x.shape[1]))
     for k in range(BLOCK):
-        y = unit(k * p, p, x.shape[1])
-        e = step.V @ (y - step.d[:, None] * one) - step.H @ a
-        m = a + step.G @ e
-        found.append((e, a, m))
-        a = step.A @ m + step.b[:, None] * one
-    e, before, after = (np.stack(x) for x in zip(*found, strict=True))
-    return Filter(e, before, after, np.concatenate((a, one)))
+        before[k] = x[:n]
+        np.matmul(own, x[:n], out=found[k])
+        found[k, :, k * p : k * p + p] += given
+        found[k, :, -1] += offset
+        x[:n] = found[k, p + n :]
+    return Filter(found[:, :p], before, found[:, p : p + n], x)
+
+
+def _one_step(step: Step) -> tuple[Array, Array, Array]:
+    """Innovation, filtered and next predicted mean by the observation, the mean and the offset."""
+    GV, left = step.G @ step.V, np.eye(len(step.A)) - step.G @ step.H
+    Vd, GVd = step.V @ step.d, GV @ step.d
+    return (
+        np.concatenate((step.V, GV, step.A @ GV)),
+        np.concatenate((-step.H, left, step.A @ left)),
+        np.concatenate((-Vd, -GVd, step.b - step.A @ GVd)),
+    )
 
 
 def smoother_maps(filtered: Filter, Z: Array, Ze: Array, B: Array) -> tuple[Array, Array]:
     """Run a block backward: its smoothed means, and what it tells the block before.
 
     Args:
-        filtered: With a further column for each number of `zeta`, last of all.
+        filtered: The way forward; here are further columns, one for each number of `zeta`.
         Z: `zeta` of a step is `Z zeta + Ze e` of the next.
         Ze: See `Z`.
         B: Means move by `B zeta`.
     """
     n, columns = len(Z), filtered.e.shape[2]
-    zeta, means = unit(columns - n, n, columns), np.empty_like(filtered.m)
+    means, from_e = np.zeros((BLOCK, n, columns + n)), np.zeros((BLOCK, n, columns + n))
+    means[..., :columns] = filtered.m
+    from_e[..., :columns] = Ze @ filtered.e
+    zeta = unit(columns, n, columns + n)
     for k in reversed(range(BLOCK)):
-        means[k] = filtered.m[k] + B @ zeta
-        zeta = Z @ zeta + Ze @ filtered.e[k]
+        means[k] += B @ zeta
+        zeta = Z @ zeta + from_e[k]
     return means, zeta
 
 

@@ -7,11 +7,14 @@ settled rest of the series moves in blocks of eight steps (`kalman_tail.py`).
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from .kalman_arrays import Pass, Problem, in_threads
+
+if TYPE_CHECKING:
+    from .kalman_tail_maps import Filter
 
 Array = np.ndarray
 Arrays = tuple[Array, ...]
@@ -38,16 +41,16 @@ class Together(NamedTuple):
     Attributes:
         pattern: Run of the first series. tail: Its tail.
         log_likelihood: `(series, time)`.
-        a: Predicted means before the tail, `(series, time, n, 1)`. E: Innovations there.
-        x: Mean that each block of the tail begins with, and a one.
+        means: Predicted means and innovations before the tail, `(series, time, size, 1)`.
+        x: Mean that each block of the tail begins with, and a one. maps: What a block does.
     """
 
     pattern: Pass
     tail: Tail
     log_likelihood: Array
-    a: Array
-    E: Array
+    means: Arrays
     x: Array
+    maps: Filter | None
 
 
 def find_tail(problem: Problem, pattern: Pass) -> Tail:
@@ -74,16 +77,15 @@ def log_volume(pattern: Pass) -> float:
 def run_shared(problem: Problem, pattern: Pass, keep: tuple[bool, bool, bool]) -> Pass:
     """Filter all series; `keep` says which means of every step are wanted."""
     from .kalman_tail import write
-    from .kalman_tail_maps import filter_maps, last_step, needed, tiles
+    from .kalman_tail_maps import needed, tiles
 
     tail, (S, T, n, p) = find_tail(problem, pattern), problem.sizes[:4]
     # One block for both, since a fresh page of memory costs as much as hundreds of numbers.
     means = np.empty((2, S, T, n, 1)) if keep[0] and keep[1] else None
     a, m = means if means is not None else (np.empty((S, T if k else 1, n, 1)) for k in keep[:2])
     E = np.empty((S, T if keep[2] else 1, p, 1))
-    ll, x = forward(problem, pattern, tail, (a, m, E), keep)
-    if tail.blocks and any(keep):
-        maps = filter_maps(last_step(problem, pattern))
+    ll, x, maps = forward(problem, pattern, tail, (a, m, E), keep)
+    if maps is not None and any(keep):
         for kept, rows, out in zip(keep, (maps.a, maps.m, maps.e), (a, m, E), strict=True):
             if kept:
                 W = tiles(rows)
@@ -95,7 +97,7 @@ def run_shared(problem: Problem, pattern: Pass, keep: tuple[bool, bool, bool]) -
 
 def forward(
     problem: Problem, pattern: Pass, tail: Tail, out: Arrays, keep: tuple[bool, bool, bool]
-) -> Arrays:
+) -> tuple[Array, Array, Filter | None]:
     """Filter; keep means before the tail, and of the tail the mean that each block begins with.
 
     Args:
@@ -106,7 +108,8 @@ def forward(
         keep: Which of them to write, and whether the blocks' means are wanted.
 
     Returns:
-        Log-likelihoods, `(series, time)`, and means with a one, `(series, slots, size)`.
+        Log-likelihoods, `(series, time)`, and means with a one, `(series, slots, size)`,
+        and what a block of the tail does.
     """
     from .kalman_shared import forward_tiles, shared_forward
     from .kalman_tail import filter_tail, innovation_space, slots
@@ -120,20 +123,20 @@ def forward(
     arguments = (problem.params, problem.start[0], moments, problem.y, (ll, *out), x)
     space = partial(forward_tiles, n, p)
     in_threads(shared_forward, size, *arguments, tuple(keep), tail.start, space=space)
-    if tail.blocks:
-        maps = filter_maps(last_step(problem, pattern))
+    maps = filter_maps(last_step(problem, pattern)) if tail.blocks else None
+    if maps is not None:
         W = np.concatenate((tiles(maps.e.swapaxes(0, 1)), tiles(maps.x)))
         arguments = (problem.y, x, W, tail.start, tail.blocks, n + 1, log_volume(pattern), ll)
         in_threads(filter_tail, size, *arguments, space=partial(innovation_space, p))
-    return ll, x
+    return ll, x, maps
 
 
 def filter_for_score(problem: Problem, pattern: Pass) -> Together:
     """Filter all series; keep what the score needs."""
     tail, (S, _, n, p) = find_tail(problem, pattern), problem.sizes[:4]
     a, E = np.empty((S, tail.start, n, 1)), np.empty((S, tail.start, p, 1))
-    ll, x = forward(problem, pattern, tail, (a, np.empty((S, 1, n, 1)), E), _SCORE)
-    return Together(pattern, tail, ll, a, E, x)
+    ll, x, maps = forward(problem, pattern, tail, (a, np.empty((S, 1, n, 1)), E), _SCORE)
+    return Together(pattern, tail, ll, (a, E), x, maps)
 
 
 def smooth_shared(problem: Problem, pattern: Pass) -> tuple[Pass, tuple[Array, ...]]:
@@ -145,17 +148,15 @@ def smooth_shared(problem: Problem, pattern: Pass) -> tuple[Pass, tuple[Array, .
     """
     from .kalman_shared import backward_tiles, shared_backward
     from .kalman_tail import slots, sweep, write
-    from .kalman_tail_maps import filter_maps, last_step, needed, smoother_maps, tiles
+    from .kalman_tail_maps import needed, smoother_maps, tiles
 
     tail, size = find_tail(problem, pattern), problem.sizes
     S, T, n, p = size[:4]
     maps, factor, gain, shared = _backward_maps(problem, pattern)
     end = _steady_blocks(tail, shared[0])
     mean, E, y, start = np.empty((S, T, n, 1)), np.empty((S, T, p, 1)), problem.y, tail.start
-    ll, x = forward(problem, pattern, tail, (np.empty((S, 1, n, 1)), mean, E), _SMOOTHER)
-    step = last_step(problem, pattern) if tail.blocks else None
-    if step is not None:
-        way = filter_maps(step)
+    ll, x, way = forward(problem, pattern, tail, (np.empty((S, 1, n, 1)), mean, E), _SMOOTHER)
+    if way is not None:
         for rows, out in ((way.m, mean), (way.e, E)):
             W, blocks = tiles(rows), (end, tail.blocks)
             arguments = (y, x, x, W, needed(W, p), start, blocks, (n + 1, 0), out)
@@ -169,9 +170,9 @@ def smooth_shared(problem: Problem, pattern: Pass) -> tuple[Pass, tuple[Array, .
 
     middle = start + 8 * end if end else T
     by_lanes((end, end), (T, middle if end else 0))
-    if step is not None and end:
+    if way is not None and end:
         i = shared[0, start]
-        means, zeta = smoother_maps(filter_maps(step, n), *(x[i] for x in maps))
+        means, zeta = smoother_maps(way, *(x[i] for x in maps))
         arguments = (y, x, z, tiles(zeta), start, (end - 1, -1, -1), (n + 1, n))
         in_threads(sweep, size, *arguments)
         W = tiles(means)
