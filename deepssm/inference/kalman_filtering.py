@@ -12,6 +12,7 @@ import torch
 from .kalman_arrays import Pass, Problem, allocate
 from .kalman_diffuse import diffuse_moments, posterior_mix
 from .kalman_flag import Answer
+from .kalman_lanes import lane_filter, suits
 from .kalman_passes import MOMENTS, alike, covariances, factor_slots, run_forward, run_with
 
 _TOGETHER = 16
@@ -19,6 +20,11 @@ _TOGETHER = 16
 
 def filtered(problem: Problem) -> tuple[Answer, Pass]:
     """Run the filter; of the second result `log_likelihood`, `worst` and `info` may be used."""
+    found = lane_filter(problem) if suits(problem) and not alike(problem) else None
+    if found is not None:
+        result, (m, a, cov, predicted_cov) = found[0], map(torch.from_numpy, found[1])
+        ll = torch.from_numpy(result.log_likelihood)
+        return Answer(m[..., 0], cov, a[..., 0], predicted_cov, ll), result
     size = problem.sizes
     if size.series > _TOGETHER and size.time > 0 and not size.k:
         if factor_slots(problem) == size.time and not alike(problem):

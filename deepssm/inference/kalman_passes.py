@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from .kalman_arrays import Pass, Problem, allocate, in_threads
+from .kalman_lanes import lane_log_likelihood, lane_smoother
 from .kalman_together import run_shared, smooth_shared
 
 Arrays = tuple[np.ndarray, ...]
@@ -49,7 +50,8 @@ def run_forward(problem: Problem, keep: Keep) -> Pass:
     pattern = shared_pattern(problem)
     if pattern is not None:
         return run_shared(problem, pattern, keep)
-    return _run(problem, store=any(keep))
+    found = None if any(keep) else lane_log_likelihood(problem)
+    return _run(problem, store=any(keep)) if found is None else found
 
 
 def run_smoother(problem: Problem) -> tuple[Pass, Backward]:
@@ -58,6 +60,9 @@ def run_smoother(problem: Problem) -> tuple[Pass, Backward]:
     if pattern is not None:
         result, found = smooth_shared(problem, pattern)
         return result, _second_moments(problem, *found)
+    found = lane_smoother(problem)
+    if found is not None:
+        return found[0], Backward(*found[1])
     result = run_forward(problem, SMOOTHER)
     return result, _second_moments(problem, *_smooth(problem, result))
 
