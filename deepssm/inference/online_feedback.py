@@ -22,6 +22,7 @@ class RememberingFilter:
         self.inner, self.model = inner, model
         self._before = torch.zeros(2 * model.obs_dim, dtype=model.dtype, device=model.device)
         self._now = self._before.clone()
+        self._input: Reading | None = None
 
     @property
     def mean(self) -> Tensor:
@@ -41,11 +42,15 @@ class RememberingFilter:
     def predict(self, dt: float | None = None, u: Reading | None = None) -> None:
         """Move the state one step; `dt` and `u`, `(input,)`, are those of the arriving step."""
         self._before, self._now = self._now, torch.zeros_like(self._now)
+        self._input = u
         self.inner.predict(dt, self._joined(u))
 
     def update(self, y: Reading, u: Reading | None = None) -> float:
-        """Condition on one observation, `(obs,)`, NaN where missing; return its log-density."""
-        gained = self.inner.update(y, self._joined(u))
+        """Condition on one observation, `(obs,)`, NaN where missing; return its log-density.
+
+        Without `u` the input is that of the last `predict`, or zeros at the first step.
+        """
+        gained = self.inner.update(y, self._joined(self._input if u is None else u))
         reading = as_numbers(y, self._now).reshape(-1)
         seen = ~torch.isnan(reading)
         old, marks = self._now.chunk(2)
@@ -64,6 +69,7 @@ class RememberingFilter:
         self._before, self._now = (
             rest.pop(name).to(self._now, copy=True) for name in ("reading_before", "reading_now")
         )
+        self._input = None
         self.inner.load_state_dict(rest)
 
     def _joined(self, u: Reading | None) -> Tensor:

@@ -273,7 +273,7 @@ def test_one_reading_at_a_time_equals_the_batch() -> None:
     for t in range(T):
         if t:
             running.predict(u=u[t])
-        running.update(y[t], u=u[t])
+        running.update(y[t], u=None if t else u[t])  # by default the input of `predict`
         if t == 3:
             half.load_state_dict(running.state_dict())
     batch = ds.filter(model, y, u, method=Unscented())
