@@ -50,7 +50,7 @@ def filter(  # noqa: A001
         >>> ds.filter(model, [0.3, float("nan"), -0.1]).mean.shape
         torch.Size([3, 1])
     """
-    series = as_steps(model, y, u, dt, lengths)
+    series = as_steps(model, method, y, u, dt, lengths)
     result = _method(model, method).filter(model, series)
     return result.labelled(labels_of(y).index, model.state_names)
 
@@ -79,7 +79,7 @@ def smooth(
     Returns:
         Smoothed moments and lag-one covariances.
     """
-    series = as_steps(model, y, u, dt, lengths)
+    series = as_steps(model, method, y, u, dt, lengths)
     result = smoothed(_method(model, method), model, series, lag)
     return result.labelled(labels_of(y).index, model.state_names)
 
@@ -132,7 +132,7 @@ def log_likelihood(
         lengths: Valid steps of each series, `(*batch,)`.
         method: How to infer; see `filter`.
     """
-    series = as_steps(model, y, u, dt, lengths)
+    series = as_steps(model, method, y, u, dt, lengths)
     return _method(model, method).log_likelihood(model, series)
 
 
@@ -162,7 +162,7 @@ def sample_posterior(
     Returns:
         `(num_samples, *batch, time, state)`.
     """
-    series = as_steps(model, y, u, dt, lengths)
+    series = as_steps(model, method, y, u, dt, lengths)
     inference = _method(model, method)
     return inference.sample_posterior(
         model, series, positive("num_samples", num_samples), generator

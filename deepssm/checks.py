@@ -71,23 +71,31 @@ def as_series(
 
 def as_steps(
     model: StateSpaceModel,
+    method: InferenceMethod | None,
     y: Data,
     u: Data | None,
     dt: Data | float | None,
     lengths: Data | None,
 ) -> Series:
-    """Return `as_series(...)`, which has a step or more unless an exact filter takes it.
+    """Return `as_series(...)`, which has a step or more unless the exact filter takes it.
 
     Raises:
         ValueError: There is none, or something does not fit.
     """
     series = as_series(model, y, u, dt, lengths)
-    if not series.time and not hasattr(model, "linear_parameters"):
-        raise ValueError(
-            f"`y` has no time step, its shape is {tuple(series.y.shape)}. Pass one reading or "
-            "more; `forecast` and `simulate` alone start from nothing."
-        )
-    return series
+    if series.time or _takes_nothing(model, method):
+        return series
+    raise ValueError(
+        f"`y` has no time step, its shape is {tuple(series.y.shape)}. Pass one reading or "
+        "more; `forecast` and `simulate` alone start from nothing."
+    )
+
+
+def _takes_nothing(model: StateSpaceModel, method: InferenceMethod | None) -> bool:
+    from .inference import Kalman
+
+    exact = method is None or isinstance(method, Kalman)
+    return exact and hasattr(model, "linear_parameters")
 
 
 def learnable(model: StateSpaceModel) -> bool:

@@ -138,6 +138,9 @@ def test_no_step_is_refused_by_name() -> None:
             with pytest.raises(ValueError, match=r"`y` has no time step, its shape is \(0, 1\)"):
                 verb(case, torch.zeros(0, 1))
         assert ds.forecast(case, torch.zeros(0, 1), 2).mean.shape == (2, 1)
+    for method in (INFER.Extended(), INFER.Particle(10)):
+        with pytest.raises(ValueError, match="`y` has no time step"):
+            ds.filter(model, torch.zeros(0, 1), method=method)
     with pytest.raises(ValueError, match="`y` has no time step"):
         INFER.ForwardBackward().viterbi(labels(), Series(torch.zeros(0, 1)))
 
