@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import deepssm as ds
+from deepssm.inference import kalman_lanes
 
 from .cases import CASES, LONG, Case, Given, case, cast, linear, simulate
 from .exact import exact
@@ -30,6 +31,16 @@ def judge(given: Case, dtype: torch.dtype) -> Score:
 @pytest.mark.parametrize("name", SHORT)
 def test_likelihood_filter_and_smoother_are_right(name: str, dtype: torch.dtype) -> None:
     result = judge(case(name), dtype)
+    assert result.right, result
+    assert result.flagged == (name == "duplicated sensor, R = 0"), result
+
+
+@pytest.mark.parametrize("name", SHORT)
+def test_series_in_lanes_are_right(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loops for many long series with gaps, made to take these short ones as well."""
+    monkeypatch.setattr(kalman_lanes, "_LONG", 0)
+    monkeypatch.setattr(kalman_lanes, "_gaps_are_frequent", lambda _: True)
+    result = judge(case(name), torch.float64)
     assert result.right, result
     assert result.flagged == (name == "duplicated sensor, R = 0"), result
 
