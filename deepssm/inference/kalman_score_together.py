@@ -33,8 +33,9 @@ def score_together(
 
     def scratch() -> tuple[Any, ...]:
         some = (np.zeros(n), np.zeros((n, n)), np.zeros((p, p)), np.zeros((p, n)))
-        sums.append((*(np.zeros(shape) for shape in shapes(problem)), *some))
-        return lanes(n, n, n, p, p, 1), sums[-1]
+        own = (*(np.zeros(shape) for shape in shapes(problem)), *some)
+        sums.append(own)  # by name: another thread may append before this one returns
+        return lanes(n, n, n, p, p, 1), own
 
     pattern = (r.slot, r.G, r.chol, r.rows, r.count)
     A, _, _, C, _, _ = problem.params
@@ -102,8 +103,9 @@ def _score_tail(
     sums: list[Array] = []
 
     def scratch() -> tuple[Array, Array, Array]:
-        sums.append(np.zeros((rows, columns)))
-        return innovation_space(p), np.zeros(BLOCK), sums[-1]
+        own = np.zeros((rows, columns))
+        sums.append(own)
+        return innovation_space(p), np.zeros(BLOCK), own
 
     data = (problem.y, result.x, adjoint, W, tail.start, tail.blocks, n, scale, y_grad, want_y)
     in_threads(score_tail, size, *data, space=scratch)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
@@ -10,7 +12,7 @@ import torch
 from torch import Tensor
 
 from deepssm.base import Series
-from deepssm.inference import kalman_together
+from deepssm.inference import kalman_shared, kalman_tail, kalman_together
 from deepssm.inference.kalman import Kalman
 from deepssm.inference.kalman_arrays import prepare
 from deepssm.inference.kalman_passes import shared_pattern
@@ -18,10 +20,10 @@ from tests import oracles
 from tests.inference.test_kalman import Given, _leaves, _rebuild, close
 
 
-def draw(series: int, time: int, obs: int, seed: int = 3) -> Tensor:
+def draw(series: int, steps: int, obs: int, seed: int = 3) -> Tensor:
     """Data of no model, far from every mean."""
     generator = torch.Generator().manual_seed(seed)
-    return 3 + 2 * torch.randn(series, time, obs, generator=generator, dtype=torch.float64)
+    return 3 + 2 * torch.randn(series, steps, obs, generator=generator, dtype=torch.float64)
 
 
 def tail_of(given: Given, y: Tensor) -> kalman_together.Tail:
@@ -61,6 +63,26 @@ def test_all_series_equal_each_alone(series: int, time: int, state: int, obs: in
     for k in range(11, len(together)):
         total = torch.stack([one[k] for one in alone]).sum(0)
         close(together[k], total, atol=1e-8 * max(1.0, float(total.abs().max())))
+
+
+def test_threads_do_not_share_their_sums(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scratch that takes a while lets all threads ask for it before the first one has it."""
+    given = Given(oracles.random_linear_gaussian(4, 2, 2000, 2))
+    y, weights = draw(80, 2000, 2), torch.linspace(0.5, 2.0, 80, dtype=torch.float64)
+    alone = everything(given, y, weights)
+
+    def slowly(make: Callable[..., object]) -> Callable[..., object]:
+        def made(*sizes: int) -> object:
+            time.sleep(0.02)
+            return make(*sizes)
+
+        return made
+
+    monkeypatch.setattr(kalman_tail, "innovation_space", slowly(kalman_tail.innovation_space))
+    monkeypatch.setattr(kalman_shared, "lanes", slowly(kalman_shared.lanes))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    for together, one in zip(everything(given, y, weights), alone, strict=True):
+        close(together, one, atol=1e-9 * max(1.0, float(one.abs().max())))
 
 
 def test_a_tail_agrees_with_the_dense_gaussian() -> None:
