@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 from deepssm.base import Series, StateSpaceModel
 from deepssm.data.polyphonic import Polyphonic, pad, polyphonic
+from deepssm.feedback import with_past
 from deepssm.inference import (
     SVI,
     GateCombiner,
@@ -63,6 +64,7 @@ class Recipe:
         averaging: See `SVI`.
         dropout: Share of the emission's hidden units left out while training.
         deafness: Share of the notes the guide does not hear while training.
+        feedback: Which part of the model reads the last chord: another class of models.
     """
 
     state: int = 32
@@ -79,6 +81,7 @@ class Recipe:
     averaging: float = 0.999
     dropout: float = 0.0
     deafness: float = 0.0
+    feedback: Literal["none", "both"] = "none"
 
 
 PLAIN = Recipe()
@@ -106,6 +109,7 @@ RECIPES = {
         WIDE, state=100, learning_rate=2e-3, l2=8e-5, kl_start=0.05, warmup=4000
     ),
     "plain": PLAIN,
+    "plain, last chord read": replace(PLAIN, feedback="both"),
     "dropout": replace(PLAIN, l2=3e-4, dropout=0.1, deafness=0.1),
     "narrow": replace(
         PLAIN, transition=64, encoder=100, kl_start=0.05, warmup=2500, dropout=0.05, deafness=0.1
@@ -161,12 +165,12 @@ class DeafReader(Reader):
 
 def build(recipe: Recipe) -> tuple[DeepMarkov, SmoothingGuide]:
     """Return the untrained model and its guide, ST-R."""
-    n = recipe.state
-    emission = BernoulliEmission(n, KEYS, hidden=recipe.emission)
+    n, past = recipe.state, 2 * KEYS if recipe.feedback == "both" else 0
+    emission = BernoulliEmission(n, KEYS, past, recipe.emission)
     for place in (4, 2):  # behind the second hidden layer, then behind the first
         cast("nn.Sequential", emission.logits).insert(place, nn.Dropout(recipe.dropout))
-    transition = GatedTransition(n, hidden=recipe.transition)
-    model = DeepMarkov(KEYS, n, transition=transition, emission=emission)
+    transition = GatedTransition(n, past, recipe.transition)
+    model = DeepMarkov(KEYS, n, transition=transition, emission=emission, feedback=recipe.feedback)
     reader = DeafReader(KEYS, recipe.deafness)
     guide = SmoothingGuide(
         KEYS,
@@ -178,6 +182,12 @@ def build(recipe: Recipe) -> tuple[DeepMarkov, SmoothingGuide]:
     return model, guide
 
 
+def series_of(model: DeepMarkov, pieces: list[Tensor]) -> Series:
+    """Return padded pieces, and the chords that the model reads."""
+    y = pad(pieces).y
+    return Series(y, with_past(model, y, None))
+
+
 def minus_bound(
     model: DeepMarkov, guide: SmoothingGuide, pieces: list[Tensor], samples: int
 ) -> float:
@@ -185,7 +195,7 @@ def minus_bound(
     total, pieces = 0.0, sorted(pieces, key=len)
     with torch.no_grad(), seeded(torch.Generator().manual_seed(1)):
         for start in range(0, len(pieces), BATCH):
-            series = Series(pad(pieces[start : start + BATCH]).y)
+            series = series_of(model, pieces[start : start + BATCH])
             parts = bound(model, guide, series, samples)
             total -= float((parts.reconstruction - parts.divergence).sum()) / samples
     return total / sum(map(len, pieces))
@@ -198,7 +208,7 @@ def minus_likelihood(
     total, pieces = 0.0, sorted(pieces, key=len)
     with torch.no_grad(), seeded(torch.Generator().manual_seed(2)):
         for start in range(0, len(pieces), BATCH):
-            series = Series(pad(pieces[start : start + BATCH]).y)
+            series = series_of(model, pieces[start : start + BATCH])
             total -= float(importance_log_likelihood(model, guide, series, samples, 10).sum())
     return total / sum(map(len, pieces))
 
@@ -233,13 +243,13 @@ def train(
         objective=Regularized(recipe.l2),
         averaging=recipe.averaging,
         report_every=max(epochs // 60, 1) * updates,
-        validation=Series(pad(data.valid).y),
+        validation=series_of(model, data.valid),
         folder=folder,
         checkpoint_every=50 * updates,
         resume=True,
         callbacks=(show,),
     )
-    learned = method.fit(model, Series(pad(data.train).y), progress=False)
+    learned = method.fit(model, series_of(model, data.train), progress=False)
     print(*learned.warnings, sep="\n", end="\n" if learned.warnings else "")
     return model, guide
 
