@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, cast
@@ -192,24 +192,33 @@ def minus_bound(
     model: DeepMarkov, guide: SmoothingGuide, pieces: list[Tensor], samples: int
 ) -> float:
     """Return minus the bound in nats per step, with fixed noise."""
-    total, pieces = 0.0, sorted(pieces, key=len)
-    with torch.no_grad(), seeded(torch.Generator().manual_seed(1)):
-        for start in range(0, len(pieces), BATCH):
-            series = series_of(model, pieces[start : start + BATCH])
-            parts = bound(model, guide, series, samples)
-            total -= float((parts.reconstruction - parts.divergence).sum()) / samples
-    return total / sum(map(len, pieces))
+
+    def score(series: Series) -> float:
+        parts = bound(model, guide, series, samples)
+        return float((parts.reconstruction - parts.divergence).sum()) / samples
+
+    return minus_per_step(model, pieces, 1, score)
 
 
 def minus_likelihood(
     model: DeepMarkov, guide: SmoothingGuide, pieces: list[Tensor], samples: int
 ) -> float:
     """Return minus the importance-sampled log-likelihood in nats per step, with fixed noise."""
+
+    def score(series: Series) -> float:
+        return float(importance_log_likelihood(model, guide, series, samples, 10).sum())
+
+    return minus_per_step(model, pieces, 2, score)
+
+
+def minus_per_step(
+    model: DeepMarkov, pieces: list[Tensor], seed: int, score: Callable[[Series], float]
+) -> float:
+    """Return minus the sum of a score over batches of pieces of like length, per step."""
     total, pieces = 0.0, sorted(pieces, key=len)
-    with torch.no_grad(), seeded(torch.Generator().manual_seed(2)):
+    with torch.no_grad(), seeded(torch.Generator().manual_seed(seed)):
         for start in range(0, len(pieces), BATCH):
-            series = series_of(model, pieces[start : start + BATCH])
-            total -= float(importance_log_likelihood(model, guide, series, samples, 10).sum())
+            total -= score(series_of(model, pieces[start : start + BATCH]))
     return total / sum(map(len, pieces))
 
 

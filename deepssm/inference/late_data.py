@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .online import OnlineFilter
+from .online import Around, OnlineFilter
 from .online_state import Reading
 
 
@@ -22,7 +22,7 @@ class _Step:
     readings: list[tuple[Tensor, Tensor | None]] = field(default_factory=list)
 
 
-class BufferedFilter:
+class BufferedFilter(Around):
     """A running filter that takes in a reading up to `size` steps late, exactly.
 
     It keeps the states before the last `size + 1` steps' readings. A late reading is put in its
@@ -34,23 +34,9 @@ class BufferedFilter:
     """
 
     def __init__(self, inner: OnlineFilter, size: int) -> None:
-        self.inner, self.size = inner, size
+        super().__init__(inner)
+        self.size = size
         self._steps = deque([_Step(inner.state_dict())], maxlen=size + 1)
-
-    @property
-    def mean(self) -> Tensor:
-        """Mean of the current state, `(state,)`."""
-        return self.inner.mean
-
-    @property
-    def cov(self) -> Tensor:
-        """Covariance of the current state, `(state, state)`."""
-        return self.inner.cov
-
-    @property
-    def log_likelihood(self) -> float:
-        """Log-density of all readings so far, in nats."""
-        return self.inner.log_likelihood
 
     def predict(self, dt: float | None = None, u: Reading | None = None) -> None:
         """Move the state one step; `dt` and `u` are those of the arriving step."""

@@ -50,6 +50,32 @@ class OnlineFilter(Protocol):
         ...
 
 
+class Around:
+    """What a running filter put around another passes on: its state, and its likelihood.
+
+    Args:
+        inner: The other, at its start.
+    """
+
+    def __init__(self, inner: OnlineFilter) -> None:
+        self.inner = inner
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean of the current state, `(state,)`."""
+        return self.inner.mean
+
+    @property
+    def cov(self) -> Tensor:
+        """Covariance of the current state, `(state, state)`."""
+        return self.inner.cov
+
+    @property
+    def log_likelihood(self) -> float:
+        """Sum of the log-densities of the readings so far, in nats."""
+        return self.inner.log_likelihood
+
+
 @runtime_checkable
 class OnlineMethod(Protocol):
     """A method that can run one step at a time."""

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from ..base import StateSpaceModel
-from .online import OnlineFilter
+from .online import Around, OnlineFilter
 from .online_state import Reading, as_numbers
 
 
-class RememberingFilter:
+class RememberingFilter(Around):
     """Another running filter whose inputs get the last reading put behind them.
 
     Args:
@@ -19,25 +19,11 @@ class RememberingFilter:
     """
 
     def __init__(self, inner: OnlineFilter, model: StateSpaceModel) -> None:
-        self.inner, self.model = inner, model
+        super().__init__(inner)
+        self.model = model
         self._before = torch.zeros(2 * model.obs_dim, dtype=model.dtype, device=model.device)
         self._now = self._before.clone()
         self._input: Reading | None = None
-
-    @property
-    def mean(self) -> Tensor:
-        """Mean of the current state, `(state,)`."""
-        return self.inner.mean
-
-    @property
-    def cov(self) -> Tensor:
-        """Covariance of the current state, `(state, state)`."""
-        return self.inner.cov
-
-    @property
-    def log_likelihood(self) -> float:
-        """Sum of the log-densities of the readings so far, in nats."""
-        return self.inner.log_likelihood
 
     def predict(self, dt: float | None = None, u: Reading | None = None) -> None:
         """Move the state one step; `dt` and `u`, `(input,)`, are those of the arriving step."""
