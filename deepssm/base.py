@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 import torch
 from pyro.nn import PyroModule
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, constraints
 
 if TYPE_CHECKING:
     from .results import Filtered, Forecast, Learned, Smoothed
@@ -152,6 +152,22 @@ class StateSpaceModel(PyroModule):
             if tensor.is_floating_point():
                 return tensor
         return torch.empty(0)
+
+
+class Readable(NamedTuple):
+    """A parameter as a person reads it, such as the probabilities that logits hold.
+
+    Attributes:
+        name: What it is called in summaries and among standard errors.
+        value: The numbers, differentiable.
+        support: Where each number lives: the real line, above zero, or between 0 and 1.
+        count: How many of the numbers are free; all of them if `None`.
+    """
+
+    name: str
+    value: Tensor
+    support: constraints.Constraint = constraints.real
+    count: int | None = None
 
 
 @runtime_checkable

@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributions import constraints
 
-from .base import LinearGaussianModel, Series, StateSpaceModel
+from .base import LinearGaussianModel, Readable, Series, StateSpaceModel
 from .checks import Labels
-from .inference.likelihood_objective import free_parameters
+from .inference.likelihood_objective import free_parameters, readable_parameters
 from .results import Learned
 
-_WIDTH, _MOST_ENTRIES, _MOST_CHANNELS, _MOST_UNUSUAL = 78, 16, 4, 4
+_WIDTH, _LABEL, _MOST_ENTRIES, _MOST_CHANNELS, _MOST_UNUSUAL = 78, 34, 16, 4, 4
 # Beyond this many numbers, one covariance a step, disturbances are not worth a summary's time.
 _LARGEST = 1_000_000
 
@@ -25,7 +26,8 @@ def summary_text(
 ) -> str:
     """Return parameters, standard errors, criteria and residual tests as a table of text.
 
-    Intervals of positive parameters are symmetric in their logarithm, others in the parameter.
+    Intervals of positive parameters are symmetric in their logarithm, those of probabilities in
+    their logit, others in the parameter. Weights of networks are counted, not listed.
     States that never change, such as the effect of a regressor, are listed like parameters; the
     largest auxiliary residuals say where to look for outliers and breaks.
 
@@ -95,47 +97,59 @@ def _parameters(model: StateSpaceModel, learned: Learned) -> str:
     free = free_parameters(model)
     if not free:
         return "No free parameters."
-    read: Any = getattr(model, "readable", dict)
-    readable: dict[str, tuple[str, Tensor]] = read()
-    width = min(34, max(len(f.name) for f in free) + 8)
+    shown, parts = readable_parameters(model), []
+    for one in free:
+        support = constraints.positive if one.positive else constraints.real
+        held = Readable(one.name, one.constrained(one.tensor), support)
+        parts.append(shown.get(one.name, held))
+    width = min(_LABEL, max(len(part.name) for part in parts) + 8)
     lines = [
         f"{'':<{width}}{'estimate':>11}{'std err':>11}{'[0.025':>11}{'0.975]':>11}",
         "-" * _WIDTH,
     ]
-    for parameter in free:
-        if parameter.name in readable:
-            # Errors are those of the logits, which say little about probabilities.
-            lines += _rows(*readable[parameter.name], None, width)
-            continue
-        value = parameter.constrained(parameter.tensor)
-        errors = learned.standard_errors.get(parameter.name)
-        lines += _rows(parameter.name, value, errors, width, positive=parameter.positive)
+    for part in parts:
+        lines += _rows(part, learned.standard_errors.get(part.name), width)
     return "\n".join(lines)
 
 
-def _rows(
-    name: str, tensor: Tensor, errors: Tensor | None, width: int, *, positive: bool = False
-) -> list[str]:
-    value = tensor.detach().double().cpu()
-    if value.numel() > _MOST_ENTRIES:
+def _rows(part: Readable, errors: Tensor | None, width: int) -> list[str]:
+    value = part.value.detach().double().cpu()
+    weights = errors is None and part.name.rpartition(".")[2] in ("weight", "bias")
+    if value.numel() > (1 if weights else _MOST_ENTRIES):
         shape = " x ".join(str(size) for size in value.shape)
-        return [f"{textwrap.shorten(name, width):<{width}}{shape + ' values':>22}"]
+        return _line(part.name, f"{shape + ' values':>22}", width)
     flat = torch.full_like(value, torch.nan) if errors is None else errors.double().cpu()
     rows = []
     for i, index in enumerate(itertools.product(*map(range, value.shape))):
         label = f"[{', '.join(map(str, index))}]" if index else ""
         estimate, error = value.reshape(-1)[i].item(), flat.reshape(-1)[i].item()
-        low, high = _interval(estimate, error, positive)
+        low, high = _interval(estimate, error, part.support)
         numbers = "".join(f"{_number(x):>11}" for x in (estimate, error, low, high))
-        rows.append(f"{(name + label)[-width + 1 :]:<{width}}{numbers}")
+        rows += _line(part.name + label, numbers, width)
     return rows
 
 
-def _interval(estimate: float, error: float, positive: bool) -> tuple[float, float]:
-    if positive and estimate > 0:
-        ratio = math.exp(min(1.959964 * error / estimate, 700.0)) if error == error else error
+def _line(label: str, numbers: str, width: int = _LABEL) -> list[str]:
+    """Return a row of a table; a label too long for its column stands on a line of its own."""
+    if len(label) < width:
+        return [f"{label:<{width}}{numbers}"]
+    return [*textwrap.wrap(label, _WIDTH, break_on_hyphens=False), " " * width + numbers]
+
+
+def _interval(
+    estimate: float, error: float, support: constraints.Constraint
+) -> tuple[float, float]:
+    if error != error:
+        return error, error
+    reach = 1.959964 * error
+    if support is constraints.positive and estimate > 0:
+        ratio = math.exp(min(reach / estimate, 700.0))
         return estimate / ratio, estimate * ratio
-    return estimate - 1.959964 * error, estimate + 1.959964 * error
+    if support is constraints.unit_interval and 0 < estimate < 1:
+        other = 1 - estimate
+        ratio = math.exp(min(reach / (estimate * other), 700.0))
+        return estimate / (estimate + other * ratio), estimate / (estimate + other / ratio)
+    return estimate - reach, estimate + reach
 
 
 def _number(x: float) -> str:
@@ -165,9 +179,9 @@ def _constant_states(model: StateSpaceModel, learned: Learned, series: Series) -
     lines.append("-" * _WIDTH)
     for i in stays.nonzero().flatten().tolist():
         mean, error = last.mean[-1, i].item(), last.cov[-1, i, i].sqrt().item()
-        low, high = _interval(mean, error, positive=False)
+        low, high = _interval(mean, error, constraints.real)
         numbers = "".join(f"{_number(x):>11}" for x in (mean, error, low, high))
-        lines.append(f"{model.state_names[i][-33:]:<34}{numbers}")  # type: ignore[attr-defined]
+        lines += _line(model.state_names[i], numbers)  # type: ignore[attr-defined]
     return "\n".join(lines)
 
 
@@ -181,7 +195,7 @@ def _unusual_lines(model: StateSpaceModel, series: Series, labels: Labels) -> st
     unusual = found.unusual(3.0).head(_MOST_UNUSUAL)
     lines = [f"{'Largest auxiliary residuals':<34}{'sd':>11}", "-" * _WIDTH]
     for (when, name), residual in unusual.items():  # type: ignore[misc]
-        lines.append(f"{f'{name}, {_moment(when)}'[-33:]:<34}{residual:>11.2f}")
+        lines += _line(f"{name}, {_moment(when)}", f"{residual:>11.2f}")
     return "\n".join(lines) if len(unusual) else ""
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
@@ -64,7 +66,11 @@ def imputed(
     if positive("num_samples", num_samples) < 2:
         raise ValueError(f"`num_samples` must be at least 2 for a spread, got {num_samples}.")
     with torch.no_grad():
-        draws = _complete(model, series, method, num_samples, generator)[1]
+
+        def draw(inference: InferenceMethod, count: int) -> tuple[Tensor, Tensor]:
+            return _complete(model, series, inference, count, generator)
+
+        draws = _mixed(method, draw, num_samples)[1]
         seen = ~torch.isnan(series.y)
         sd = torch.where(seen, torch.zeros_like(draws[0]), draws.std(0))
         return Imputed(torch.where(seen, series.y, draws.mean(0)), sd, draws)
@@ -126,9 +132,26 @@ def run_again(
     """
     other = series._replace(u=_other_inputs(model, series, u_instead))
     with torch.no_grad():
-        z, y = _complete(model, series, method, num_samples, generator)
-        with seeded(generator):
-            return _rerun(model, series, other, z, y)
+
+        def draw(inference: InferenceMethod, count: int) -> tuple[Tensor, ...]:
+            z, y = _complete(model, series, inference, count, generator)
+            with seeded(generator):
+                return _rerun(model, series, other, z, y)
+
+        return Simulated(*_mixed(method, draw, num_samples))
+
+
+def _mixed(
+    method: InferenceMethod,
+    draw: Callable[[InferenceMethod, int], tuple[Tensor, ...]],
+    num_samples: int,
+) -> tuple[Tensor, ...]:
+    """Draw, readings too under the parameters their states were drawn with, if those vary."""
+    from .inference.parameter_average import ParameterAverage
+
+    if isinstance(method, ParameterAverage):
+        return method.mixed(lambda count: draw(method.inference, count), num_samples)
+    return draw(method, num_samples)
 
 
 def _other_inputs(model: StateSpaceModel, series: Series, u_instead: Data) -> Tensor | None:

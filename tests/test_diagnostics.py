@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.distributions import constraints
 
 import deepssm as ds
-from deepssm.base import Series
+from deepssm.base import Readable, Series
 from deepssm.diagnostics import (
     autocorrelation,
     plot_disturbances,
@@ -17,6 +18,7 @@ from deepssm.diagnostics import (
     residuals,
 )
 from deepssm.diagnostics import summary_text as summary
+from deepssm.diagnostics_summary import _interval, _rows
 from deepssm.inference.kalman import Kalman
 from deepssm.inference.maximum_likelihood import MaximumLikelihood
 from deepssm.models import LinearGaussian, LocalLevel, LocalLinearTrend
@@ -191,3 +193,33 @@ def test_summary_lists_constant_states_and_what_is_unusual() -> None:
     assert float(effect[1]) == pytest.approx(-mean, abs=1e-3) and -247.9 < -mean < -247.7
     assert "nile, 1913-01-01                        -3.11" in text
     assert "level.level" not in text.split("Constant states")[0]
+
+
+def test_summary_keeps_long_names_whole_and_its_columns_aligned() -> None:
+    """Names that differ at their beginnings only, and one longer than a row."""
+    names = ["first_of_two_very_long_names_of_columns", "second_of_two_very_long_names_of_columns"]
+    names = [f"{name}.variance" for name in names] + ["x" * 90]
+    rows = [Readable(name, torch.tensor([0.25, 4.0]), constraints.positive) for name in names]
+    text = [_rows(row, torch.tensor([0.1, 1.0]), 34) for row in rows]
+    for name, lines in zip(names, text, strict=True):
+        assert "".join(lines).replace(" ", "").startswith(f"{name}[0]0.2500")
+        numbers = [line for line in lines if "0.2500" in line or "4.0000" in line]
+        assert len(numbers) == 2 and max(map(len, lines)) <= 78
+        assert {len(line) for line in numbers} == {78}
+
+
+def test_summary_counts_the_weights_of_networks() -> None:
+    model = ds.models.DeepMarkov(1, 2, hidden=3)
+    learned = ds.fit(
+        model, np.arange(12.0), method=ds.inference.SVI(steps=1), progress=False
+    ).learned
+    text = summary(model, learned, Series(torch.zeros(12, 1)))
+    assert "transition_net.layer.weight" in text and "3 x 2 values" in text
+    assert "layer.weight[" not in text and "emission_net.raw_scale[0]" in text
+
+
+def test_intervals_of_probabilities_stay_between_0_and_1() -> None:
+    low, high = _interval(0.02, 0.015, constraints.unit_interval)
+    logits = torch.logit(torch.tensor([low, 0.02, high], dtype=torch.float64))
+    reach = 1.959964 * 0.015 / (0.02 * 0.98)
+    assert logits.diff().tolist() == pytest.approx([reach, reach])

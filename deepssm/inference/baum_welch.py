@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -12,6 +13,9 @@ from torch import Tensor
 from ..base import Series, StateSpaceModel
 from ..results import Learned
 from .hidden_markov import ForwardBackward
+from .likelihood_curvature import hessian
+from .likelihood_objective import Objective, free_count
+from .readable_errors import readable_errors
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,7 @@ class BaumWelch:
             if `keep_start`, the others draw new clusters.
         keep_start: Begin from the model's present parameters instead of its initialisation.
         forward_backward: The expectation step.
+        curvature_limit: Up to this many parameters, take standard errors from the Hessian.
 
     Source: Baum, Petrie, Soules & Weiss (1970); Rabiner (1989), section III.C; Bengio & Frasconi
         (1995) for inputs.
@@ -38,6 +43,7 @@ class BaumWelch:
     starts: int = 1
     keep_start: bool = False
     forward_backward: ForwardBackward = ForwardBackward()
+    curvature_limit: int = 60
 
     def fit(
         self,
@@ -76,7 +82,9 @@ class BaumWelch:
                 "readings that no state emits, or for states that fixed zeros never let follow."
             )
         model.load_state_dict(best_state)
-        return Learned(self.forward_backward, best, history, {}, *self._report(model, totals))
+        report, warnings = self._report(model, series, totals)
+        errors = self._errors(model, series)
+        return Learned(self.forward_backward, best, history, errors, report, warnings)
 
     def _climb(self, model: StateSpaceModel, series: Series) -> list[float]:
         trace: list[float] = []
@@ -89,10 +97,20 @@ class BaumWelch:
             cast(Any, model).maximize(series, first, chain.pairs, chain.smoothed)
         return trace
 
+    def _errors(self, model: StateSpaceModel, series: Series) -> dict[str, Tensor]:
+        objective = Objective(model, series, self.forward_backward)
+        at = objective.vector()
+        if not 0 < len(at) <= self.curvature_limit:
+            return {}
+        objective.gradient(at)
+        curvature = hessian(objective, at)
+        objective.best = at, objective.best[1]
+        return readable_errors(objective, curvature, [])
+
     def _report(
-        self, model: StateSpaceModel, totals: list[float]
+        self, model: StateSpaceModel, series: Series, totals: list[float]
     ) -> tuple[dict[str, float], list[str]]:
-        count = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        size, seen = free_count(model), int((~series.y.isnan()).sum())
         best = max(totals)
         near = sum(best - total < 1e-6 * abs(best) for total in totals)
         warnings = []
@@ -101,7 +119,14 @@ class BaumWelch:
                 f"Only one of {self.starts} starts reached the best log-likelihood {best:.6g}: "
                 "there may be a better optimum; raise `starts`."
             )
-        return {"num_parameters": float(count), "starts_at_best": float(near)}, warnings
+        return {
+            "log_likelihood": best,
+            "aic": 2 * size - 2 * best,
+            "bic": math.log(max(seen, 1)) * size - 2 * best,
+            "num_parameters": float(size),
+            "num_observations": float(seen),
+            "starts_at_best": float(near),
+        }, warnings
 
 
 def _begin(model: StateSpaceModel, series: Series, generator: torch.Generator) -> None:

@@ -265,7 +265,10 @@ def _draw(logits: Tensor, generator: torch.Generator | None) -> Tensor:
 
 
 def _spread(p: Tensor) -> Tensor:
-    return torch.diag_embed(p) - p[..., :, None] * p[..., None, :]
+    # A variance is `p_i` times the sum of the others: `p_i - p_i^2` may round to below zero.
+    between = p[..., :, None] * p[..., None, :]
+    between = between - torch.diag_embed(between.diagonal(dim1=-2, dim2=-1))
+    return torch.diag_embed(between.sum(-1)) - between
 
 
 def _impossible(chain: Chain) -> Tensor:

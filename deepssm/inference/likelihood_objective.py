@@ -13,7 +13,7 @@ from pyro.nn import PyroModule, PyroParam
 from torch import Tensor
 from torch.distributions import constraints, transform_to
 
-from ..base import InferenceMethod, Series, StateSpaceModel
+from ..base import InferenceMethod, Readable, Series, StateSpaceModel
 
 Vector = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -76,6 +76,23 @@ def free_parameters(model: StateSpaceModel) -> list[Free]:
         for name, p in model.named_parameters()
         if p.requires_grad
     ]
+
+
+def readable_parameters(model: StateSpaceModel) -> dict[str, Readable]:
+    """Return what a model shows in the place of parameters, by the names of those."""
+    read: Any = getattr(model, "readable", dict)
+    return read()
+
+
+def free_count(model: StateSpaceModel) -> int:
+    """Return how many numbers are learnt: not those that constraints or conventions tie down."""
+    shown = readable_parameters(model)
+    counts = [
+        shown[free.name].count if free.name in shown else int(free.active().sum())
+        for free in free_parameters(model)
+    ]
+    sizes = [free.tensor.numel() for free in free_parameters(model)]
+    return sum(s if c is None else c for c, s in zip(counts, sizes, strict=True))
 
 
 def priors_of(model: StateSpaceModel) -> list[Prior]:

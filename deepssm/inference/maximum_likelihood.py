@@ -18,9 +18,16 @@ from .likelihood_curvature import (
     outer_products,
     standard_errors,
 )
-from .likelihood_objective import Objective, Vector, replace_priors
+from .likelihood_objective import (
+    Objective,
+    Vector,
+    free_count,
+    readable_parameters,
+    replace_priors,
+)
 from .likelihood_series import separable
 from .maximum_likelihood_series import Errors, fit_each
+from .readable_errors import readable_errors, unknown
 
 
 @dataclass(frozen=True)
@@ -89,10 +96,10 @@ class MaximumLikelihood:
                 f"No standard errors: {len(at)} parameters exceed `curvature_limit` = "
                 f"{self.curvature_limit}."
             )
-        elif errors and not stuck and any(bool(e.isnan().any()) for e in errors.values()):
+        elif errors and not stuck and unknown(objective, errors):
             warnings.append(
-                "No standard errors: the Hessian is not positive definite, so the data do not "
-                "identify all parameters. Fix or drop some."
+                "No standard errors for some parameters: the Hessian is not positive definite "
+                "there, so the data do not identify them. Fix or drop some."
             )
         value = diagnostics["log_likelihood"] + diagnostics.get("log_prior", 0.0)
         return Learned(inference, value, history, errors, diagnostics, warnings)
@@ -100,12 +107,13 @@ class MaximumLikelihood:
     def _errors(
         self, objective: Objective, curvature: Matrix, stuck: list[tuple[str, int, str]]
     ) -> dict[str, Tensor]:
+        find = readable_errors if readable_parameters(objective.model) else standard_errors
         if self.errors == "hessian":
-            return standard_errors(objective, curvature, stuck)
+            return find(objective, curvature, stuck)
         scores = outer_products(objective, objective.best[0])
         if self.errors == "opg":
-            return standard_errors(objective, scores, stuck)
-        return standard_errors(objective, curvature, stuck, scores)
+            return find(objective, scores, stuck)
+        return find(objective, curvature, stuck, scores)
 
     def _climb(
         self, objective: Objective, progress: bool, generator: torch.Generator | None
@@ -177,7 +185,7 @@ def _diagnostics(objective: Objective, norm: float, iterations: int) -> dict[str
     with torch.no_grad():
         log_likelihood = objective.log_likelihood().item()
         log_prior = objective.log_prior().item()
-    size, count = int(objective.active().sum()), objective.count
+    size, count = free_count(objective.model), objective.count
     diagnostics = {
         "log_likelihood": log_likelihood,
         "aic": 2 * size - 2 * log_likelihood,

@@ -72,12 +72,23 @@ class ParameterAverage:
     ) -> Tensor:
         """Draw paths, the parameters differing between them."""
 
-        def draw() -> Tensor:
-            each = -(-num_samples // self._used())
-            return self.inference.sample_posterior(model, series, each, generator)
+        def draw(count: int) -> tuple[Tensor, ...]:
+            return (self.inference.sample_posterior(model, series, count, generator),)
 
-        paths = torch.stack(self._each(draw), 1)
-        return paths.flatten(0, 1)[:num_samples]
+        return self.mixed(draw, num_samples)[0]
+
+    def mixed(
+        self, draw: Callable[[int], tuple[Tensor, ...]], num_samples: int
+    ) -> tuple[Tensor, ...]:
+        """Call `draw(count)` under each draw of the parameters and take turns in the results.
+
+        Args:
+            draw: Returns tensors with `count` samples along their first axis.
+            num_samples: Samples of the mixture.
+        """
+        count = -(-num_samples // self._used())
+        parts = zip(*self._each(lambda: draw(count)), strict=True)
+        return tuple(torch.stack(part, 1).flatten(0, 1)[:num_samples] for part in parts)
 
     def forecast(
         self,

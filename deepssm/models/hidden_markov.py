@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, OneHotCategorical
 
-from ..base import Series, StateSpaceModel
-from .state_emissions import StateEmission
+from ..base import Readable, Series, StateSpaceModel
+from .state_emissions import StateEmission, shares
 
 TransitionProbabilities = Callable[[Tensor | None, Tensor | None], Tensor]
 
@@ -136,17 +136,24 @@ class HiddenMarkov(StateSpaceModel):
         """
         return self.family.law_after(z, past, u)
 
-    def readable(self) -> dict[str, tuple[str, Tensor]]:
-        """Return probabilities and emissions as a person reads them, by what holds them."""
+    def readable(self) -> dict[str, Readable]:
+        """Return probabilities and emissions as a person reads them, by what holds them.
+
+        Weights of inputs are shown less their mean over the arriving states, which says nothing.
+        """
         found = {
-            f"family.{key}": (f"emission.{name}", value)
-            for key, (name, value) in self.family.readable().items()
+            f"family.{key}": part._replace(name=f"emission.{part.name}")
+            for key, part in self.family.readable().items()
         }
-        found["initial_logits"] = ("initial", self.log_initial().exp())
+        found["initial_logits"] = shares("initial", self.initial_logits)
         if self.transition_function is None:
-            at_zero = "" if self.transition_weight is None else " at u = 0"
-            rows = torch.softmax(self.transition_logits, -1)
-            found["transition_logits"] = (f"transition{at_zero}", rows)
+            weight = self.transition_weight
+            at_zero = "" if weight is None else " at u = 0"
+            found["transition_logits"] = shares(f"transition{at_zero}", self.transition_logits)
+            if weight is not None:
+                free = weight.numel() - weight[:, 0].numel()
+                centred = weight - weight.mean(1, keepdim=True)
+                found["transition_weight"] = Readable("transition weight", centred, count=free)
         return found
 
     @property

@@ -19,6 +19,8 @@ from torch.distributions import (
 )
 from torch.nn import functional
 
+from ..base import Readable
+
 
 class StateEmission(nn.Module):
     """The family of `p(y | z = k, u)`.
@@ -62,7 +64,7 @@ class StateEmission(nn.Module):
             ValueError: A reading lies outside the support of the family.
         """
 
-    def readable(self) -> dict[str, tuple[str, Tensor]]:
+    def readable(self) -> dict[str, Readable]:
         """Return parameters in units of the data, with a name, by the name of what holds them."""
         return {}
 
@@ -109,9 +111,9 @@ class PoissonStates(StateEmission):
         """Refuse what is no count."""
         _require_whole(y, torch.inf, "counts 0, 1, 2 ... or NaN, as `PoissonStates` emits them")
 
-    def readable(self) -> dict[str, tuple[str, Tensor]]:
+    def readable(self) -> dict[str, Readable]:
         """Return the rates."""
-        return {"log_rate": ("rate", self.log_rate.exp())}
+        return {"log_rate": Readable("rate", self.log_rate.exp(), constraints.positive)}
 
     def law(self, z: Tensor, u: Tensor | None = None) -> Distribution:
         """Return independent Poisson counts."""
@@ -147,9 +149,10 @@ class BernoulliStates(StateEmission):
         """Refuse what is neither 0 nor 1."""
         _require_whole(y, 1, "0, 1 or NaN, as `BernoulliStates` emits them")
 
-    def readable(self) -> dict[str, tuple[str, Tensor]]:
+    def readable(self) -> dict[str, Readable]:
         """Return the probabilities of a one."""
-        return {"logits": ("probability", torch.sigmoid(self.logits))}
+        value = torch.sigmoid(self.logits)
+        return {"logits": Readable("probability", value, constraints.unit_interval)}
 
     def law(self, z: Tensor, u: Tensor | None = None) -> Distribution:
         """Return independent binary readings."""
@@ -191,9 +194,9 @@ class CategoricalStates(StateEmission):
         last = self.categories - 1
         _require_whole(y, last, f"symbols 0 ... {last} or NaN: `CategoricalStates` has no other")
 
-    def readable(self) -> dict[str, tuple[str, Tensor]]:
+    def readable(self) -> dict[str, Readable]:
         """Return the probabilities of the symbols."""
-        return {"logits": ("probability", torch.softmax(self.logits, -1))}
+        return {"logits": shares("probability", self.logits)}
 
     def law(self, z: Tensor, u: Tensor | None = None) -> Distribution:
         """Return a law of numbers `0 ... categories - 1`, event shape `(1,)`."""
@@ -257,6 +260,13 @@ class SymbolLaw(Distribution):
     def _values(self) -> Tensor:
         probs = self.base.probs
         return torch.arange(probs.shape[-1], dtype=probs.dtype, device=probs.device)
+
+
+def shares(name: str, logits: Tensor) -> Readable:
+    """Return probabilities that sum to one over the last axis, as they are read."""
+    rows = logits[..., 0].numel()
+    probs = torch.softmax(logits, -1)
+    return Readable(name, probs, constraints.unit_interval, logits.numel() - rows)
 
 
 def weighted_mean(y: Tensor, weights: Tensor) -> Tensor:

@@ -14,11 +14,13 @@ from torch.distributions import (
     MixtureSameFamily,
     MultivariateNormal,
     Normal,
+    constraints,
 )
 from torch.nn import functional
 
+from ..base import Readable
 from ..gaussian import psd_factor
-from .state_emissions import StateEmission, clusters, weighted_mean
+from .state_emissions import StateEmission, clusters, shares, weighted_mean
 
 Covariance = Literal["full", "diagonal", "tied"]
 
@@ -86,16 +88,18 @@ class RegressionStates(StateEmission):
         terms = terms - 0.5 * math.log(2 * math.pi) * seen.sum(-1, keepdim=True).to(y.dtype)
         return torch.where(seen.any(-1)[..., None], terms, 0.0)
 
-    def readable(self) -> dict[str, tuple[str, Tensor]]:
+    def readable(self) -> dict[str, Readable]:
         """Return means (or coefficients) and standard deviations (or covariances)."""
         alone = self.coefficients.shape[-1] == 1
-        centre = ("mean", self.coefficients[..., 0]) if alone else None
+        centre = Readable("mean", self.coefficients[..., 0]) if alone else None
         factor = self.scale_tril[: len(self.raw_scale)]
-        diagonal = self.covariance == "diagonal"
-        spread = factor.diagonal(dim1=-2, dim2=-1) if diagonal else factor @ factor.mT
+        spread = Readable("sd", factor.diagonal(dim1=-2, dim2=-1), constraints.positive)
+        if self.covariance != "diagonal":
+            free = len(factor) * self.obs_dim * (self.obs_dim + 1) // 2
+            spread = Readable("cov", factor @ factor.mT, count=free)
         return {
-            "coefficients": centre or ("coefficient", self.coefficients),
-            "raw_scale": ("sd" if diagonal else "cov", spread),
+            "coefficients": centre or Readable("coefficient", self.coefficients),
+            "raw_scale": spread,
         }
 
     def law(self, z: Tensor, u: Tensor | None = None) -> Distribution:
@@ -258,12 +262,12 @@ class MixtureStates(StateEmission):
             torch.isnan(y).all(-1)[..., None], 0.0, torch.logsumexp(self._terms(y), -1)
         )
 
-    def readable(self) -> dict[str, tuple[str, Tensor]]:
+    def readable(self) -> dict[str, Readable]:
         """Return weights, means and standard deviations."""
         return {
-            "logits": ("weight", torch.softmax(self.logits, -1)),
-            "mean": ("mean", self.mean),
-            "log_sd": ("sd", self.log_sd.exp()),
+            "logits": shares("weight", self.logits),
+            "mean": Readable("mean", self.mean),
+            "log_sd": Readable("sd", self.log_sd.exp(), constraints.positive),
         }
 
     def law(self, z: Tensor, u: Tensor | None = None) -> Distribution:

@@ -13,9 +13,11 @@ from ..base import (
     LinearConditional,
     LinearGaussianModel,
     LinearParameters,
+    Readable,
     StateSpaceModel,
 )
 from ..gaussian import mvn, psd_factor
+from .state_emissions import shares
 
 
 class SwitchingLinearGaussian(StateSpaceModel):
@@ -109,11 +111,11 @@ class SwitchingLinearGaussian(StateSpaceModel):
             )
         return LinearParameters(initial, *laws)
 
-    def readable(self) -> dict[str, tuple[str, Tensor]]:
+    def readable(self) -> dict[str, Readable]:
         """Return the probabilities of modes, by the names of what holds them."""
         return {
-            "initial_logits": ("initial", self.log_initial().exp()),
-            "transition_logits": ("transition", self.log_transition().exp()),
+            "initial_logits": shares("initial", self.initial_logits),
+            "transition_logits": shares("transition", self.transition_logits),
         }
 
     def initial(self) -> Distribution:

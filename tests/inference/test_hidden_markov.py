@@ -160,6 +160,16 @@ def test_scan_is_sequential_for_long_series_without_underflow() -> None:
         torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-10)
 
 
+def test_a_state_that_is_certain_has_no_variance_below_zero() -> None:
+    """`p - p^2` rounds to below zero where `p` is one and an ulp; what is left is `p (1 - p)`."""
+    model = HiddenMarkov(PoissonStates(2, rates=torch.tensor([[2.0], [9.0]]).double()))
+    y = torch.tensor([0.0, 30.0] * 40, dtype=torch.float64)
+    found = ds.smooth(model, y)
+    variance = found.cov.diagonal(dim1=-2, dim2=-1)
+    assert bool((variance >= 0).all()) and bool((found.mean > 1).any())
+    torch.testing.assert_close(variance[:, 0], found.mean.prod(-1), rtol=1e-12, atol=0)
+
+
 @pytest.mark.parametrize("method", BACKENDS)
 def test_batches_and_ragged_ends(method: ForwardBackward) -> None:
     model = gaussian_model(driven=True)

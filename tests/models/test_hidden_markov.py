@@ -95,8 +95,8 @@ def test_parameters_are_shown_in_the_units_of_the_data(
 ) -> None:
     held = dict(emission.named_parameters())
     shown = emission.readable()
-    assert set(shown) == set(held) and {name for name, _ in shown.values()} == names
-    assert all(value.shape[0] == held[key].shape[0] for key, (_, value) in shown.items())
+    assert set(shown) == set(held) and {part.name for part in shown.values()} == names
+    assert all(part.value.shape[0] == held[key].shape[0] for key, part in shown.items())
 
 
 def test_modes_that_switch_are_summarised_by_probabilities() -> None:
