@@ -2,12 +2,16 @@
 
 A recipe is trained on the training pieces; the weights kept are those with the best un-annealed
 bound on the validation pieces. Recipes are compared by their validation scores alone. `--test`
-scores the kept weights on the test pieces, once: minus the bound, and the importance-sampled
-likelihood with S = 2000, in nats per quarter note and never to be compared with one another.
+scores the kept weights on the test pieces, once: minus the bound, the importance-sampled
+likelihood with S = 2000, and that of a particle filter whose proposals are the guide's steps, in
+nats per quarter note and never to be compared with one another. With `--refine` the proposals
+are also optimised for each piece by itself, as its own three lines: the model, and so the
+likelihood that is estimated, is the same, but it is not the amortised guide of the papers.
 
 A run that was cut goes on from its last checkpoint when it is started again.
 
 Run: python benchmarks/chorales.py RECIPE [--epochs N] [--seed N] [--folder F] [--test]
+     [--refine STEPS]
 
 Source: Krishnan, Shalit, Sontag (2017), Structured inference networks, table 3: 6.926 and 6.388.
 """
@@ -31,10 +35,12 @@ from deepssm.feedback import with_past
 from deepssm.inference import (
     SVI,
     GateCombiner,
+    ParticleBound,
     RecurrentEncoder,
     SmoothingGuide,
     bound,
     importance_log_likelihood,
+    refine,
 )
 from deepssm.inference.bounds import Loss
 from deepssm.inference.guide_law import step_divergence
@@ -42,7 +48,7 @@ from deepssm.inference.reader import Reader
 from deepssm.models import BernoulliEmission, DeepMarkov, GatedTransition
 from deepssm.sequences import seeded
 
-KEYS, BATCH = 88, 20
+KEYS, BATCH, PATHS = 88, 20, 20
 
 
 @dataclass(frozen=True)
@@ -188,38 +194,85 @@ def series_of(model: DeepMarkov, pieces: list[Tensor]) -> Series:
     return Series(y, with_past(model, y, None))
 
 
+def batches(model: DeepMarkov, pieces: list[Tensor]) -> list[Series]:
+    """Return batches of pieces of like length."""
+    pieces = sorted(pieces, key=len)
+    starts = range(0, len(pieces), BATCH)
+    return [series_of(model, pieces[start : start + BATCH]) for start in starts]
+
+
+def refined(
+    model: DeepMarkov, guide: nn.Module, data: list[Series], steps: int, rate: float
+) -> list[nn.Module]:
+    """Return a guide for each batch, its answer optimised on the un-annealed bound."""
+    generator = torch.Generator().manual_seed(3)
+    return [
+        refine(model, guide, series, steps=steps, learning_rate=rate, generator=generator)
+        for series in data
+    ]
+
+
 def minus_bound(
-    model: DeepMarkov, guide: SmoothingGuide, pieces: list[Tensor], samples: int
+    model: DeepMarkov, guides: list[nn.Module], data: list[Series], samples: int
 ) -> float:
     """Return minus the bound in nats per step, with fixed noise."""
 
-    def score(series: Series) -> float:
+    def score(guide: nn.Module, series: Series) -> float:
         parts = bound(model, guide, series, samples)
         return float((parts.reconstruction - parts.divergence).sum()) / samples
 
-    return minus_per_step(model, pieces, 1, score)
+    return minus_per_step(guides, data, 1, score)
 
 
 def minus_likelihood(
-    model: DeepMarkov, guide: SmoothingGuide, pieces: list[Tensor], samples: int
+    model: DeepMarkov, guides: list[nn.Module], data: list[Series], samples: int
 ) -> float:
     """Return minus the importance-sampled log-likelihood in nats per step, with fixed noise."""
 
-    def score(series: Series) -> float:
+    def score(guide: nn.Module, series: Series) -> float:
         return float(importance_log_likelihood(model, guide, series, samples, 10).sum())
 
-    return minus_per_step(model, pieces, 2, score)
+    return minus_per_step(guides, data, 2, score)
+
+
+def minus_particles(
+    model: DeepMarkov, guides: list[nn.Module], data: list[Series], samples: int
+) -> float:
+    """Return minus a particle filter's log-likelihood in nats per step, with fixed noise."""
+
+    def score(guide: nn.Module, series: Series) -> float:
+        return float(ParticleBound(samples, lookahead=True)(model, guide).bound(series).sum())
+
+    return minus_per_step(guides, data, 4, score)
 
 
 def minus_per_step(
-    model: DeepMarkov, pieces: list[Tensor], seed: int, score: Callable[[Series], float]
+    guides: list[nn.Module],
+    data: list[Series],
+    seed: int,
+    score: Callable[[nn.Module, Series], float],
 ) -> float:
-    """Return minus the sum of a score over batches of pieces of like length, per step."""
-    total, pieces = 0.0, sorted(pieces, key=len)
+    """Return minus the sum of a score over batches, per step."""
+    total = 0.0
     with torch.no_grad(), seeded(torch.Generator().manual_seed(seed)):
-        for start in range(0, len(pieces), BATCH):
-            total -= score(series_of(model, pieces[start : start + BATCH]))
-    return total / sum(map(len, pieces))
+        for guide, series in zip(guides, data, strict=True):
+            total -= score(guide, series)
+    return total / sum(int((~series.y.isnan()).any(-1).sum()) for series in data)
+
+
+def report(
+    name: str, model: DeepMarkov, guides: list[nn.Module], data: list[Series], samples: int
+) -> None:
+    """Print three scores of the same pieces, which are never to be compared with one another."""
+    for title, score, count in (
+        (f"minus the bound, {PATHS} paths", minus_bound, PATHS),
+        (f"importance sampling, S = {samples}", minus_likelihood, samples),
+        (f"particle filter, {samples} particles", minus_particles, samples),
+    ):
+        start = time.process_time()
+        level = score(model, guides, data, count)
+        spent = time.process_time() - start
+        print(f"{f'{name}, {title}':60s} {level:8.3f}  CPU {spent:6.0f} s", flush=True)
 
 
 def train(
@@ -227,10 +280,10 @@ def train(
 ) -> tuple[DeepMarkov, SmoothingGuide]:
     """Train a recipe, printing the bounds on a third of the training pieces and on validation."""
     model, guide = build(recipe)
-    updates = -(-len(data.train) // BATCH)
+    updates, heard = -(-len(data.train) // BATCH), batches(model, data.train[::3])
 
     def show(record: Mapping[str, float]) -> None:
-        level = minus_bound(model, guide, data.train[::3], 1)
+        level = minus_bound(model, [guide] * len(heard), heard, 1)
         print(
             f"epoch {record['step'] / updates:5.0f}  train {level:6.3f}  validation "
             f"{-record['elbo']:6.3f} = {-record['reconstruction']:6.3f} + "
@@ -271,6 +324,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, default=Path("chorales"), help="of the checkpoint")
     parser.add_argument("--test", action="store_true")
+    parser.add_argument("--refine", type=int, default=0, help="steps for each piece by itself")
+    parser.add_argument("--rate", type=float, default=1e-2, help="learning rate of these steps")
+    parser.add_argument("--samples", type=int, default=2000, help="and particles")
     asked = parser.parse_args()
     print(f"{asked.recipe}: {RECIPES[asked.recipe]}", flush=True)
     print(f"{asked.epochs} epochs, seed {asked.seed}, torch {torch.__version__}", flush=True)
@@ -280,10 +336,13 @@ def main() -> None:
     print(f"training, CPU seconds of this process   {time.process_time():8.0f}")
     for name, pieces in (("validation", data.valid), ("test", data.test)):
         if name == "validation" or asked.test:
-            level = minus_bound(model, guide, pieces, 20)
-            print(f"{name + ', minus the bound, 20 paths':39s} {level:8.3f}", flush=True)
-            likely = minus_likelihood(model, guide, pieces, 2000)
-            print(f"{name + ', importance sampling, S = 2000':39s} {likely:8.3f}", flush=True)
+            series = batches(model, pieces)
+            report(f"{name}, amortised", model, [guide] * len(series), series, asked.samples)
+            if asked.refine:
+                start = time.process_time()
+                guides = refined(model, guide, series, asked.refine, asked.rate)
+                print(f"{asked.refine} steps a piece: CPU {time.process_time() - start:.0f} s")
+                report(f"{name}, refined", model, guides, series, asked.samples)
 
 
 if __name__ == "__main__":

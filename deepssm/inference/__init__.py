@@ -51,6 +51,8 @@ from .proposals import Bootstrap as Bootstrap
 from .proposals import FromGuide as FromGuide
 from .proposals import Guided as Guided
 from .rao_blackwell import RaoBlackwellised as RaoBlackwellised
+from .refine import RefinedGuide as RefinedGuide
+from .refine import refine as refine
 from .resampling import multinomial as multinomial
 from .resampling import residual as residual
 from .resampling import stratified as stratified

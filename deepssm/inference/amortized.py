@@ -11,7 +11,9 @@ from ..base import Series, StateSpaceModel
 from ..results import Filtered, Forecast, Smoothed
 from ..sequences import seeded
 from .feedback_draws import drawn_forecast, last_seen, run_on, state_at
+from .guide_law import GuideLaw
 from .guided_particles import guided_filter
+from .refine import refine
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,12 +30,16 @@ class Amortized:
         num_samples: Paths behind smoothed moments and, by default, forecasts.
         num_particles: Particles of the filter.
         seed: Seed of methods that take no generator, so that they repeat themselves.
+        refine: Steps by which the guide's answer to the series in question is optimised first,
+            for smoothing, imputing and drawing one series better than the guide learnt to; see
+            `deepssm.inference.refine`. 0 takes the answer as it is.
     """
 
     guide: nn.Module
     num_samples: int = 500
     num_particles: int = 500
     seed: int = 0
+    refine: int = 0
 
     def filter(self, model: StateSpaceModel, series: Series) -> Filtered:
         """Return the moments of `p(z_t | y_{1:t})` and of `p(z_t | y_{1:t-1})`."""
@@ -69,7 +75,7 @@ class Amortized:
     ) -> Tensor:
         """Draw paths from the guide, `(num_samples, *batch, time, state)`."""
         with torch.no_grad(), seeded(generator):
-            return self.guide(model, series).sample((num_samples,))
+            return self._law(model, series).sample((num_samples,))
 
     def forecast(
         self,
@@ -88,13 +94,19 @@ class Amortized:
         if generator is None:
             generator = self._generator(series)
         with torch.no_grad(), seeded(generator):
-            z = self.guide(model, series).sample((size,))
+            z = self._law(model, series).sample((size,))
             if model.reads_past:
                 last = last_seen(series.y)
                 return drawn_forecast(*run_on(model, series, state_at(z, last), last, horizon))
             z = z[..., -horizon:, :]
             u = None if series.u is None else series.u[..., -horizon:, :]
             return drawn_forecast(z, model.emission(z, u).sample())
+
+    def _law(self, model: StateSpaceModel, series: Series) -> GuideLaw:
+        guide = self.guide
+        if self.refine:
+            guide = refine(model, guide, series, steps=self.refine)
+        return guide(model, series)
 
     def _generator(self, series: Series) -> torch.Generator:
         return torch.Generator(series.y.device).manual_seed(self.seed)

@@ -84,25 +84,24 @@ class ChainGuide(nn.Module):
             model: The model whose states are inferred.
             series: Data; NaN in `y` is missing.
         """
+        return self.decode(model, series, self.encode(series))
+
+    def encode(self, series: Series) -> Tensor:
+        """Return what the encoder says of every step, `(*batch, time, hidden)`."""
         steps = observed_steps(series.y)
-        features = self.reader(series)
-        context = self.encoder(features, steps.sum(-1) - 1)
-        return self._law(model, series, features, context, steps)
+        return self.encoder(self.reader(series), steps.sum(-1) - 1)
+
+    def decode(self, model: StateSpaceModel, series: Series, context: Tensor) -> GuideChain:
+        """Return the law that contexts stand for, whoever found them; see `refine`."""
+        return self._law(model, series, context, observed_steps(series.y))
 
     def filtering(self, model: StateSpaceModel, series: Series) -> GuideChain:
         """Return the guide whose step `t` is that of a series which ends at `t`."""
-        features = self.reader(series)
-        context = self.encoder.filtering(features)
-        seen = (~torch.isnan(series.y)).any(-1)
-        return self._law(model, series, features, context, seen)
+        context = self.encoder.filtering(self.reader(series))
+        return self._law(model, series, context, (~torch.isnan(series.y)).any(-1))
 
     def _law(
-        self,
-        model: StateSpaceModel,
-        series: Series,
-        features: Tensor,
-        context: Tensor,
-        steps: Tensor,
+        self, model: StateSpaceModel, series: Series, context: Tensor, steps: Tensor
     ) -> GuideChain:
         n, p = self.state_dim, self.obs_dim
         gain, gate, shift, raw = self.output(context).split(self.sizes, dim=-1)
@@ -111,7 +110,7 @@ class ChainGuide(nn.Module):
         gain = (self.gain + gain.unflatten(-1, (n, p))) * seen[..., None, :]
         keep = eye - gain @ self.read
         gates = keep @ (eye + gate.unflatten(-1, (n, n)))
-        drive = (gain @ y[..., None])[..., 0] + shift + self.skip(features)
+        drive = (gain @ y[..., None])[..., 0] + shift + self.skip(self.reader(series))
         raw = raw.unflatten(-1, (n, n))
         diagonal = F.softplus(raw.diagonal(dim1=-2, dim2=-1)) + self.min_scale
         # Off-diagonal entries are fractions of their row's deviation, so one scale serves all.

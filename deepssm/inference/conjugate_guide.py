@@ -91,14 +91,26 @@ class ConjugateGuide(nn.Module):
             model: The model whose states are inferred.
             series: Data; NaN in `y` is missing.
         """
-        J, j = self.potentials(series)
+        return self.decode(model, series, self.encode(series))
+
+    def encode(self, series: Series) -> Tensor:
+        """Return each step's `x_t` and raw precision, `(*batch, time, 2 pseudo)`."""
+        features = self.reader(series)
+        context = self.output(self.encoder(features))
+        if self.skip is None:
+            return context
+        return context + F.pad(self.skip(features), (0, self.pseudo))
+
+    def decode(self, model: StateSpaceModel, series: Series, context: Tensor) -> GuideChain:
+        """Return the law that contexts stand for, whoever found them; see `refine`."""
+        J, j = self.potentials(series, context)
         parts = linear_dynamics(model, series) if self.own is None else self.own(series)
         gates, drive, cov = information_loop(*(part.double() for part in (*parts, J, j)))
         return self._law(model, series, gates, drive, cov, observed_steps(series.y))
 
     def filtering(self, model: StateSpaceModel, series: Series) -> GuideChain:
         """Return the guide whose step `t` is that of a series which ends at `t`."""
-        J, j = self.potentials(series)
+        J, j = self.potentials(series, self.encode(series))
         parts = linear_dynamics(model, series) if self.own is None else self.own(series)
         A, b, Q, J, j = (part.double() for part in (*parts, J, j))
         eye = torch.eye(self.state_dim, dtype=Q.dtype, device=Q.device)
@@ -109,12 +121,9 @@ class ConjugateGuide(nn.Module):
         seen = (~torch.isnan(series.y)).any(-1)
         return self._law(model, series, W @ A, drive, cov, seen)
 
-    def potentials(self, series: Series) -> tuple[Tensor, Tensor]:
+    def potentials(self, series: Series, context: Tensor) -> tuple[Tensor, Tensor]:
         """Return `J, j` of `exp(-z' J z / 2 + j' z)`, 0 where nothing was seen."""
-        features = self.reader(series)
-        location, raw = self.output(self.encoder(features)).chunk(2, dim=-1)
-        if self.skip is not None:
-            location = location + self.skip(features)
+        location, raw = context.chunk(2, dim=-1)
         seen = (~torch.isnan(series.y)).any(-1, keepdim=True)
         precision = F.softplus(raw) * seen
         weighted = self.read.mT * precision[..., None, :]

@@ -206,6 +206,14 @@ class FlowGuide(nn.Module):
         """Return `q(z_{1:T} | y, u)`."""
         return FlowSequence(self.guide(model, series), self.flow)
 
+    def encode(self, series: Series) -> Tensor:
+        """Return what the encoder of the guide inside says of every step."""
+        return self.guide.encode(series)  # type: ignore[operator]
+
+    def decode(self, model: StateSpaceModel, series: Series, context: Tensor) -> FlowSequence:
+        """Return the law that contexts stand for, whoever found them; see `refine`."""
+        return FlowSequence(self.guide.decode(model, series, context), self.flow)  # type: ignore[operator]
+
     def filtering(self, model: StateSpaceModel, series: Series) -> FlowSequence:
         """Return the guide whose step `t` is that of a series which ends at `t`."""
         return FlowSequence(self.guide.filtering(model, series), self.flow)  # type: ignore[operator]

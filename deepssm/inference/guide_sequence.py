@@ -71,7 +71,7 @@ class GuideSequence(GuideLaw):
 
     def _unaided(self, combine: GateCombiner | IndependentCombiner, noise: Tensor) -> Path:
         """Draw a path with a combiner that asks nothing of the model."""
-        context = self.context.movedim(-2, 0).flatten(1, -2)
+        context = self.context.movedim(-2, 0).reshape(len(noise), -1, self.context.shape[-1])
         start = self.model.initial().mean
         folded = noise.reshape(len(noise), -1, context.shape[1], noise.shape[-1])
         parts = combine.path(context, start, folded)

@@ -82,9 +82,16 @@ class SmoothingGuide(nn.Module):
             model: The model whose states are inferred.
             series: Data; NaN in `y` is missing.
         """
+        return self.decode(model, series, self.encode(series))
+
+    def encode(self, series: Series) -> Tensor:
+        """Return what the encoder says of every step, `(*batch, time, hidden)`."""
         steps = observed_steps(series.y)
-        context = self.encoder(self.reader(series), steps.sum(-1) - 1)
-        return self._law(model, series, context, steps)
+        return self.encoder(self.reader(series), steps.sum(-1) - 1)
+
+    def decode(self, model: StateSpaceModel, series: Series, context: Tensor) -> GuideSequence:
+        """Return the law that contexts stand for, whoever found them; see `refine`."""
+        return self._law(model, series, context, observed_steps(series.y))
 
     def filtering(self, model: StateSpaceModel, series: Series) -> GuideSequence:
         """Return the guide whose step `t` is that of a series which ends at `t`.

@@ -135,7 +135,7 @@ def test_with_the_right_potentials_every_path_weighs_the_likelihood() -> None:
     with torch.no_grad():
         guide.read.copy_(emission.matrix[0])
 
-    def potentials(data: Series) -> tuple[torch.Tensor, torch.Tensor]:
+    def potentials(data: Series, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         seen = (~torch.isnan(data.y)).all(-1, keepdim=True)
         precision = seen / emission.cov[0].diagonal()
         weighted = guide.read.mT * precision[..., None, :]
