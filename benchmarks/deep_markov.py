@@ -3,22 +3,27 @@
 At paper size both run epochs over the JSB chorales in minibatches of 20, drawn anew each epoch:
 Pyro's as its script draws them, ours with series of like length together. At sensor sizes both
 take steps on the same random binary batch. Times are CPU seconds of this process, so other work
-on the machine does not count.
+on the machine does not count; on a GPU they are seconds of the clock. With `--device` the table
+says what bounds ours instead: where an epoch's time goes, how long the device waits, and the time
+that the arithmetic alone would take. With `--compile` ours is also run as `SVI(compile=True)`.
 
 Pyro's script is not part of this project; point `PYRO_DMM` at a copy of its `examples/dmm.py`
 (Apache-2.0), and `DEEPSSM_DATA` at a folder that holds `polyphonic/JSB_Chorales.mat`.
 
-Run: PYRO_DMM=/path/to/dmm.py python benchmarks/deep_markov.py [repeats]
+Run: PYRO_DMM=/path/to/dmm.py python benchmarks/deep_markov.py [repeats] [--compile]
+     python benchmarks/deep_markov.py --device cuda [--compile]
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import os
 import platform
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -26,6 +31,7 @@ import pyro
 import pyro.contrib.examples
 import torch
 from torch import Tensor, nn
+from what_bounds import print_bounds
 
 from deepssm.base import Series
 from deepssm.data.polyphonic import pad, polyphonic
@@ -37,6 +43,7 @@ from deepssm.inference import (
     SmoothingGuide,
     negative_elbo,
 )
+from deepssm.inference.compiled_parts import compiled_parts
 from deepssm.inference.encoders import reversal
 from deepssm.inference.minibatches import Minibatches
 from deepssm.inference.reader import Reader
@@ -109,14 +116,18 @@ def _unpack(packed: Any, lengths: Tensor) -> Tensor:  # noqa: ANN401
     return _turn(nn.utils.rnn.pad_packed_sequence(packed, batch_first=True)[0], lengths)
 
 
-def own(size: Size, guide: nn.Module) -> Step:
-    """Return one training step of ours with a guide."""
-    model = DeepMarkov(
+def own_model(size: Size) -> DeepMarkov:
+    """Return our model."""
+    return DeepMarkov(
         size.obs,
         size.state,
         transition=GatedTransition(size.state, hidden=size.transition),
         emission=BernoulliEmission(size.state, size.obs, hidden=size.emission),
     )
+
+
+def own(model: DeepMarkov, guide: nn.Module) -> Step:
+    """Return one training step of ours with a guide."""
     loss = negative_elbo(model, guide)
     parameters = [*model.parameters(), *guide.parameters()]
     optimizer = torch.optim.Adam(parameters, lr=3e-4, fused=True)
@@ -145,12 +156,12 @@ def own_guides(size: Size) -> dict[str, nn.Module]:
     return table
 
 
-def batches(size: Size, *, bucketed: bool) -> Callable[[], Iterator[Tensor]]:
+def batches(size: Size, *, bucketed: bool, device: str = "cpu") -> Callable[[], Iterator[Tensor]]:
     """Return a function that gives what is timed: an epoch of the chorales, or one batch."""
     if size.time:
-        y = (torch.rand(size.batch, size.time, size.obs) < 0.1).float()
+        y = (torch.rand(size.batch, size.time, size.obs) < 0.1).float().to(device)
         return lambda: iter([y])
-    series = Series(pad(polyphonic("JSB_Chorales").train).y)
+    series = Series(pad(polyphonic("JSB_Chorales").train).y.to(device))
     source = Minibatches(series, size.batch, None, bucketed=bucketed)
     count = -(-len(series.y) // size.batch)
     return lambda: (next(source).y for _ in range(count))
@@ -167,10 +178,22 @@ def seconds(step: Step, epoch: Callable[[], Iterator[Tensor]], repeats: int) -> 
     return min(times[1:])
 
 
-def main(repeats: int = 3) -> None:
+def bounds(device: str, *, compiled: bool = False) -> None:
+    """Print where the time of our steps goes, and what bounds it, size by size."""
+    for size in SIZES:
+        for name, guide in own_guides(size).items():
+            if name == "linearised":
+                continue
+            model, guide = own_model(size).to(device), guide.to(device)
+            for way in (False, True) if compiled else (False,):
+                print(f"{size.name}, {name}" + (", compiled" if way else ""))
+                epoch = batches(size, bucketed=True, device=device)
+                with compiled_parts(model, guide) if way else nullcontext():
+                    print_bounds(own(model, guide), epoch, model, guide)
+
+
+def main(repeats: int = 3, *, compiled: bool = False) -> None:
     """Print seconds and the ratio to Pyro's example."""
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
     print(f"torch {torch.__version__}, pyro {pyro.__version__}, {platform.processor()}, 1 thread")
     for size in SIZES:
         peer = None
@@ -179,10 +202,25 @@ def main(repeats: int = 3) -> None:
         print(size)
         print(f"  {'Pyro example':18s} " + (f"{peer * 1e3:8.1f} ms" if peer else "not found"))
         for name, guide in own_guides(size).items():
-            spent = seconds(own(size, guide), batches(size, bucketed=True), repeats)
+            model, epoch = own_model(size), batches(size, bucketed=True)
+            spent = seconds(own(model, guide), epoch, repeats)
             ratio = f"{peer / spent:6.1f} x" if peer else ""
             print(f"  {name:18s} {spent * 1e3:8.1f} ms {ratio}", flush=True)
+            if compiled and name != "linearised":
+                with compiled_parts(model, guide):
+                    spent = seconds(own(model, guide), epoch, repeats)
+                print(f"  {'  compiled':18s} {spent * 1e3:8.1f} ms", flush=True)
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("repeats", type=int, nargs="?", default=3)
+    parser.add_argument("--device", help="say what bounds our steps there: cpu or cuda")
+    parser.add_argument("--compile", action="store_true")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    if given.device is None:
+        main(given.repeats, compiled=given.compile)
+    else:
+        bounds(given.device, compiled=given.compile)

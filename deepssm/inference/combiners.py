@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 
 from ..linear.products import linear
 from .gated_path import gated_path
+from .replay import direct
 
 
 class Step(NamedTuple):
@@ -93,6 +95,9 @@ class GateCombiner(nn.Module):
         hidden: Width of `h`.
         min_scale: Floor of the standard deviation.
 
+    Attributes:
+        run: Runs the loops of a path; `SVI(compile=True)` puts a `Replay` there on a GPU.
+
     Source: Krishnan, Shalit, Sontag (2017), equation 9.
     """
 
@@ -106,6 +111,7 @@ class GateCombiner(nn.Module):
         self.min_scale, self.hidden = min_scale, hidden
         self.state = nn.Linear(state_dim, hidden)
         self.output = nn.Linear(hidden, 2 * state_dim)
+        self.run: Callable[..., None] = direct
 
     def forward(self, step: Step) -> tuple[Tensor, Tensor]:
         """Return the guide's mean and standard deviation, each `(*axes, state)`."""
@@ -124,7 +130,7 @@ class GateCombiner(nn.Module):
         half = 0.5 * self.output.weight
         drive = linear(context, half, self.output.bias)
         state = self.state.weight, self.state.bias
-        return gated_path(drive, start, state, half, noise, self.min_scale)
+        return gated_path(drive, start, state, half, noise, self.min_scale, self.run)
 
 
 class IndependentCombiner(nn.Module):

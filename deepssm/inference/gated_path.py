@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from ..linear.products import arrays, compiled, packed, summed_outer, times_turned
+from .replay import direct
 
 
 def gated_path(
@@ -19,6 +21,7 @@ def gated_path(
     output: Tensor,
     noise: Tensor,
     min_scale: float,
+    run: Callable[..., None] = direct,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return a path `z_t = m_t + s_t e_t`, its means and its standard deviations.
 
@@ -32,12 +35,13 @@ def gated_path(
         output: `V`, `(2 state, hidden)`.
         noise: `e`, `(time, particles, batch, state)`, without a gradient.
         min_scale: Floor of the standard deviations.
+        run: Runs the loops; a `Replay` where each is to be one launch on a GPU.
 
     Returns:
         Three of `(time, particles, batch, state)`.
     """
     drive, (weight, bias) = drive.to(output.dtype), state
-    z, pre = _GatedPath.apply(drive, start, weight, bias, output, noise, min_scale)  # type: ignore[misc]
+    z, pre = _GatedPath.apply(drive, start, weight, bias, output, noise, min_scale, run)  # type: ignore[misc]
     mean, raw = pre.chunk(2, dim=-1)
     return z, mean, F.softplus(raw) + min_scale
 
@@ -53,6 +57,7 @@ class _GatedPath(torch.autograd.Function):
         output: Tensor,
         noise: Tensor,
         min_scale: float,
+        run: Callable[..., None],
     ) -> tuple[Tensor, Tensor]:
         time, particles, batch, n = noise.shape
         rows = particles * batch
@@ -62,7 +67,8 @@ class _GatedPath(torch.autograd.Function):
         pre = drive[:, None].repeat(1, particles, 1, 1).view(time, rows, 2 * n)
         shocks = noise.view(time, rows, n)
         fill = _forward_compiled if compiled(hidden) else _forward_loop
-        fill(weight, bias, output, shocks, min_scale, path, hidden, pre)
+        run(fill, (weight, bias, output, shocks, min_scale, path, hidden, pre), 3)
+        ctx.run = run
         ctx.save_for_backward(path, hidden, pre, weight, output, noise)
         return path[1:].view(noise.shape), pre.view(*noise.shape[:-1], 2 * n)
 
@@ -77,13 +83,14 @@ class _GatedPath(torch.autograd.Function):
         error[..., n:].addcmul_(grad_z, pull)
         inner, start = torch.empty_like(hidden), torch.zeros_like(path[0])
         complete = _backward_compiled if compiled(hidden) else _backward_loop
-        complete(weight, output, pull, hidden, error, inner, start)
+        ctx.run(complete, (weight, output, pull, hidden, error, inner, start), 3)
         return (
             error.view(grad_pre.shape).sum(1),
             start.sum(0),
             summed_outer(inner, path[:-1]),
             inner.sum((0, 1)),
             summed_outer(error, hidden),
+            None,
             None,
             None,
         )

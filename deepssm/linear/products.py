@@ -21,7 +21,9 @@ def linear(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         weight: `(columns, inner)`.
         bias: `(columns,)`.
     """
-    plain = rows.ndim < 2 or not _pays(rows.numel() * len(weight), rows)
+    # A compiler chooses the product itself.
+    plain = rows.ndim < 2 or torch.compiler.is_compiling()
+    plain = plain or not _pays(rows.numel() * len(weight), rows)
     if plain or torch._C._are_functorch_transforms_active():
         return F.linear(rows, weight, bias)
     return _Linear.apply(rows.to(weight.dtype), weight, bias)  # type: ignore[return-value]

@@ -145,6 +145,24 @@ def test_tensorboard_gets_every_number(tmp_path: Path) -> None:
     assert elbo == [(record["elbo"], record["step"]) for record in learned.history]
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_tensorboard_reads_what_was_written(tmp_path: Path) -> None:
+    """The event file itself, where the optional package is installed."""
+    pytest.importorskip("tensorboard", reason="optional: pip install 'deepssm[tensorboard]'")
+    from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-not-found]
+        EventAccumulator,
+    )
+
+    _, learned = _fit(None, callbacks=(TensorBoard(tmp_path),))
+    found = EventAccumulator(str(tmp_path)).Reload()
+    names = {f"training/{name}" for name in learned.history[0] if name != "step"}
+    assert set(found.Tags()["scalars"]) == names
+    for name in names:
+        read = [(event.step, event.value) for event in found.Scalars(name)]
+        wrote = [(r["step"], r[name.removeprefix("training/")]) for r in learned.history]
+        assert read == [(step, pytest.approx(value, rel=1e-6)) for step, value in wrote]
+
+
 def test_tensorboard_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'deepssm\[tensorboard\]'"):
