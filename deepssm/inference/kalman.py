@@ -39,9 +39,12 @@ class Kalman:
             device. Where they do not apply (observations without noise given the state before, a
             model or gaps that leave most steps unsettled) they hand over to the compiled loop, on
             CUDA `"stationary"` to `"scan"` first. The gradient of all three
-            is a smoother pass. `"autograd"` is a torch loop that can be differentiated any number
-            of times, for proper starts and regular innovations. `"auto"` is `"sequential"` on the
-            CPU; on CUDA `"stationary"` for constant matrices and `"scan"` for others.
+            is a smoother pass, and so is that of `"cuda"`: one CUDA thread a series, for many
+            series with proper starts, by the extra `gpu`. `"autograd"` is a torch loop that can
+            be differentiated any number of times, for proper starts and regular innovations.
+            `"auto"` is `"sequential"` on the CPU; on CUDA it is `"cuda"` from 256 series of up to
+            8 states and observations on, where the extra is installed, else `"stationary"` for
+            constant matrices and `"scan"` for others.
 
     Source: Kalman (1960); Bierman (1977); Durbin & Koopman (2012), ch. 4 to 7.
     """
@@ -181,7 +184,7 @@ def _smooth_moments(
 def _smoothed_mean(backend: backends.Backend, parameters: LinearParameters, y: Tensor) -> Tensor:
     run = backends.start(backend, parameters, y)
     if run is not None:
-        return backends.smoothed_mean(run, y)
+        return backends.smoothed_mean(run, parameters, y)
     problem = prepare(parameters, y)
     return _restore(_smooth_moments(problem, *run_smoother(problem))[0], problem, y)
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..base import LinearParameters
 from ..results import Filtered, Smoothed
+from . import kalman_cuda
 from .kalman_adjoint import Engine, Run, differentiable
 from .kalman_arrays import spread_along
 from .kalman_columns import Columns, lay_out, restore
@@ -18,16 +19,22 @@ from .kalman_slopes import add_slopes, gather
 from .kalman_stationary import stationary_filter
 from .kalman_stationary_smoother import stationary_adjoint, stationary_smoother
 
-Backend = Literal["auto", "sequential", "stationary", "scan", "autograd"]
+Backend = Literal["auto", "sequential", "stationary", "scan", "cuda", "autograd"]
 
 # Posterior deviations; states in coordinates so skew that products of `A` cancel go to the loop.
 _LOST = 1e-8
 
+
+class Threads:
+    """Stands for one CUDA thread a series, where a `Run` stands for batched tensor code."""
+
+
+THREADS = Threads()
 SCAN = Engine(scan_filter, scan_smoother, scan_adjoint)
 STATIONARY = Engine(stationary_filter, stationary_smoother, stationary_adjoint)
 
 
-def start(backend: Backend, parameters: LinearParameters, y: Tensor) -> Run | None:
+def start(backend: Backend, parameters: LinearParameters, y: Tensor) -> Run | Threads | None:
     """Run the filter on the device of the data; `None` leaves the work to the compiled loop.
 
     Args:
@@ -36,13 +43,18 @@ def start(backend: Backend, parameters: LinearParameters, y: Tensor) -> Run | No
         y: `(*batch, time, obs)`.
 
     Raises:
-        ValueError: The backend is `"stationary"` and a matrix of the model varies in time.
+        ValueError: The backend is `"stationary"` and a matrix of the model varies in time, or
+            `"cuda"` and something it needs is missing.
     """
     cuda = y.device.type == "cuda"
-    if not engines(backend, cuda=cuda, varying=False):
+    if backend == "cuda":
+        kalman_cuda.require(parameters, y)
+    elif not engines(backend, cuda=cuda, varying=False):
         return None
     if y.shape[-2] == 0 or y.numel() == 0:
         return None
+    if backend == "cuda" or backend == "auto" and kalman_cuda.applies(parameters, y):
+        return THREADS
     columns = lay_out(_regular(parameters), y)
     once = columns.settled()
     if backend == "stationary" and once.varying:
@@ -66,23 +78,27 @@ def engines(backend: Backend, *, cuda: bool, varying: bool) -> list[Engine]:
         cuda: Whether the data are on a CUDA device.
         varying: Whether a matrix of the model varies in time.
     """
-    if backend in ("sequential", "autograd") or backend == "auto" and not cuda:
+    if backend in ("sequential", "autograd", "cuda") or backend == "auto" and not cuda:
         return []
     if backend == "scan" or varying:
         return [SCAN]
     return [STATIONARY, SCAN] if cuda else [STATIONARY]
 
 
-def filtered(run: Run, parameters: LinearParameters, y: Tensor) -> Filtered:
+def filtered(run: Run | Threads, parameters: LinearParameters, y: Tensor) -> Filtered:
     """Return the filter's results with the axes, dtype and device of the data."""
+    if isinstance(run, Threads):
+        return kalman_cuda.filtered(parameters, y)
     answer = _answer(run)
     return Filtered(
         *(restore(x, y) for x in answer), ill_conditioned=_flag(run, answer, parameters, y)
     )
 
 
-def smoothed(run: Run, parameters: LinearParameters, y: Tensor) -> Smoothed:
+def smoothed(run: Run | Threads, parameters: LinearParameters, y: Tensor) -> Smoothed:
     """Run the smoother and return its results."""
+    if isinstance(run, Threads):
+        return kalman_cuda.smoothed(parameters, y)
     columns, found = run.columns, run.engine.smooth(run.columns, run.forward)
     mean, cov, cross = found if run.known is None else run.known.smoothed(*found)
     return Smoothed(
@@ -94,16 +110,20 @@ def smoothed(run: Run, parameters: LinearParameters, y: Tensor) -> Smoothed:
     )
 
 
-def smoothed_mean(run: Run, y: Tensor) -> Tensor:
+def smoothed_mean(run: Run | Threads, parameters: LinearParameters, y: Tensor) -> Tensor:
     """Run the smoother for its means alone."""
+    if isinstance(run, Threads):
+        return kalman_cuda.smoothed(parameters, y).mean
     mean = run.engine.smooth(run.columns, run.forward).mean
     if run.known is not None:
         mean = run.known.mix(mean)[..., : -run.known.U.shape[-1]]
     return restore(run.columns.series(mean), y)
 
 
-def log_likelihood(run: Run, parameters: LinearParameters, y: Tensor) -> Tensor:
+def log_likelihood(run: Run | Threads, parameters: LinearParameters, y: Tensor) -> Tensor:
     """Return the log-likelihood of each step, `(*batch, time)`, differentiable once."""
+    if isinstance(run, Threads):
+        return kalman_cuda.log_likelihood(parameters, y)
     return differentiable(run, parameters, y)
 
 

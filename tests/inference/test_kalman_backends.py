@@ -18,7 +18,7 @@ from deepssm.base import (
 )
 from deepssm.inference import Kalman
 from deepssm.inference import kalman_backends as backends
-from deepssm.inference.kalman_adjoint import Engine
+from deepssm.inference.kalman_adjoint import Engine, Run
 from deepssm.linear import LinearSystem, Recurrence, View, chunked, convolved, looped, scanned
 from deepssm.models import S4D, LinearGaussian
 from tests import oracles
@@ -72,7 +72,7 @@ def make(name: str, time: int, *, obs: int = 2, series: int = 2) -> tuple[Given,
 def check_engine(backend: Batched, model: Given, y: Tensor) -> None:
     """Fail if the compiled loop took over: nothing would be tested."""
     run = backends.start(backend, model.given, y)
-    assert run is not None and run.engine is ENGINES[backend]
+    assert isinstance(run, Run) and run.engine is ENGINES[backend]
 
 
 def close(actual: Tensor, expected: Tensor, tolerance: float = 1e-10) -> None:
@@ -145,7 +145,7 @@ def test_a_vague_start_far_from_the_data(backend: Batched) -> None:
     model = LinearGaussian(A, Q, A[:1] - A[1:], 1e-4 * one, P0=P0)
     y = 1e5 + torch.randn(200, 1, dtype=F64).cumsum(0)
     run = backends.start(backend, model.linear_parameters(None, None), y)
-    assert run is not None and run.engine is ENGINES[backend]
+    assert isinstance(run, Run) and run.engine is ENGINES[backend]
     ours, theirs = (Kalman(b).smooth(model, Series(y)) for b in (backend, "sequential"))
     sd = theirs.cov.diagonal(dim1=-2, dim2=-1).sqrt()
     assert float(((ours.mean - theirs.mean) / sd).abs().max()) < 1e-6
