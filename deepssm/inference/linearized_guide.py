@@ -88,7 +88,7 @@ class LinearizedProposal(GuideChain):
         """Return `q(z_t | z_{t-1} = z)`; see `GuideLaw.proposal`."""
         u = None if self.series.u is None else self.series.u[..., t, :]
         y, mean, Q = self.series.y[..., t, :], prior.mean, prior.variance
-        H, predicted, R = _jacobian(lambda state: self.model.emission(state, u), mean)
+        H, predicted, R = _readings(self.model, mean, u)
         seen = ~torch.isnan(y)
         weighted = torch.where(seen[..., None], H, torch.zeros_like(H)).mT / R[..., None, :]
         residual = torch.where(seen, y - predicted, torch.zeros_like(predicted))
@@ -112,7 +112,7 @@ def first_path(model: StateSpaceModel, series: Series) -> Tensor:
     """
     initial = model.initial()
     start = initial.mean.detach().expand(*series.batch_shape, series.time, -1)
-    H, mean, R = _jacobian(lambda z: model.emission(z, series.u), start)
+    H, mean, R = _readings(model, start, series.u)
     seen = ~torch.isnan(series.y)
     H = torch.where(seen[..., None], H, torch.zeros_like(H))
     residual = torch.where(seen, series.y - mean, torch.zeros_like(mean))
@@ -144,7 +144,7 @@ def linearize(model: StateSpaceModel, series: Series, path: Tensor) -> Lineariza
         F.append(jacobian)
         f.append(mean - (jacobian @ before[..., None])[..., 0])
         Q.append(variance.expand_as(mean))
-    H, mean, R = _jacobian(lambda z: model.emission(z, series.u), path)
+    H, mean, R = _readings(model, path, series.u)
     seen = ~torch.isnan(series.y)
     residual = series.y - mean + (H @ path.detach()[..., None])[..., 0]
     return Linearization(
@@ -238,6 +238,16 @@ def _jacobian(
             for component in mean.unbind(-1)
         ]
     return torch.stack(rows, dim=-2), mean.detach(), here.variance.detach()
+
+
+def _readings(
+    model: StateSpaceModel, point: Tensor, u: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return Jacobian, mean and variance of the emission."""
+    H, mean, R = _jacobian(lambda z: model.emission(z, u), point)
+    # A probability that rounds to 1 has neither slope nor variance here: it says nothing.
+    mute = (R == 0) & (H == 0).all(-1)
+    return H, mean, torch.where(mute, torch.ones_like(R), R)
 
 
 def _symmetric(matrix: Tensor) -> Tensor:

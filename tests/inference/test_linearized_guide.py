@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 import torch
 
@@ -123,3 +125,29 @@ def test_binary_observations_have_a_posterior_too() -> None:
     weights = observed_log_prob(model.emission(z), series.y).sum(-1) + prior.log_prob(z)
     # A posterior that fits leaves log weights that vary by a fraction of a nat.
     assert (weights - law.log_prob(z)).std(0).max() < 1.0
+
+
+def test_probabilities_that_round_to_one_say_nothing() -> None:
+    """Oracle: the same readings with that component missing, whose law must be the same."""
+    torch.manual_seed(0)
+    model = DeepMarkov(3, 2, emission=BernoulliEmission(2, 3, hidden=8))
+    assert isinstance(model.emission_net, BernoulliEmission)
+    with torch.no_grad():
+        cast("torch.nn.Linear", model.emission_net.logits[-1]).bias[1] = 60.0
+    y = (torch.rand(4, 6, 3) < 0.5).float()
+    blind = y.clone()
+    blind[..., 1] = torch.nan
+    assert (model.emission(torch.zeros(2)).variance[1] == 0).all()
+    z = torch.randn(4, 6, 2)
+    with torch.no_grad():
+        whole = [LinearizedGuide(2)(model, Series(each)).conditionals(z) for each in (y, blind)]
+        prior = model.transition(z[:, 2])
+        steps = [
+            LinearizedGuide().filtering(model, Series(each)).proposal(z[:, 2], prior, 3)
+            for each in (y, blind)
+        ]
+    for got, expected in (whole, steps):
+        assert got.mean.isfinite().all()
+        assert got.chol is not None and expected.chol is not None
+        torch.testing.assert_close(got.mean, expected.mean)
+        torch.testing.assert_close(got.chol, expected.chol)
