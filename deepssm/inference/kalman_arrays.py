@@ -16,6 +16,7 @@ from ..gaussian import psd_factor
 
 # Compiling for given sizes takes seconds, once, and saves a third of each step of a small model.
 _SMALL, _LONG = 4, 10_000
+_LINE = 8  # numbers in a cache line
 
 
 class Sizes(NamedTuple):
@@ -164,6 +165,14 @@ def allocate(size: Sizes, steps: int, slots: int | None = None) -> Pass:
     )
 
 
+def lines(*shape: int) -> np.ndarray:
+    """Make room that begins with a cache line, which takes a vector in one piece."""
+    size = math.prod(shape)
+    room = np.empty(size + _LINE)
+    first = -room.ctypes.data % (8 * _LINE) // 8
+    return room[first : first + size].reshape(shape)
+
+
 def in_threads(
     kernel: Callable[..., None],
     size: Sizes,
@@ -236,7 +245,9 @@ def _flat(x: Tensor | np.ndarray, batch: torch.Size, event: int) -> np.ndarray:
     values = _f64(x) if isinstance(x, Tensor) else x
     lead, shape = values.shape[: values.ndim - event], values.shape[values.ndim - event :]
     if math.prod(lead) > 1 or batch.numel() == 0:
-        values = np.broadcast_to(values, (*batch, *shape)).reshape(batch.numel(), *shape)
+        # What `broadcast_to` returns cannot be written to, and would be copied below.
+        values = values if lead == batch else np.broadcast_to(values, (*batch, *shape))
+        values = values.reshape(batch.numel(), *shape)
     else:
         values = values.reshape(1, *shape)
     # To the compiler a read-only array is another type, for which it compiles everything again.

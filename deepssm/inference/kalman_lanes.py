@@ -89,7 +89,9 @@ def lane_smoother(problem: Problem) -> tuple[Pass, Arrays] | None:
 def suits(problem: Problem) -> bool:
     """True for long data of small states, most of whose steps have second moments of their own."""
     size = problem.sizes
-    if size.k or size.n + size.p > _LARGE or size.series * size.time < _LONG:
+    if not size.series or size.k or size.n + size.p > _LARGE:
+        return False
+    if size.series * size.time < _LONG:
         return False
     if size.time < 3 or not (_varies(problem) or _gaps_are_frequent(problem.y)):
         return False

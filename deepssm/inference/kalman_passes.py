@@ -73,7 +73,7 @@ def shared_pattern(problem: Problem) -> Pass | None:
     if size.series == 0 or size.time == 0 or not alike(problem):
         return None
     first = _first_series(problem)
-    pattern = _run(first, store=True)
+    pattern = _start_alone(first) or _run(first, store=True)
     return pattern if _regular(first, pattern) else None
 
 
@@ -147,6 +147,19 @@ def alike(problem: Problem) -> bool:
 
 def _first_series(problem: Problem) -> Problem:
     return problem._replace(y=problem.y[:1], sizes=problem.sizes._replace(series=1))
+
+
+def _start_alone(first: Problem) -> Pass | None:
+    """Second moments of a complete series whose gain soon settles, from its first steps."""
+    T = first.sizes.time
+    if not factor_slots(first) == _FEW < T:
+        return None
+    short = first._replace(y=first.y[:, :_FEW], sizes=first.sizes._replace(time=_FEW))
+    found = run_with(short, allocate(short.sizes, _FEW))
+    last = found.slot[0, -1]
+    if last != found.slot[0, -2]:
+        return None
+    return found._replace(slot=np.append(found.slot, np.full((1, T - _FEW), last), 1))
 
 
 def _regular(first: Problem, pattern: Pass) -> bool:

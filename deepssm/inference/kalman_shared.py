@@ -136,7 +136,7 @@ def keep_tile(n, p, block, last, start, length, keep, tile, out):  # noqa: ANN00
 def hand_over(n, block, last, source, starts):  # noqa: ANN001, ANN201
     """Leave the predicted means of a block of series, and a one for the offsets, to the tail."""
     for lane in range(min(WIDTH, last - block)):
-        start = starts[block + lane, 0]
+        start = starts[block + lane]
         for i in range(start.shape[0]):
             start[i] = source[i, lane] if i < n else 0.0
         start[n] = 1.0

@@ -15,7 +15,7 @@ from numba import njit
 
 from ..linear.compiled import kept
 from .kalman_steps import DRIVER, SPLICE
-from .kalman_tiles import LANES, add_outer, add_squares, product
+from .kalman_tiles import LANES, add_outer, product
 
 BLOCK = LANES  # steps of a block
 
@@ -79,34 +79,8 @@ def write(first, last, y, x, z, W, needed, start, blocks, sizes, out, _):  # noq
                 product(W, i * columns * LANES, parts, out, to, BLOCK * width, lanes)
 
 
-@kept(**DRIVER)
-def filter_tail(first, last, y, x, W, start, blocks, known, volume, ll, e):  # noqa: ANN001, ANN201
-    """Carry predicted means through all blocks; write the log-density of every step.
-
-    `x`, `(series, slots, size)`, holds means and a one, `known` numbers; its slot 0 is given. `W`
-    has a tile for the innovations of each component, then those of the next mean. `volume` is the
-    log-density where the innovation is zero.
-    """
-    T, p, columns = y.shape[1], y.shape[2], W.shape[1]
-    for s in range(first, last, LANES):
-        lanes = min(LANES, last - s)
-        for b in range(blocks):
-            t = start + BLOCK * b
-            now, stride = place(x, s, b)
-            then, _ = place(x, s, b + 1)
-            data = (y, (s * T + t) * p, T * p, BLOCK * p, 0)
-            parts = (data, (x, now, stride, known, BLOCK * p))
-            for i in range(p):
-                product(W, i * columns * LANES, parts, e, LANES * i, LANES * p, lanes)
-            for i in range(W.shape[0] - p):
-                to = then + LANES * i
-                product(W, (p + i) * columns * LANES, parts, x, to, stride, lanes)
-            for g in range(lanes):
-                add_squares(e, g * LANES * p, p, volume, ll, (s + g) * T + t)
-
-
 def innovation_space(p: int) -> np.ndarray:
-    """Scratch of `filter_tail`."""
+    """Scratch of `score_tail`."""
     return np.zeros((LANES, p, LANES))
 
 

@@ -1,4 +1,4 @@
-"""Products of eight columns by eight rows, kept in registers: the arithmetic of settled steps.
+"""Products and transposes of eight by eight numbers in registers: the arithmetic of settled steps.
 
 Numba leaves it to LLVM to find vectors in loops, and LLVM finds none here: the sizes of a model
 are not known, and eight partial sums must stay in registers over a whole loop. So these few
@@ -14,6 +14,8 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
+
+from .lane_values import transposed
 
 LANES = 8
 _FAST = ("contract", "reassoc", "nsz")
@@ -53,6 +55,12 @@ class Emitter:
         """Write eight numbers."""
         target = self.builder.bitcast(address, _VECTOR.as_pointer())
         self.builder.store(value, target, align=8)
+
+    def stream(self, value: Any, address: Any) -> None:  # noqa: ANN401
+        """Write a whole cache line past the caches: nobody reads it soon."""
+        target = self.builder.bitcast(address, _VECTOR.as_pointer())
+        line = self.builder.store(value, target, align=8 * LANES)
+        line.set_metadata("nontemporal", self.builder.module.add_metadata([_INT(1)]))
 
     def splat(self, x: Any) -> Any:  # noqa: ANN401
         """Return eight times the same number."""
@@ -151,20 +159,93 @@ def add_outer(typing, x, y, weights, out, o, by):  # noqa: ANN001, ANN201, ARG00
 
 
 @_emitted
-def add_squares(typing, x, i, rows, start, out, o):  # noqa: ANN001, ANN201, ARG001
-    """`out[o : o+8] = start - sum_r x[i + 8 r : +8]^2 / 2` over `rows` rows."""
-    kinds = types.void(x, types.intp, types.intp, types.float64, out, types.intp)
+def read_tile(typing, source, o, by, lanes, X, i):  # noqa: ANN001, ANN201, ARG001
+    """`X[i + 8 j + g] = source[o + by g + j]` for eight `j` and `g`; lanes past `lanes` repeat."""
+    kinds = types.void(source, types.intp, types.intp, types.intp, X, types.intp)
 
     def emit(context, builder, signature, values):  # noqa: ANN001, ANN202
         write = Emitter(context, builder)
-        x, i, rows, start, out, o = values
-        source = write.data(signature.args[0], x, i)
-        (total,) = write.sums([write.splat(start)])
-        half = ir.Constant(_VECTOR, [-0.5] * LANES)
-        with cgutils.for_range(builder, rows) as loop:
-            e = write.load(builder.gep(source, [builder.mul(loop.index, _INDEX(LANES))]))
-            write.add_to(total, builder.fmul(half, e, flags=_FAST), e)
-        write.store(builder.load(total), write.data(signature.args[4], out, o))
+        source, o, by, lanes, X, i = values
+        sources = write.lanes(write.data(signature.args[0], source, o), by, lanes)
+        target = write.data(signature.args[4], X, i)
+        for j, row in enumerate(transposed(builder, [write.load(x) for x in sources])):
+            write.store(row, builder.gep(target, [_INDEX(LANES * j)]))
         return context.get_dummy_value()
 
     return kinds, emit
+
+
+def _write_tile(store: Callable[[Emitter, Any, Any], None]) -> Any:  # noqa: ANN401
+    @_emitted
+    def write_tile(typing, X, i, out, o, by, lanes):  # noqa: ANN001, ANN202, ARG001
+        kinds = types.void(X, types.intp, out, types.intp, types.intp, types.intp)
+
+        def emit(context, builder, signature, values):  # noqa: ANN001, ANN202
+            write = Emitter(context, builder)
+            X, i, out, o, by, lanes = values
+            source = write.data(signature.args[0], X, i)
+            rows = [write.load(builder.gep(source, [_INDEX(LANES * j)])) for j in range(LANES)]
+            targets = write.lanes(write.data(signature.args[2], out, o), by, lanes)
+            for row, target in zip(transposed(builder, rows), targets, strict=True):
+                store(write, row, target)
+            return context.get_dummy_value()
+
+        return kinds, emit
+
+    return write_tile
+
+
+# `out[o + by g + j] = X[i + 8 j + g]` for eight `j` and the first `lanes` of eight `g`; the second
+# past the caches, into whole cache lines. After it comes a `fence`.
+write_tile, stream_tile = _write_tile(Emitter.store), _write_tile(Emitter.stream)
+
+
+@_emitted
+def fence(typing):  # noqa: ANN001, ANN201, ARG001
+    """Let other threads see what was written past the caches."""
+
+    def emit(context, builder, signature, values):  # noqa: ANN001, ANN202, ARG001
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), emit
+
+
+def _rows(count: int) -> Any:  # noqa: ANN401
+    @_emitted
+    def rows(typing, W, w, start, s, parts, out, o):  # noqa: ANN001, ANN202, ARG001
+        kinds = types.void(W, types.intp, start, types.intp, parts, out, types.intp)
+
+        def emit(context, builder, signature, values):  # noqa: ANN001, ANN202
+            write = Emitter(context, builder)
+            *_, parts, out, o = values
+            matrix, before = (
+                write.data(signature.args[i], values[i], values[i + 1]) for i in (0, 2)
+            )
+            target = write.data(signature.args[5], out, o)
+            places = [_INDEX(LANES * r) for r in range(count)]
+            sums = write.sums([write.load(builder.gep(before, [r])) for r in places])
+            for i, kind in enumerate(signature.args[4].types):
+                part = builder.extract_value(parts, i)
+                array, offset, length, column = (builder.extract_value(part, j) for j in range(4))
+                source = write.data(kind.types[0], array, offset)
+                columns = builder.gep(matrix, [builder.mul(column, _INDEX(count))])
+                with cgutils.for_range(builder, length) as loop:
+                    j = loop.index
+                    x = write.load(builder.gep(source, [builder.mul(j, _INDEX(LANES))]))
+                    for r, total in enumerate(sums):
+                        at = builder.add(builder.mul(j, _INDEX(count)), _INDEX(r))
+                        weight = builder.load(builder.gep(columns, [at]))
+                        write.add_to(total, x, write.splat(weight))
+            for total, r in zip(sums, places, strict=True):
+                write.store(builder.load(total), builder.gep(target, [r]))
+            return context.get_dummy_value()
+
+        return kinds, emit
+
+    return rows
+
+
+# `out[o + 8 r + g] = start[s + 8 r + g] + sum_j W[w + 4 j + r] x[8 j + g]` for four rows `r`, two
+# or one, and eight `g`. `parts` are stretches of `x`: `(array, offset, length, first j)`.
+four_rows, two_rows, one_row = (_rows(count) for count in (4, 2, 1))

@@ -1,7 +1,8 @@
 """Many series with one model and one pattern of gaps: second moments once, means of all together.
 
-Steps before the gain has settled, and those with gaps, move in lanes (`kalman_shared.py`); the
-settled rest of the series moves in blocks of eight steps (`kalman_tail.py`).
+Steps with gaps, and those of a model that varies, move in lanes (`kalman_shared.py`). Others move
+eight series abreast (`kalman_abreast.py`); smoother and gradient of steps whose gain has settled
+take eight of them as one matrix (`kalman_tail.py`).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from .kalman_arrays import Pass, Problem, in_threads
+from .kalman_arrays import Pass, Problem, in_threads, lines
 
 if TYPE_CHECKING:
     from .kalman_tail_maps import Filter
@@ -68,36 +69,21 @@ def find_tail(problem: Problem, pattern: Pass) -> Tail:
     return Tail(T - BLOCK * blocks, blocks)
 
 
-def log_volume(pattern: Pass) -> float:
-    """Log-density of the last step where its innovation is zero."""
-    chol = pattern.chol[0, pattern.slot[0, -1]]
-    return -float(np.log(np.diagonal(chol)).sum() + 0.5 * len(chol) * np.log(2.0 * np.pi))
-
-
 def run_shared(problem: Problem, pattern: Pass, keep: tuple[bool, bool, bool]) -> Pass:
     """Filter all series; `keep` says which means of every step are wanted."""
-    from .kalman_tail import write
-    from .kalman_tail_maps import needed, tiles
-
-    tail, (S, T, n, p) = find_tail(problem, pattern), problem.sizes[:4]
+    S, T, n, p = problem.sizes[:4]
     # One block for both, since a fresh page of memory costs as much as hundreds of numbers.
-    means = np.empty((2, S, T, n, 1)) if keep[0] and keep[1] else None
+    means = lines(2, S, T, n, 1) if keep[0] and keep[1] else None
     a, m = means if means is not None else (np.empty((S, T if k else 1, n, 1)) for k in keep[:2])
     E = np.empty((S, T if keep[2] else 1, p, 1))
-    ll, x, maps = forward(problem, pattern, tail, (a, m, E), keep)
-    if maps is not None and any(keep):
-        for kept, rows, out in zip(keep, (maps.a, maps.m, maps.e), (a, m, E), strict=True):
-            if kept:
-                W = tiles(rows)
-                arguments = (problem.y, x, x, W, needed(W, p), tail.start, (0, tail.blocks))
-                in_threads(write, problem.sizes, *arguments, (n + 1, 0), out)
+    ll, _ = forward(problem, pattern, Tail(T, 0), (a, m, E), keep)
     info = np.empty((S, T, 0, 1))
     return pattern._replace(log_likelihood=ll, a=a, m=m, E=E, info=info)
 
 
 def forward(
     problem: Problem, pattern: Pass, tail: Tail, out: Arrays, keep: tuple[bool, bool, bool]
-) -> tuple[Array, Array, Filter | None]:
+) -> tuple[Array, Array]:
     """Filter; keep means before the tail, and of the tail the mean that each block begins with.
 
     Args:
@@ -105,38 +91,79 @@ def forward(
         pattern: A run of the first.
         tail: Its tail.
         out: Predicted and filtered means and innovations.
-        keep: Which of them to write, and whether the blocks' means are wanted.
+        keep: Which of them to write.
 
     Returns:
-        Log-likelihoods, `(series, time)`, and means with a one, `(series, slots, size)`,
-        and what a block of the tail does.
+        Log-likelihoods, `(series, time)`, and means with a one, `(series, blocks, size)`.
     """
+    from .kalman_abreast import SKIP, WRITE, abreast_kernel, abreast_space, way_of
     from .kalman_shared import forward_tiles, shared_forward
-    from .kalman_tail import filter_tail, innovation_space, slots
-    from .kalman_tail_maps import filter_maps, last_step, tiles
+    from .kalman_tail import BLOCK, slots
 
     size = problem.sizes
     S, T, n, p = size[:4]
-    ll = np.empty((S, T))
-    x = np.empty((S, 1 + tail.blocks if any(keep) else 2, slots(n + 1)))
-    moments = (pattern.slot, pattern.G, pattern.chol, pattern.rows, pattern.count)
-    arguments = (problem.params, problem.start[0], moments, problem.y, (ll, *out), x)
-    space = partial(forward_tiles, n, p)
-    in_threads(shared_forward, size, *arguments, tuple(keep), tail.start, space=space)
-    maps = filter_maps(last_step(problem, pattern)) if tail.blocks else None
-    if maps is not None:
-        W = np.concatenate((tiles(maps.e.swapaxes(0, 1)), tiles(maps.x)))
-        arguments = (problem.y, x, W, tail.start, tail.blocks, n + 1, log_volume(pattern), ll)
-        in_threads(filter_tail, size, *arguments, space=partial(innovation_space, p))
-    return ll, x, maps
+    ll, state = np.empty((S, T)), np.zeros((S, slots(n + 1)))
+    state[:, :n], state[:, n] = problem.start[0][0, :, 0], 1.0
+    first = min(_first_abreast(problem, pattern), tail.start)
+    if first:
+        moments = (pattern.slot, pattern.G, pattern.chol, pattern.rows, pattern.count)
+        arguments = (problem.params, problem.start[0], moments, problem.y, (ll, *out), state)
+        space = partial(forward_tiles, n, p)
+        in_threads(shared_forward, size, *arguments, keep, first, space=space)
+    x = np.empty((S, tail.blocks, slots(n + 1)))
+    if first < T:
+        kernel = abreast_kernel(size.constants[:2] if size.constants else None)
+        model, space = _folded(problem, pattern), partial(abreast_space, n, p, slots(n + 1))
+        written = tuple(way_of(x, first, wish) for x, wish in zip(out, keep, strict=True))
+        ways = (
+            ((first, (tail.start - first) // BLOCK), (*written, SKIP)),
+            ((tail.start, tail.blocks), (SKIP, SKIP, SKIP, WRITE)),
+        )
+        for steps, wanted in ways:
+            if steps[1]:
+                arguments = (problem.y, state, steps, model, (ll, *out, x), wanted)
+                in_threads(kernel, size, *arguments, space=space)
+    return ll, x
+
+
+def _first_abreast(problem: Problem, pattern: Pass) -> int:
+    """First step from which whole blocks of complete steps of a constant model reach the end."""
+    from .kalman_abreast import BLOCK
+
+    T, p = problem.sizes.time, problem.sizes.p
+    if any(x.shape[1] > 1 for x in problem.params):
+        return T
+    short = np.flatnonzero(pattern.count[0, pattern.slot[0]] < p)
+    return T - (T - int(short[-1]) - 1 if short.size else T) // BLOCK * BLOCK
+
+
+def _folded(problem: Problem, pattern: Pass) -> Arrays:
+    """What complete steps do: matrices, which a step uses, log-volumes and both offsets."""
+    from .kalman_abreast import fold_steps
+    from .kalman_repeat import fold_space
+
+    n, p, slot = problem.sizes.n, problem.sizes.p, pattern.slot[0]
+    A, b, _, C, d, _ = (x[0, 0] for x in problem.params)
+    used = int(slot.max()) + 1
+    W, volume = np.empty((used, (n + p) ** 2 + n * p)), np.empty(used)
+    stored = (pattern.G, pattern.chol, pattern.count)
+    fold_steps(used, A, C, stored, W, volume, fold_space(n, p))
+    return W, slot, volume, b, d
 
 
 def filter_for_score(problem: Problem, pattern: Pass) -> Together:
     """Filter all series; keep what the score needs."""
     tail, (S, _, n, p) = find_tail(problem, pattern), problem.sizes[:4]
     a, E = np.empty((S, tail.start, n, 1)), np.empty((S, tail.start, p, 1))
-    ll, x, maps = forward(problem, pattern, tail, (a, np.empty((S, 1, n, 1)), E), _SCORE)
-    return Together(pattern, tail, ll, (a, E), x, maps)
+    ll, x = forward(problem, pattern, tail, (a, np.empty((S, 1, n, 1)), E), _SCORE)
+    return Together(pattern, tail, ll, (a, E), x, _maps(problem, pattern, tail))
+
+
+def _maps(problem: Problem, pattern: Pass, tail: Tail) -> Filter | None:
+    """What a block of the tail does."""
+    from .kalman_tail_maps import filter_maps, last_step
+
+    return filter_maps(last_step(problem, pattern)) if tail.blocks else None
 
 
 def smooth_shared(problem: Problem, pattern: Pass) -> tuple[Pass, tuple[Array, ...]]:
@@ -155,7 +182,8 @@ def smooth_shared(problem: Problem, pattern: Pass) -> tuple[Pass, tuple[Array, .
     maps, factor, gain, shared = _backward_maps(problem, pattern)
     end = _steady_blocks(tail, shared[0])
     mean, E, y, start = np.empty((S, T, n, 1)), np.empty((S, T, p, 1)), problem.y, tail.start
-    ll, x, way = forward(problem, pattern, tail, (np.empty((S, 1, n, 1)), mean, E), _SMOOTHER)
+    ll, x = forward(problem, pattern, tail, (np.empty((S, 1, n, 1)), mean, E), _SMOOTHER)
+    way = _maps(problem, pattern, tail)
     if way is not None:
         for rows, out in ((way.m, mean), (way.e, E)):
             W, blocks = tiles(rows), (end, tail.blocks)

@@ -117,13 +117,23 @@ def transpose(typing_context, X, first):  # noqa: ANN001, ANN201, ARG001
         rows = [builder.load(place(i)) for i in range(WIDTH)]
         for row in rows:
             row.align = 8
-        for half in (1, 2, 4):
-            rows = [_blend(builder, rows, i, half) for i in range(WIDTH)]
-        for i, row in enumerate(rows):
+        for i, row in enumerate(transposed(builder, rows)):
             builder.store(row, place(i)).align = 8
         return context.get_dummy_value()
 
     return types.void(X, types.intp), emit
+
+
+def transposed(builder: Any, rows: list[Any]) -> list[Any]:  # noqa: ANN401
+    """Return the columns of eight values.
+
+    Args:
+        builder: Of the function that is compiled.
+        rows: The values.
+    """
+    for half in (1, 2, 4):
+        rows = [_blend(builder, rows, i, half) for i in range(WIDTH)]
+    return rows
 
 
 def _blend(builder, rows, i, half):  # noqa: ANN001, ANN202
