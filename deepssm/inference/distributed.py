@@ -94,5 +94,10 @@ def agreed(flag: bool, device: torch.device) -> bool:
     return bool(value)
 
 
+def anywhere(flag: bool, device: torch.device) -> bool:
+    """Return whether a flag is true in some process."""
+    return not agreed(not flag, device)
+
+
 def _running() -> bool:
     return dist.is_available() and dist.is_initialized()

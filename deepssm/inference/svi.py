@@ -201,7 +201,7 @@ class SVI:
         batches = Minibatches(data, self.batch_size, self.window, bucketed=self.bucketed)
         first = journal.resume(keeper, batches) if self.resume else 0
         journal.begin(keeper.history)
-        own = getattr(run.loss, "bound", None)
+        own, stop = getattr(run.loss, "bound", None), False
         try:
             with deferred_interrupt() as interruption:
                 for step in _progress(range(first, self.steps), progress, keeper):
@@ -212,9 +212,10 @@ class SVI:
                             found = _evaluate(run.model, run.guide, trial, own)
                             keeper.report(done, distributed.mean_record(found))
                             journal.record(keeper.history[-1])
-                    if done % self.checkpoint_every == 0 or interruption.asked:
+                    stop = distributed.anywhere(interruption.asked, data.y.device)
+                    if done % self.checkpoint_every == 0 or stop:
                         journal.save(done, keeper, batches)
-                    if interruption.asked:
+                    if stop:
                         break
                     if self.patience is not None and keeper.since_best >= self.patience:
                         break
@@ -222,7 +223,7 @@ class SVI:
                     journal.save(self.steps, keeper, batches)
         except KeyboardInterrupt:
             return journal.interrupted()
-        return journal.interrupted() if interruption.asked else ""
+        return journal.interrupted() if stop else ""
 
     def _step(self, step: int, run: _Run, batch: Series) -> None:
         weight = self.kl_start + (1 - self.kl_start) * min(step / max(self.kl_warmup, 1), 1.0)

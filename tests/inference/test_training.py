@@ -19,6 +19,7 @@ from pyro.nn import PyroSample
 from torch import Tensor
 
 import deepssm as ds
+from deepssm import checkpoint
 from deepssm.base import Series
 from deepssm.inference.amortized import Amortized
 from deepssm.inference.chain_guide import ChainGuide
@@ -200,15 +201,18 @@ def test_processes_that_do_not_know_each_other_are_refused(
         _fit(None)
 
 
-def _train_in_a_group(rank: int, store: str, wrong: bool) -> None:
+def _train_in_a_group(rank: int, store: str, how: str) -> None:
     os.environ["WORLD_SIZE"] = "2"
     torch.distributed.init_process_group("gloo", f"file://{store}", rank=rank, world_size=2)
     torch.manual_seed(rank)  # different starts, on purpose: the first process's must rule
-    hidden = 8 + int(wrong and rank == 1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    hidden = 8 + int(how == "unequal" and rank == 1)
     model, guide = DeepMarkov(2, 3, hidden=hidden), SmoothingGuide(2, 3, hidden=8)
     series = _series()
     own = Series(series.y[:3] if rank == 0 else series.y[3:])
     method = SVI(guide, steps=12, batch_size=2, report_every=4, folder=f"{store}.run")
+    if how == "stopped":  # in the first process alone: only it has callbacks
+        method = replace(method, callbacks=(_stop_at(8),))  # type: ignore[arg-type]
     try:
         learned = method.fit(model, own, progress=False)
         state = torch.cat(
@@ -221,24 +225,29 @@ def _train_in_a_group(rank: int, store: str, wrong: bool) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("wrong", [False, True])
-def test_two_processes_end_with_equal_parameters(tmp_path: Path, wrong: bool) -> None:
-    """Each has its own series and its own first weights; unequal models are refused."""
+@pytest.mark.parametrize("how", ["whole", "stopped", "unequal"])
+def test_two_processes_end_with_equal_parameters(tmp_path: Path, how: str) -> None:
+    """Each has its own series and its own first weights; unequal models are refused.
+
+    Ctrl-C in one process stops both after the same step.
+    """
     store = str(tmp_path / "store")
     context = torch.multiprocessing.get_context("spawn")
-    workers = [context.Process(target=_train_in_a_group, args=(r, store, wrong)) for r in (0, 1)]
+    workers = [context.Process(target=_train_in_a_group, args=(r, store, how)) for r in (0, 1)]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join(120)
         assert worker.exitcode == 0
     found = [torch.load(f"{store}.{rank}") for rank in (0, 1)]
-    if wrong:
+    if how == "unequal":
         assert all("must have the same learnt parameters" in text for text in found)
         return
     assert torch.equal(found[0][0], found[1][0])
     assert found[0][1] == found[1][1]
-    assert (Path(f"{store}.run") / "training-1.safetensors").is_file()
+    names = ("training.safetensors", "training-1.safetensors")
+    steps = [checkpoint.load(Path(f"{store}.run") / name).config["step"] for name in names]
+    assert steps == ([8, 8] if how == "stopped" else [12, 12])
 
 
 def test_averaged_weights_are_the_mean_over_the_steps(tmp_path: Path) -> None:
