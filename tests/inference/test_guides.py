@@ -110,6 +110,19 @@ def test_future_never_reaches_the_past(name: str) -> None:
 
 
 @each_guide
+def test_a_series_needs_no_batch_axis(name: str) -> None:
+    """Its draw under the same noise is that of a batch of one."""
+    model, paths = neural_deep(), []
+    series = gappy_series(model, batch=1)
+    assert series.u is not None
+    for given in (series, Series(series.y[0], series.u[0])):
+        torch.manual_seed(0)
+        paths.append(GUIDES[name](model, given).rsample())
+    assert paths[1].shape == (12, 2)
+    torch.testing.assert_close(paths[0][0], paths[1])
+
+
+@each_guide
 def test_after_the_end_the_guide_is_the_model(name: str) -> None:
     """20 000 draws of the step after the last observation: whitened by the model, 5 errors."""
     model = neural_deep()
