@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from numbers import Integral
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,8 +12,9 @@ from torch import Tensor
 from .base import InferenceMethod, LearningMethod, StateSpaceModel
 from .checks import Data, as_series, as_steps, infers, labels_of, learns, positive, smoothed
 from .checks import learnable as learnable
+from .checks import to_learn as to_learn
 from .fitted import Fit as Fit
-from .future import extend, future_labels
+from .future import Ahead, future_labels
 from .results import Disturbances, Filtered, Forecast, Simulated, Smoothed
 
 if TYPE_CHECKING:
@@ -197,8 +199,8 @@ def simulate(
     """
     from .inference.simulation import simulate as draw
 
-    if time < 0:
-        raise ValueError(f"`time` must be a number of steps, 0 or more, got {time}.")
+    if not isinstance(time, Integral) or time < 0:
+        raise ValueError(f"`time` must be a whole number of steps, 0 or more, got {time!r}.")
     empty = torch.full((time, model.obs_dim), torch.nan, dtype=model.dtype, device=model.device)
     series = as_series(model, empty, u, dt)
     lead = tuple(num_samples) if isinstance(num_samples, Iterable) else (int(num_samples),)
@@ -230,7 +232,7 @@ def forecast(
         dt: Past time steps, a number or `(*batch, time)`.
         dt_future: Future time steps, a number or `(*batch, horizon)`; by default `dt` if that is
             a number.
-        lengths: Not supported: pad at the front, or forecast series of one length at a time.
+        lengths: Valid steps of each series, `(*batch,)`: its future begins after those.
         num_samples: Also draw this many joint futures; methods without moments always do.
         method: How to infer; see `filter`.
         generator: Source of randomness.
@@ -241,16 +243,10 @@ def forecast(
     Raises:
         ValueError: `horizon` is not positive, or future inputs do not fit.
     """
-    if lengths is not None:
-        raise ValueError(
-            "`lengths` cannot be combined with `forecast`: the future must follow the last step "
-            "of every series. Pad with NaN at the front instead of at the end."
-        )
-    series = as_series(model, y, u, dt)
-    whole = extend(model, series, positive("horizon", horizon), u_future, dt_future)
+    series = as_series(model, y, u, dt, lengths)
     labels = labels_of(y)
-    inference = _method(model, method)
-    result = inference.forecast(model, whole, horizon, num_samples, generator)
+    ahead = Ahead(positive("horizon", horizon), u_future, dt_future, num_samples, generator)
+    result = ahead.forecast(model, _method(model, method), series, lengths)
     return result.labelled(future_labels(labels, horizon), labels.names)
 
 
@@ -286,17 +282,10 @@ def fit(
     Raises:
         ValueError: The data do not fit, hold no observation, or the model has nothing to learn.
     """
-    series = as_series(model, y, u, dt, lengths)
-    if not bool((~series.y.isnan()).any()):
-        raise ValueError("`y` holds no observation: every entry is missing. Check the columns.")
-    if not learnable(model):
-        raise ValueError(
-            f"{type(model).__name__} has nothing to learn: no parameter requires a gradient. Pass "
-            "`PyroParam(value, constraint)` for those that should be learnt, or a `PyroSample`."
-        )
+    series = to_learn(model, as_series(model, y, u, dt, lengths))
     learner = default_learner(model) if method is None else learns(method)
     learned = learner.fit(model, series, progress=progress, generator=generator)
-    return Fit(model, learned, series).labelled(labels_of(y))
+    return Fit(model, learned, series).labelled(labels_of(y), lengths)
 
 
 def online(

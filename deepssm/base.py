@@ -89,12 +89,14 @@ class StateSpaceModel(PyroModule):
         obs_dim: Size of an observation `y`.
         input_dim: Size of an input `u`; 0 when there is none.
         reads_past: Whether a step reads `y_{t-1}`; `Series.u` then holds it, see `feedback.py`.
+        reads_time: Whether a step depends on `dt`; if not, steps of several lengths are refused.
     """
 
     state_dim: int
     obs_dim: int
     input_dim: int = 0
     reads_past: bool = False
+    reads_time: bool = True
 
     def initial(self) -> Distribution:
         """Return `p(z_1)` with event shape `(state,)`."""

@@ -43,7 +43,8 @@ def as_series(
     Args:
         model: Says how many observations and inputs a step has.
         y: `(*batch, time, obs)`, or `(time,)` for one component, or a frame; NaN is missing.
-        u: Inputs, `(*batch, time, input)` or `(time, input)`; required iff the model has inputs.
+        u: Inputs, `(*batch, time, input)` or `(time, input)`, or `(time,)` for a single one;
+            required iff the model has inputs.
         dt: Time steps, a number or `(*batch, time)`; entry 0 is ignored.
         lengths: Number of valid steps of each series, `(*batch,)`; later entries become missing.
 
@@ -127,16 +128,28 @@ def as_tensor(model: StateSpaceModel, name: str, value: Data, *, regular: bool =
     elif is_frame(value):
         tensor = from_frame(value, regular=regular).y
     else:
-        try:
-            tensor = torch.from_numpy(np.array(value, dtype=float))
-        except (TypeError, ValueError) as error:
-            raise ValueError(
-                f"`{name}` must hold numbers (NaN where missing), got {type(value).__name__}: "
-                f"{error}."
-            ) from error
+        tensor = _from_array(name, value)
     if tensor.is_complex():
         raise ValueError(f"`{name}` must be real, got {tensor.dtype}. Pass its parts as columns.")
     return model.adopt(tensor)
+
+
+def _from_array(name: str, value: ArrayLike) -> Tensor:
+    try:
+        if np.iscomplexobj(value):
+            return torch.from_numpy(np.array(value))
+        return torch.from_numpy(np.array(value, dtype=float))
+    except (TypeError, ValueError) as error:
+        hint = "."
+        if "inhomogeneous" in str(error):
+            hint = (
+                ". Series of several lengths are padded with NaN to one, as by "
+                "`torch.nn.utils.rnn.pad_sequence`, and told by `lengths`."
+            )
+        raise ValueError(
+            f"`{name}` must hold numbers (NaN where missing), got {type(value).__name__}: "
+            f"{str(error).rstrip('.')}{hint}"
+        ) from error
 
 
 def positive(name: str, value: int) -> int:
@@ -161,6 +174,30 @@ def infers(method: InferenceMethod) -> InferenceMethod:
             f"`method` must infer states, as `ds.inference.Kalman()` does, got {_what(method)}."
         )
     return method
+
+
+def to_learn(model: StateSpaceModel, series: Series) -> Series:
+    """Return `series`, from which `model` can learn.
+
+    Raises:
+        ValueError: Nothing was observed, a reading is too large to be squared and added up, or
+            the model has nothing to learn.
+    """
+    if not bool((~series.y.isnan()).any()):
+        raise ValueError("`y` holds no observation: every entry is missing. Check the columns.")
+    size = series.y.detach().abs().nan_to_num(nan=0.0)
+    if float(size.max()) > (torch.finfo(size.dtype).max / size.numel()) ** 0.5:
+        at = int(size.reshape(-1, size.shape[-1]).amax(0).argmax())
+        raise ValueError(
+            f"`y` holds {float(size.max()):g} in component {at}, whose square overflows "
+            f"{size.dtype}. Repair it, or give the readings in a larger unit."
+        )
+    if not learnable(model):
+        raise ValueError(
+            f"{type(model).__name__} has nothing to learn: no parameter requires a gradient. Pass "
+            "`PyroParam(value, constraint)` for those that should be learnt, or a `PyroSample`."
+        )
+    return series
 
 
 def learns(method: LearningMethod) -> LearningMethod:
@@ -213,7 +250,10 @@ def _observations(model: StateSpaceModel, y: Data, *, regular: bool) -> Tensor:
         )
     # A finite sum has no infinite term, and costs a fraction of looking at each.
     if not math.isfinite(values.detach().sum()) and bool(values.isinf().any()):
-        raise ValueError("`y` must be finite or NaN (missing), but holds infinity.")
+        raise ValueError(
+            "`y` must be finite or NaN (missing), but holds infinity, or a number beyond "
+            f"{torch.finfo(values.dtype).max:.1e}, the largest of the model's {values.dtype}."
+        )
     return values
 
 
@@ -227,6 +267,8 @@ def _inputs(model: StateSpaceModel, u: Data | None, y: Tensor) -> Tensor | None:
     if u is None:
         return None
     values = as_tensor(model, "u", u)
+    if values.ndim == 1 and size == 1:
+        values = values[:, None]
     if values.ndim < 2 or values.shape[-2:] != (y.shape[-2], size):
         raise ValueError(
             f"`u` must end in `(time, input) = {(y.shape[-2], size)}`, got {tuple(values.shape)}."
@@ -273,5 +315,11 @@ def _steps(model: StateSpaceModel, dt: Data | float | None, y: Tensor) -> Tensor
         raise ValueError(
             "`dt` must be finite and not negative. Sort the readings by time and drop those "
             "without a time stamp."
+        )
+    if steps.ndim and not model.reads_time and bool((steps[..., 1:] != steps[..., 1:2]).any()):
+        raise ValueError(
+            f"`dt` has steps of several lengths, but a step of {type(model).__name__} has none. "
+            "Lay the readings on a regular grid with NaN where there is none, or take a model in "
+            "continuous time, such as `ConstantVelocity`, `Matern` or `DeepMarkov`."
         )
     return steps

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .base import InferenceMethod, Series, StateSpaceModel
 from .checks import Data, Labels, positive
-from .future import extend, future_labels
+from .future import Ahead, future_labels
 from .results import Disturbances, Filtered, Forecast, Imputed, Learned, Simulated, Smoothed
 
 if TYPE_CHECKING:
@@ -33,13 +33,15 @@ class Fit(_FitFields):
         learned: Objective, history, standard errors, diagnostics and the inference method.
         series: The checked data.
         labels: Row labels and column names of the data.
+        lengths: Valid steps of each series, `(*batch,)`, where they were given.
     """
 
     labels: Labels = Labels(None, None)
+    lengths: Data | None = None
 
-    def labelled(self, labels: Labels) -> Fit:
-        """Attach the labels of the user's frame."""
-        self.labels = labels
+    def labelled(self, labels: Labels, lengths: Data | None = None) -> Fit:
+        """Attach the labels of the user's frame, and the lengths of padded series."""
+        self.labels, self.lengths = labels, lengths
         return self
 
     @property
@@ -95,8 +97,8 @@ class Fit(_FitFields):
     ) -> Forecast:
         """Forecast the steps after the training data; see `deepssm.forecast`."""
         horizon = positive("horizon", horizon)
-        whole = extend(self.model, self.series, horizon, u_future, dt_future)
-        result = self.method.forecast(self.model, whole, horizon, num_samples, generator)
+        ahead = Ahead(horizon, u_future, dt_future, num_samples, generator)
+        result = ahead.forecast(self.model, self.method, self.series, self.lengths)
         return result.labelled(future_labels(self.labels, horizon), self.names)
 
     def impute(self, num_samples: int = 200, generator: torch.Generator | None = None) -> Imputed:

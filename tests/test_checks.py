@@ -85,8 +85,6 @@ def test_malformed_requests() -> None:
     y = torch.zeros(5, 2)
     with pytest.raises(ValueError, match="`horizon` must be a whole number"):
         ds.forecast(model(), y, 0)
-    with pytest.raises(ValueError, match="`lengths` cannot be combined with `forecast`"):
-        ds.forecast(model(), y, 2, lengths=torch.tensor(4))
     with pytest.raises(ValueError, match="`dt` and `dt_future` must be given together"):
         ds.forecast(model(), y, 2, dt=torch.ones(5))
     with pytest.raises(ValueError, match="`num_samples` must be a whole number"):
@@ -171,7 +169,14 @@ def test_irregular_dates_need_their_time_steps() -> None:
     frame = pd.DataFrame({"a": 1.0, "b": 2.0}, index=index)
     with pytest.raises(ValueError, match="irregular"):
         ds.filter(model(), frame)
-    assert ds.filter(model(), frame, dt=[0.0, 1.0, 5.0, 1.0]).mean.shape == (4, 2)
+    steps = [0.0, 1.0, 5.0, 1.0]
+    moving = ds.models.ConstantVelocity(2, diffusion=1.0, noise_variance=1.0)
+    assert ds.filter(moving, frame, dt=steps).mean.shape == (4, 4)
+    with pytest.raises(ValueError, match="`dt` has steps of several lengths"):
+        ds.filter(model(), frame, dt=steps)
+    # Matrices of its own for each step may know what the steps are.
+    varying = model(A=np.tile(EYE, (4, 1, 1)))
+    assert ds.filter(varying, frame, dt=steps).mean.shape == (4, 2)
 
 
 def test_simulations_follow_the_model() -> None:

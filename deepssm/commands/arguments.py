@@ -30,7 +30,7 @@ class _Parser(argparse.ArgumentParser):
     """An argument parser whose complaints are one line and end in exit code 2."""
 
     def error(self, message: str) -> NoReturn:
-        stop = "" if message.endswith("?") else "."
+        stop = "" if message.endswith(("?", ".")) else "."
         raise UsageError(f"{message}{stop} See: {self.prog} --help")
 
 

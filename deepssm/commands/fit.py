@@ -18,7 +18,7 @@ from .learning import first_rows, learn, with_table
 from .outcome import DataError, Outcome, StoppedError
 from .pages import page_of, text_table
 from .results import write_results
-from .resume import begin_training
+from .resume import begin_training, removed_without_checkpoint
 from .runs import write_fits
 from .specs import ModelSpec, complete, usual_period
 from .study import Study, evaluate
@@ -112,14 +112,17 @@ def learn_all(
     past = first_rows(table, learnt_from)
     if training is not None:
         begin_training(training, past, resume=resume)
-    for name, spec in specs.items():
-        log.say(f"Learning {name}: {spec.words}, from {learnt_from} rows.")
-        folder = training if spec.deep else None
-        fit = learn(spec, past, seed=seed, folder=folder, resume=resume)
-        if any("interrupted" in note for note in fit.learned.warnings):
-            raise StoppedError(f"stopped; {training} is kept. Same command with --resume goes on.")
-        log.say(f"Learnt {name}: objective {fit.learned.objective:.3f} nats.")
-        fits[name] = (spec, with_table(spec, fit, table))
+    with removed_without_checkpoint(training):
+        for name, spec in specs.items():
+            log.say(f"Learning {name}: {spec.words}, from {learnt_from} rows.")
+            folder = training if spec.deep else None
+            fit = learn(spec, past, seed=seed, folder=folder, resume=resume)
+            if any("interrupted" in note for note in fit.learned.warnings):
+                raise StoppedError(
+                    f"stopped; {training} is kept. Same command with --resume goes on."
+                )
+            log.say(f"Learnt {name}: objective {fit.learned.objective:.3f} nats.")
+            fits[name] = (spec, with_table(spec, fit, table))
     return fits
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +43,21 @@ def begin_training(folder: Path, table: Table, *, resume: bool) -> None:
         return
     shutil.rmtree(folder, ignore_errors=True)
     write_text(folder / NOTE, json.dumps(told))
+
+
+@contextmanager
+def removed_without_checkpoint(folder: Path | None) -> Iterator[None]:
+    """Remove the folder of a training that failed before there was anything to go on from.
+
+    Args:
+        folder: Where the training leaves checkpoints, if anywhere.
+    """
+    try:
+        yield
+    except BaseException:
+        if folder is not None and not (folder / CHECKPOINT).is_file():
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def digest(table: Table) -> str:

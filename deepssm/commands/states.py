@@ -16,7 +16,6 @@ from .table import Table, read_table
 if TYPE_CHECKING:
     import pandas as pd
 
-LEVEL = 0.9
 _Z90 = 1.6448536269514722
 
 

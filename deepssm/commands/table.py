@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,6 +14,8 @@ from .times import read_times
 if TYPE_CHECKING:
     import pandas as pd
 
+# Deep models compute in single precision, where squares end at 3.4e38.
+_LARGEST = 1e18
 MISSING = ("", "NA", "N/A", "na", "n/a", "NaN", "nan", "NULL", "null", "None", "-", "?")
 
 
@@ -106,6 +109,8 @@ def read_inputs(path: Path, names: list[str], horizon: int) -> np.ndarray:
 def _read_text(path: Path) -> pd.DataFrame:
     import pandas as pd
 
+    if path.is_dir():
+        raise DataError(f"{path} is a folder: give the CSV file itself.")
     if not path.is_file():
         near = [p.name for p in path.parent.glob("*.csv")] if path.parent.is_dir() else []
         raise DataError(f"there is no file '{path}'.{did_you_mean(path.name, near)}")
@@ -120,9 +125,23 @@ def _read_text(path: Path) -> pd.DataFrame:
         raise DataError(f"{path} is not a CSV table with commas: {reason}") from None
     if frame.empty:
         raise DataError(f"{path} has a header line but no rows.")
+    twice = _repeated(path)
+    if twice:
+        raise DataError(f"{path} has more than one column '{twice}': rename them.")
     if frame.shape[1] == 1 and ";" in str(frame.columns[0]):
         raise DataError(f"{path} separates columns with ';': save it with commas.")
     return frame
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
+
+
+def _repeated(path: Path) -> str:
+    """Return the first name that stands twice in the header, which pandas would number."""
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        names = [name.strip() for name in next(csv.reader(file), [])]
+    return next((name for name in names if name and names.count(name) > 1), "")
 
 
 def _wanted(
@@ -158,8 +177,9 @@ def _numbers(text: pd.DataFrame, names: list[str], path: Path) -> pd.DataFrame:
             row = int(np.flatnonzero(bad)[0])
             raise DataError(
                 f"{path}, line {row + 2}: column '{name}' holds '{raw.iloc[row]}', which is not "
-                f"a number ({int(bad.sum())} such cells). Leave a cell empty where a reading is "
-                "missing, or choose number columns with --y; a time column goes to --time."
+                f"a number ({_count(int(bad.sum()), 'such cell')}). Leave a cell empty where a "
+                "reading is missing, or choose number columns with --y; a time column goes to "
+                "--time."
             )
         columns[name] = values.to_numpy()
     return pd.DataFrame(columns)
@@ -178,8 +198,8 @@ def _check_inputs(frame: pd.DataFrame, u: list[str], path: Path) -> None:
         gaps = int(frame[name].isna().sum())
         if gaps:
             raise DataError(
-                f"{path}: input column '{name}' has {gaps} missing values; inputs must be known "
-                "on every row. Fill them, or observe the column with --y instead."
+                f"{path}: input column '{name}' has {_count(gaps, 'missing value')}; inputs must "
+                "be known on every row. Fill them, or observe the column with --y instead."
             )
 
 
@@ -195,8 +215,14 @@ def check_readings(y: pd.DataFrame, path: Path, min_rows: int) -> None:
             raise DataError(f"{path}: column '{name}' has no reading at all: leave it out of --y.")
         if len(readings) < min_rows:
             raise DataError(
-                f"{path}: column '{name}' has {len(readings)} readings, too few for this model, "
-                f"which needs {min_rows}. Give more rows or choose a simpler --model."
+                f"{path}: column '{name}' has {_count(len(readings), 'reading')}, too few for "
+                f"this model, which needs {min_rows}. Give more rows or choose a simpler --model."
+            )
+        largest = float(readings.abs().max())
+        if largest > _LARGEST:
+            raise DataError(
+                f"{path}: column '{name}' holds {largest:g}, whose "
+                "square overflows. Repair it, or give the column in a larger unit."
             )
         if min_rows > 1 and readings.nunique() == 1:
             raise DataError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TypeAlias
 
 import numpy as np
@@ -60,6 +61,8 @@ class OnlineKalman:
             dt: Time since the last step, for models in continuous time.
             u: Input of the arriving step, `(input,)`.
         """
+        if dt is not None and not 0 <= dt < math.inf:
+            raise ValueError(f"`dt` must be finite and not negative, got {dt}.")
         self._input = u
         moves = self._moves(dt) if u is None else self._transition(dt, u)
         self._predict((*moves, *self._problem.params[3:]), tuple(self._out), self._space)
@@ -76,7 +79,10 @@ class OnlineKalman:
         Raises:
             ValueError: `y` has the wrong size or is infinite.
         """
-        values = np.asarray(y, dtype=float).reshape(-1)
+        try:
+            values = np.asarray(y, dtype=float).reshape(-1)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"`y` must hold numbers or NaN, got {y!r}.") from error
         if values.size != self._model.obs_dim or np.isinf(values).any():
             raise ValueError(
                 f"`y` must hold {self._model.obs_dim} finite number(s) or NaN, got {values}."

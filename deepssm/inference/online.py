@@ -113,7 +113,10 @@ def checked_reading(model: StateSpaceModel, y: Reading, like: Tensor) -> Tensor:
     Raises:
         ValueError: it has the wrong size or is infinite.
     """
-    reading = torch.as_tensor(y, dtype=like.dtype, device=like.device).reshape(-1)
+    try:
+        reading = torch.as_tensor(y, dtype=like.dtype, device=like.device).reshape(-1)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`y` must hold numbers or NaN, got {y!r}.") from error
     if reading.numel() != model.obs_dim or bool(torch.isinf(reading).any()):
         raise ValueError(
             f"`y` must hold {model.obs_dim} finite number(s) or NaN, got {reading.tolist()}."

@@ -78,8 +78,8 @@ class DeepMarkov(StateSpaceModel):
             ("state_dim", state_dim, 1),
             ("input_dim", input_dim, 0),
         ):
-            if size < least:
-                raise ValueError(f"`{name}` must be at least {least}, got {size}.")
+            if not isinstance(size, int) or size < least:
+                raise ValueError(f"`{name}` must be a whole number, {least} or more, got {size}.")
         self.obs_dim, self.state_dim, self.input_dim = obs_dim, state_dim, input_dim
         self.hidden, self.feedback, self.reads_past = hidden, feedback, feedback != "none"
         moved, emitted = (self._reads(part) for part in ("transition", "emission"))

@@ -37,6 +37,7 @@ class DynamicFactor(LinearModel):
     """
 
     noise_variance: Tensor
+    reads_time = False
 
     def __init__(
         self, obs_dim: int, factors: int = 1, order: int = 1, *, mean: bool = True
@@ -104,7 +105,7 @@ class DynamicFactor(LinearModel):
     def initialize_from(self, series: Series) -> None:
         """Start from principal components of the data, gaps filled with means."""
         flat = series.y.reshape(-1, self.obs_dim)
-        mean = flat.nanmean(0)
+        mean = flat.nanmean(0).nan_to_num(nan=0.0)
         gap = torch.where(flat.isnan(), torch.zeros_like(flat), flat - mean)
         cov = gap.mT @ gap / max(1, len(flat))
         values, vectors = torch.linalg.eigh(cov)
@@ -116,5 +117,7 @@ class DynamicFactor(LinearModel):
                 self.mean.copy_(mean)
         if self.noise_variance_unconstrained.requires_grad:
             rest = (cov - top @ top.mT).diagonal()
-            scale = cov.diagonal().clamp_min(torch.finfo(cov.dtype).tiny)
+            variance = cov.diagonal()
+            # A series that never moved, or was never seen, says nothing about its noise.
+            scale = torch.where(variance > 0, variance, torch.ones_like(variance))
             setattr(self, "noise_variance", torch.maximum(rest, 0.1 * scale))  # noqa: B010

@@ -58,6 +58,7 @@ class HiddenMarkov(StateSpaceModel):
             start = torch.full((n, n), (1 - stickiness) / max(n - 1, 1), dtype=dtype)
             start.fill_diagonal_(stickiness if n > 1 else 1.0)
             self._hold("transition_logits", transition, start)
+        self.reads_time = self.transition_function is not None
         self._hold("initial_logits", initial, torch.full((n,), 1 / n, dtype=dtype))
         self.transition_weight = (
             nn.Parameter(torch.zeros(n, n, self.input_dim, dtype=dtype)) if driven else None

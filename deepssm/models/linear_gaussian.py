@@ -75,7 +75,14 @@ class LinearGaussian(StateSpaceModel):
             name: _attach(self, name, value)
             for name, value in (given | {"m0": m0, "P0": P0}).items()
         }
+        for name, matrix in (("A", self.A), ("C", self.C)):
+            if matrix.ndim < 2:
+                raise ValueError(
+                    f"`{name}` must be a matrix `(row, col)`, got shape {tuple(matrix.shape)}. "
+                    "Write `[[0.9]]` for a single number."
+                )
         self.state_dim, self.obs_dim = self.A.shape[-1], self.C.shape[-2]
+        self.reads_time = max(self.A.ndim, self.Q.ndim) > 2
         gains = [x for x in (self.B, self.D) if x is not None]
         self.input_dim = gains[0].shape[-1] if gains else 0
         self.start = _starts(initial, self.state_dim)
@@ -188,14 +195,20 @@ def _attach(model: LinearGaussian, name: str, value: Matrix | None) -> float:
         setattr(model, name, value)
         return 0.0
     if not isinstance(value, Tensor):
-        array = np.array(value)
-        value = torch.from_numpy(array if array.dtype.kind == "f" else array.astype(float))
+        value = _numbers(name, value)
     tensor = value
     if tensor.requires_grad:
         setattr(model, name, tensor)
         return 0.0
     model.register_buffer(name, tensor.detach().clone().to(torch.float64))
     return torch.finfo(tensor.dtype).eps if tensor.is_floating_point() else 0.0
+
+
+def _numbers(name: str, value: Matrix) -> Tensor:
+    array = np.array(value)
+    if array.dtype.kind not in "fiub":
+        raise ValueError(f"`{name}` must be an array of real numbers, got {value!r}.")
+    return torch.from_numpy(array if array.dtype.kind == "f" else array.astype(float))
 
 
 def _starts(initial: Start | Sequence[Start], n: int) -> tuple[Start, ...]:

@@ -34,6 +34,8 @@ class SequenceLayer(nn.Module):
 
     def __init__(self, features: int) -> None:
         super().__init__()
+        if not isinstance(features, int) or features < 1:
+            raise ValueError(f"`features` must be a whole number, 1 or more, got {features!r}.")
         self.features = features
 
     def forward(

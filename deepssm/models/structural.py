@@ -36,6 +36,7 @@ class Structural(LinearModel):
     """
 
     obs_dim = 1
+    reads_time = False
 
     @property
     def parts(self) -> dict[str, Component]:

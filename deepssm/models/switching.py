@@ -63,6 +63,7 @@ class SwitchingLinearGaussian(StateSpaceModel):
         self.modes = nn.ModuleList(modes)
         self.num_modes, self.obs_dim = len(modes), modes[0].obs_dim
         self.input_dim = max(mode.input_dim for mode in modes)
+        self.reads_time = any(mode.reads_time for mode in modes)
         maps = state_maps or [range(mode.state_dim) for mode in modes]
         self.state_maps = tuple(tuple(indices) for indices in maps)
         self.latent_dim = 1 + max(max(indices) for indices in self.state_maps)

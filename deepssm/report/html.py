@@ -14,8 +14,6 @@ from ..atomic import write_text
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MAX_BYTES = 1_000_000
-
 
 class Picture(NamedTuple):
     """A figure ready for the page.

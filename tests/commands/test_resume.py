@@ -72,5 +72,24 @@ def test_other_data_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert not (training / "training.safetensors").exists()
 
 
+def test_a_training_that_failed_at_once_leaves_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that left a checkpoint keeps it."""
+    data, training = tmp_path / "data.csv", tmp_path / "run.training"
+    data.write_text("\n".join(["level", *(f"{i % 7}" for i in range(60))]))
+    checkpoint = training / "training.safetensors"
+    for before in (False, True):
+
+        def fail(*args: object, before: bool = before, **kwargs: object) -> None:
+            if before:
+                checkpoint.write_bytes(b"")
+            raise FloatingPointError("the loss is not finite")
+
+        monkeypatch.setattr("deepssm.commands.fit.learn", fail)
+        assert main(["fit", str(data), *WORDS, "--out", str(tmp_path / "run")]) == 4
+        assert training.exists() == before and not (tmp_path / "run").exists()
+
+
 def _table(path: Path, columns: list[str]) -> Table:
     return read_table(path, time=None, y=columns, u=[])

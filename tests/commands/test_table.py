@@ -138,6 +138,11 @@ BAD = {
     "nothing to observe": ("t\n1\n2\n", {}, "no column left to observe"),
     "no rows": ("t,a\n", {}, "no rows"),
     "an empty file": ("", {}, "is empty"),
+    "a name twice": ("t,a,a\n1,2,3\n2,3,4\n", {}, "more than one column 'a': rename"),
+    "a reading that is no reading": (
+        _csv(_days(4), [1, "1e200", 3, 5]), {}, "column 'a' holds 1e\\+200, whose square",
+    ),
+    "one reading": (_csv(_days(4), [1, "", "", ""]), {}, "has 1 reading, too few"),
     "semicolons": ("t;a\n1;2\n", {}, "separates columns with ';'"),
     "ragged rows": ("t,a\n1,2\n1,2,3,4\n", {}, "not a CSV table with commas"),
     "a grid of no step": (_csv(_days(4), [1, 2, 3, 5]), {"resample": "often"}, "'often' is not a"),
@@ -158,6 +163,9 @@ def test_files_that_are_no_tables(tmp_path: Path) -> None:
     (tmp_path / "data.csv").write_bytes(b"t,a\n1,\xff\xfe\n")
     with pytest.raises(DataError, match="not text in UTF-8"):
         read_table(tmp_path / "data.csv", time="t", y=None, u=[])
+    (tmp_path / "inside.csv").mkdir()
+    with pytest.raises(DataError, match="is a folder: give the CSV file"):
+        read_table(tmp_path / "inside.csv", time="t", y=None, u=[])
     with pytest.raises(DataError, match="no file.*Did you mean 'data.csv'"):
         read_table(tmp_path / "dta.csv", time="t", y=None, u=[])
 
