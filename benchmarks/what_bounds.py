@@ -69,8 +69,9 @@ def print_bounds(step: Step, epoch: Epoch, model: nn.Module, guide: nn.Module) -
 def _print_parts(events: Any, device: torch.device) -> None:  # noqa: ANN401
     """Print time by part, as the profiler slows it down, in shares of all."""
     cuda = device.type == "cuda"
-    spent = {e.key: e.device_time_total if cuda else e.cpu_time_total for e in events}
-    kernels = [e for e in events if e.device_type != torch.autograd.DeviceType.CPU]
+    host = [e for e in events if e.device_type == torch.autograd.DeviceType.CPU]
+    spent = {e.key: e.device_time_total if cuda else e.cpu_time_total for e in host}
+    kernels = [e for e in events if e not in host and not e.is_user_annotation]
     busy = sum(e.self_device_time_total for e in kernels)
     total = busy if cuda else sum(e.self_cpu_time_total for e in events)
     rest = total
