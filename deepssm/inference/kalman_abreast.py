@@ -31,7 +31,7 @@ from .lane_values import add_product, fill, get, lane_array, put, sub
 BLOCK = LANES  # steps of a block
 _TILE = LANES * LANES
 SKIP, WRITE, STREAM = range(3)  # what to do with a result; see `way_of`
-_LARGE = 1 << 22  # bytes beyond which results leave the caches anyway
+_LARGE = 6 << 20  # bytes beyond which results leave the caches anyway; a reader of less pays more
 
 
 @njit(**INLINE)
