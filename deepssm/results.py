@@ -173,18 +173,24 @@ class Imputed(Labelled, _ImputedFields):
     """
 
     def interval(self, level: float = 0.9) -> tuple[Tensor, Tensor]:
-        """Return the central interval that holds `level` of each missed reading's mass.
+        """Return the central interval that holds a further draw with probability `level`.
+
+        Its ends lie at the ranks `(n + 1) (1 -+ level) / 2` of the `n` draws. Quantiles of the
+        draws alone hold less: 0.891 at a level of 0.9 and 200 draws.
 
         Args:
             level: Probability in (0, 1).
 
         Raises:
             ValueError: `level` is not strictly between 0 and 1.
+
+        Source: Hyndman & Fan (1996), The American Statistician 50, definition 6.
         """
         if not 0.0 < level < 1.0:
             raise ValueError(f"`level` must lie strictly between 0 and 1, got {level}.")
-        low, high = (1 - level) / 2, (1 + level) / 2
-        return torch.quantile(self.samples, low, 0), torch.quantile(self.samples, high, 0)
+        count = self.samples.shape[0]
+        rank = max((count + 1) * (1 - level) / 2 - 1, 0.0) / max(count - 1, 1)
+        return torch.quantile(self.samples, rank, 0), torch.quantile(self.samples, 1 - rank, 0)
 
     def to_frame(self, index: pd.Index | None = None) -> pd.DataFrame:
         """Return a frame with columns `<name>`, filled, and `<name>_sd`, one row a step."""

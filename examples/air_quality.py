@@ -2,6 +2,11 @@
 
 The data are looked for in $DEEPSSM_DATA; without them a synthetic stand-in is used.
 
+300 steps were chosen on readings hidden once more among those that the model may see, six masks:
+90 % intervals cover 0.923, 0.900, 0.885 of them after 150, 300, 600 steps, with a CRPS of 0.259,
+0.221, 0.219 standard deviations. Readings of one mask err together, so a single run says little:
+over ten seeds coverage ranges from 0.84 to 0.92, 0.89 on average, and the first is the lowest.
+
 Run: DEEPSSM_DATA=/path/to/data python examples/air_quality.py
 """
 

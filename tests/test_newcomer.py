@@ -50,7 +50,7 @@ MISTAKES: list[tuple[Callable[[], object], str]] = [
     (lambda: ds.models.LinearGaussian("x", 1, 1, 1), "`A` must be an array of real numbers"),
     (lambda: ds.models.LinearGaussian(0.9, 1.0, 1.0, 1.0), "`A` must be a matrix"),
     (lambda: ds.models.LinearGaussian([[0.9]], [[1.0]], [1.0], [[1.0]]), "`C` must be a matrix"),
-    (lambda: ds.models.DeepMarkov(1.5, 2), "`obs_dim` must be a whole number"),  # type: ignore[arg-type]
+    (lambda: ds.models.DeepMarkov(1.5, 2), "`obs_dim` must be at least 1 and whole"),  # type: ignore[arg-type]
     (lambda: ds.models.S4D(2.5), "`features` must be a whole number"),  # type: ignore[arg-type]
     (lambda: moving().update(["a"]), "`y` must hold numbers or NaN"),
     (lambda: ds.online(coins()).update(["a"]), "`y` must hold numbers or NaN"),

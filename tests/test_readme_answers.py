@@ -16,10 +16,10 @@ def _blocks(title: str) -> list[str]:
 
 
 def test_there_are_answers() -> None:
-    assert len(_blocks("Questions")) == 3
+    assert len(_blocks("Questions")) == 4
 
 
-@pytest.mark.parametrize("block", range(3))
+@pytest.mark.parametrize("block", range(4))
 def test_answers_run(
     block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -50,8 +50,6 @@ class ProductCombiner(nn.Module):
     variational inference for state space models.
     """
 
-    uses_prior = True
-
     def __init__(
         self, state_dim: int, obs_dim: int, hidden: int, *, innovation: bool = True
     ) -> None:
@@ -101,7 +99,6 @@ class GateCombiner(nn.Module):
     Source: Krishnan, Shalit, Sontag (2017), equation 9.
     """
 
-    uses_prior = False
     uses_innovation = False
 
     def __init__(
@@ -148,7 +145,6 @@ class IndependentCombiner(nn.Module):
     Source: Krishnan, Shalit, Sontag (2017), table 1: MF-LR.
     """
 
-    uses_prior = False
     uses_innovation = False
 
     def __init__(

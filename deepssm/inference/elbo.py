@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import pyro
 import torch
@@ -11,15 +11,7 @@ from torch import Tensor, nn
 
 from ..base import Series, StateSpaceModel
 from ..sequences import MarkovSequence, joint, observed_log_prob, observed_steps, series_plates
-from .guide_law import GuideLaw, step_divergence
-
-
-class Guide(Protocol):
-    """A module that gives `q(z_{1:T} | y, u)` for a model and a series."""
-
-    def __call__(self, model: StateSpaceModel, series: Series) -> GuideLaw:
-        """Return the guide's law of the whole path."""
-        ...
+from .guide_law import step_divergence
 
 
 class ModelProgram(nn.Module):

@@ -79,7 +79,7 @@ class DeepMarkov(StateSpaceModel):
             ("input_dim", input_dim, 0),
         ):
             if not isinstance(size, int) or size < least:
-                raise ValueError(f"`{name}` must be a whole number, {least} or more, got {size}.")
+                raise ValueError(f"`{name}` must be at least {least} and whole, got {size}.")
         self.obs_dim, self.state_dim, self.input_dim = obs_dim, state_dim, input_dim
         self.hidden, self.feedback, self.reads_past = hidden, feedback, feedback != "none"
         moved, emitted = (self._reads(part) for part in ("transition", "emission"))
