@@ -300,7 +300,9 @@ def test_a_neural_model_trains_and_is_kept(tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "model.safetensors", {}, model=model, guide=guide)
     again, reader = DeepMarkov(2, 3, feedback="both", hidden=4), SmoothingGuide(2, 3, hidden=4)
     checkpoint.load(tmp_path / "model.safetensors").restore(model=again, guide=reader)
-    forecasts = (fit.forecast(4), ds.forecast(again, fit.series.y, 4, method=Amortized(reader)))
+    method = Amortized(reader)
+    there = ds.forecast(again, fit.series.y, 4, lengths=[30, 12, 20], method=method)
+    forecasts = (fit.forecast(4), there)
     torch.testing.assert_close(forecasts[0].samples, forecasts[1].samples)
     assert bool(forecasts[0].mean.isfinite().all())
 
