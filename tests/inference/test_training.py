@@ -24,6 +24,7 @@ from deepssm.base import Series
 from deepssm.inference.amortized import Amortized
 from deepssm.inference.chain_guide import ChainGuide
 from deepssm.inference.conjugate_guide import ConjugateGuide
+from deepssm.inference.elbo import negative_elbo
 from deepssm.inference.flow_guide import FlowGuide
 from deepssm.inference.guides import SmoothingGuide
 from deepssm.inference.minibatches import Minibatches
@@ -285,6 +286,40 @@ def test_the_best_weights_are_those_of_the_validation_series() -> None:
     assert learned[1].diagnostics["elbo_per_step"] == max(other)
     assert learned[0].diagnostics["elbo_per_step"] == max(own)
     assert own != other
+
+
+def test_training_stops_when_the_bound_no_longer_rises() -> None:
+    """Two evaluations after the best one, which a run without patience finds too."""
+    against = Series(_series().y.flip(-1) * 3)
+    plan = {"steps": 48, "validation": against, "learning_rate": 0.1}
+    whole, stopped = (_fit(None, **plan, patience=p)[1].history for p in (None, 2))
+    assert len(whole) == 12 and 3 <= len(stopped) < 12
+    bounds = [record["elbo"] for record in stopped]
+    assert bounds.index(max(bounds)) == len(bounds) - 3
+    assert stopped == whole[: len(stopped)]
+
+
+def test_the_divergence_warms_up_in_updates_and_gradients_are_clipped() -> None:
+    """What the loss is called with at each step; the last step's gradients are still there."""
+    weights: list[float] = []
+
+    class Loss(torch.nn.Module):
+        def __init__(
+            self, model: DeepMarkov, guide: SmoothingGuide, *, num_particles: int
+        ) -> None:
+            super().__init__()
+            self.elbo = negative_elbo(model, guide, num_particles=num_particles)
+
+        def forward(self, *parts: Any) -> Tensor:  # noqa: ANN401
+            weights.append(parts[3])
+            return 1e3 * self.elbo(*parts)
+
+    guide = SmoothingGuide(2, 3, hidden=8)
+    plan = {"kl_start": 0.01, "kl_warmup": 10, "clip": 0.5, "objective": Loss, "weight_decay": 0.0}
+    _fit(None, guide=guide, **plan)
+    assert weights == [pytest.approx(min(0.01 + 0.099 * k, 1.0)) for k in range(20)]
+    norms = [p.grad.norm() for p in guide.parameters() if p.grad is not None]
+    assert 0.1 < float(torch.stack(norms).norm()) <= 0.5 * (1 + 1e-5)
 
 
 def test_training_data_are_no_validation() -> None:
