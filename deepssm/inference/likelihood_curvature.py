@@ -132,7 +132,7 @@ def standard_errors(
 
 
 def _delta_method(free: Free, cov: Matrix) -> Tensor:
-    J = free.jacobian()
+    J = free.jacobian().cpu()
     # A stuck entry must not spoil the others: 0 * NaN is NaN.
     used = torch.where(J[:, :, None] * J[:, None, :] != 0, torch.from_numpy(cov), 0.0)
     variance = (J[:, :, None] * used * J[:, None, :]).sum((1, 2))

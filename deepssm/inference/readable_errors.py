@@ -78,7 +78,8 @@ def _derivatives(objective: Objective) -> list[tuple[str, Readable, Tensor]]:
         part = shown.get(free.name)
         if part is None:
             value = free.constrained(free.tensor)
-            found.append((free.name, Readable(free.name, value), free.jacobian()))
+            jacobian = free.jacobian().double().cpu()
+            found.append((free.name, Readable(free.name, value), jacobian))
             continue
         rows = [
             torch.autograd.grad(value, free.tensor, retain_graph=True)[0].reshape(-1)
