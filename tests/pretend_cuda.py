@@ -33,7 +33,8 @@ class Pretend(Tensor):
             cls, held.shape, strides=held.stride(), dtype=held.dtype, device=DEVICE,
             storage_offset=held.storage_offset(),
         )  # fmt: skip
-        pretend.held = held
+        # A pretended tensor has no conjugate bit, which torch would look for.
+        pretend.held = held.resolve_conj().resolve_neg()
         return pretend
 
     def numpy(self, *, force: bool = False) -> Any:  # noqa: ANN401

@@ -89,7 +89,7 @@ def test_moments_of_a_nonlinear_model(elsewhere: None) -> None:
     close(ds.smooth(moved(model), pretend(y), method=Extended()).mean, expected)
 
 
-@pytest.mark.parametrize("layer", [ds.models.S4D, ds.models.S5, ds.models.LRU])
+@pytest.mark.parametrize("layer", [ds.models.S4, ds.models.S4D, ds.models.S5, ds.models.LRU])
 def test_layers(elsewhere: None, layer: type[nn.Module]) -> None:
     here, x = layer(4), torch.randn(2, 30, 4)
     expected = here(x)

@@ -104,7 +104,6 @@ def installed() -> bool:
 
 def _launch_on_device(kernel: Any, grid: tuple[int, int], arguments: tuple[Any, ...]) -> None:  # noqa: ANN401
     from numba import cuda
-    from numba.cuda.core.errors import NumbaPerformanceWarning  # pyright: ignore
 
     device = next(x for x in arguments if isinstance(x, Tensor)).device
     with ExitStack() as stack:
@@ -112,7 +111,7 @@ def _launch_on_device(kernel: Any, grid: tuple[int, int], arguments: tuple[Any, 
         stack.enter_context(cuda.gpus[torch.cuda.current_device()])
         stack.enter_context(warnings.catch_warnings())
         # One that it gives for every grid of few blocks: small batches are not its business.
-        warnings.simplefilter("ignore", NumbaPerformanceWarning)
+        warnings.filterwarnings("ignore", message="Grid size")
         pointer = torch.cuda.current_stream().cuda_stream
         stream = cuda.external_stream(pointer) if pointer else 0
         kernel[(*grid, stream)](*_lent(arguments, cuda.as_cuda_array))
