@@ -1,21 +1,19 @@
 """Run in a process of its own: the CUDA kernels in numba's simulator, from and to a file.
 
-The simulator runs every thread as Python and must be chosen before `numba.cuda` is imported.
+The simulator runs every thread as Python and must be chosen before `numba.cuda` is imported: by
+`NUMBA_ENABLE_CUDASIM=1` in this process' environment.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
-os.environ["NUMBA_ENABLE_CUDASIM"] = "1"
+import torch
 
-import torch  # noqa: E402
-
-from deepssm.base import LinearParameters, Series  # noqa: E402
-from deepssm.inference import Kalman  # noqa: E402
-from tests.inference.given import Given, leaves_of, rebuilt  # noqa: E402
+from deepssm.base import LinearParameters, Series
+from deepssm.inference import Kalman
+from tests.inference.given import Given, leaves_of, rebuilt
 
 
 def main(source: Path, target: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import subprocess
 import sys
@@ -83,6 +84,7 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         [sys.executable, "-m", script, str(folder / "in.pt"), str(folder / "out.pt")],
         check=True,
         cwd=HERE.parents[1],
+        env={**os.environ, "NUMBA_ENABLE_CUDASIM": "1"},
     )
     found = torch.load(folder / "out.pt", weights_only=True)
     return {name: (*made[name], weight, found[name]) for name in CASES}
