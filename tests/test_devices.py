@@ -14,7 +14,7 @@ import deepssm as ds
 from deepssm.base import Series
 from deepssm.inference import Extended, Kalman, MaximumLikelihood
 from tests import oracles
-from tests.inference.given import Given, leaves_of, rebuilt
+from tests.given import Given, leaves_of, rebuilt
 from tests.pretend_cuda import Pretend, PretendMode, pretend, pretending
 
 F64 = torch.float64

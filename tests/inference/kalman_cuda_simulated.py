@@ -13,7 +13,7 @@ import torch
 
 from deepssm.base import LinearParameters, Series
 from deepssm.inference import Kalman
-from tests.inference.given import Given, leaves_of, rebuilt
+from tests.given import Given, leaves_of, rebuilt
 
 
 def main(source: Path, target: Path) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from deepssm.base import LinearParameters, Series, StateSpaceModel
 from deepssm.inference.kalman import Kalman
 from tests import oracles
+from tests.given import Given
 
 CASES: dict[str, dict[str, Any]] = {
     "constant": {},
@@ -26,18 +27,6 @@ CASES: dict[str, dict[str, Any]] = {
     "diffuse and rank-1 Q, varying": {"diffuse": 2, "process_rank": 1, "time_varying": True},
 }
 
-
-class Given(StateSpaceModel):
-    """A model that is its matrices."""
-
-    def __init__(self, parameters: LinearParameters) -> None:
-        super().__init__()
-        self.given = parameters
-        self.register_buffer("like", parameters.initial.mean[..., :0])
-        self.obs_dim, self.state_dim = parameters.emission.matrix.shape[-2:]
-
-    def linear_parameters(self, u: Tensor | None, dt: Tensor | None) -> LinearParameters:
-        return self.given
 
 
 class Case(NamedTuple):

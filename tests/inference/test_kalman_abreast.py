@@ -14,7 +14,8 @@ from deepssm.inference.kalman import Kalman
 from deepssm.inference.kalman_arrays import Problem, lines, prepare
 from deepssm.inference.kalman_passes import shared_pattern
 from tests import oracles
-from tests.inference.test_kalman import Given, close
+from tests.given import Given
+from tests.inference.test_kalman import close
 from tests.inference.test_kalman_tail import draw
 
 

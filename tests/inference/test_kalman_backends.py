@@ -22,6 +22,7 @@ from deepssm.inference.kalman_adjoint import Engine, Run
 from deepssm.linear import LinearSystem, Recurrence, View, chunked, convolved, looped, scanned
 from deepssm.models import S4D, LinearGaussian
 from tests import oracles
+from tests.given import Given
 
 F64 = torch.float64
 Batched = Literal["stationary", "scan"]
@@ -45,18 +46,6 @@ CASES: list[tuple[Batched, str]] = [
     *(("scan", name) for name in CONSTANT | VARYING),
 ]
 
-
-class Given(StateSpaceModel):
-    """A model that is its matrices."""
-
-    def __init__(self, parameters: LinearParameters) -> None:
-        super().__init__()
-        self.given = parameters
-        self.register_buffer("like", parameters.initial.mean[..., :0])
-        self.obs_dim, self.state_dim = parameters.emission.matrix.shape[-2:]
-
-    def linear_parameters(self, u: Tensor | None, dt: Tensor | None) -> LinearParameters:
-        return self.given
 
 
 def make(name: str, time: int, *, obs: int = 2, series: int = 2) -> tuple[Given, Tensor]:

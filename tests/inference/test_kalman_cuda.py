@@ -20,7 +20,7 @@ from deepssm.base import LinearParameters, Series
 from deepssm.inference import Kalman, kalman_cuda
 from deepssm.inference import kalman_backends as backends
 from tests import oracles
-from tests.inference.given import Given, leaves_of, rebuilt
+from tests.given import Given, leaves_of, rebuilt
 
 HERE = Path(__file__).parent
 CASES: dict[str, dict[str, Any]] = {

@@ -11,7 +11,8 @@ from torch import Tensor
 from deepssm.base import Series
 from deepssm.inference.kalman import Kalman
 from deepssm.models.linear_gaussian import LinearGaussian
-from tests.inference.test_kalman import Given, _leaves, _rebuild, close, long_series
+from tests.given import Given
+from tests.inference.test_kalman import _leaves, _rebuild, close, long_series
 
 
 def slow_level(time: int) -> tuple[LinearGaussian, Tensor]:

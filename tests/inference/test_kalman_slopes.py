@@ -12,9 +12,11 @@ from torch import Tensor
 from deepssm.base import LinearParameters, Series
 from deepssm.inference import Kalman
 from deepssm.inference import kalman_backends as backends
+from deepssm.inference.kalman_adjoint import Run
 from tests import oracles
+from tests.given import Given
 
-from .test_kalman_backends import ENGINES, F64, Batched, Given, check_engine, close, gradient
+from .test_kalman_backends import ENGINES, F64, Batched, check_engine, close, gradient
 
 STARTS: dict[str, dict[str, Any]] = {
     "one direction of three": {"diffuse": 1},
@@ -116,4 +118,4 @@ def test_draws_from_a_diffuse_start(backend: Batched) -> None:
 def test_the_choice_of_engine_does_not_depend_on_the_start() -> None:
     model, y = make("scan", "varying", alike=False)
     run = backends.start("scan", model.given, y)
-    assert run is not None and run.known is not None and run.known.open.shape == (2,)
+    assert isinstance(run, Run) and run.known is not None and run.known.open.shape == (2,)

@@ -17,7 +17,8 @@ from deepssm.inference.kalman import Kalman
 from deepssm.inference.kalman_arrays import prepare
 from deepssm.inference.kalman_passes import shared_pattern
 from tests import oracles
-from tests.inference.test_kalman import Given, _leaves, _rebuild, close
+from tests.given import Given
+from tests.inference.test_kalman import _leaves, _rebuild, close
 
 
 def draw(series: int, steps: int, obs: int, seed: int = 3) -> Tensor:

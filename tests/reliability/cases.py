@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deepssm.base import GaussianInitial, LinearConditional, LinearParameters, StateSpaceModel
+from deepssm.base import GaussianInitial, LinearConditional, LinearParameters
 from tests import oracles
 
 NAN = float("nan")
@@ -26,19 +26,6 @@ RANK_1 = [[0.0625, 0.125], [0.125, 0.25]]
 class Case(NamedTuple):
     params: LinearParameters
     y: Tensor
-
-
-class Given(StateSpaceModel):
-    """A model that is its matrices."""
-
-    def __init__(self, parameters: LinearParameters) -> None:
-        super().__init__()
-        self.given = parameters
-        self.register_buffer("like", parameters.initial.mean[..., :0])
-        self.obs_dim, self.state_dim = parameters.emission.matrix.shape[-2:]
-
-    def linear_parameters(self, u: Tensor | None, dt: Tensor | None) -> LinearParameters:
-        return self.given
 
 
 Matrix = list[list[float]] | np.ndarray | Tensor

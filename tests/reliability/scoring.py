@@ -10,8 +10,9 @@ from torch import Tensor
 
 from deepssm.base import Series
 from deepssm.inference.kalman import Kalman
+from tests.given import Given
 
-from .cases import Case, Given
+from .cases import Case
 from .exact import Exact, Moments
 
 

@@ -20,8 +20,7 @@ from torch import Tensor
 import deepssm as ds
 from deepssm.base import GaussianInitial, LinearConditional, LinearParameters
 from tests import oracles
-
-from .cases import Given
+from tests.given import Given
 
 TIME = 16
 FUNCTIONALS: dict[str, Callable[[Tensor], Tensor]] = {

@@ -12,8 +12,9 @@ import torch
 
 import deepssm as ds
 from deepssm.inference import kalman_lanes
+from tests.given import Given
 
-from .cases import CASES, LONG, Case, Given, case, cast, linear, simulate
+from .cases import CASES, LONG, Case, case, cast, linear, simulate
 from .exact import exact
 from .scoring import Score, score
 

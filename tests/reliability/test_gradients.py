@@ -12,8 +12,9 @@ from torch import Tensor
 
 from deepssm.base import GaussianInitial, LinearConditional, LinearParameters, Series
 from deepssm.inference.kalman import Kalman
+from tests.given import Given
 
-from .cases import Case, Given, case
+from .cases import Case, case
 from .exact import DIGITS, Model, decimals, log_likelihood
 
 # Largest error over largest gradient; the two extreme cases lose half their digits in the data.

@@ -12,8 +12,7 @@ from torch import Tensor
 import deepssm as ds
 from deepssm.base import GaussianInitial, LinearConditional, LinearParameters
 from tests import oracles
-
-from .cases import Given
+from tests.given import Given
 
 N, P, TIME = 3, 3, 25
 

@@ -7,8 +7,9 @@ import math
 import torch
 
 import deepssm as ds
+from tests.given import Given
 
-from .cases import Given, linear, simulate
+from .cases import linear, simulate
 from .exact import exact
 from .generator import random_case
 

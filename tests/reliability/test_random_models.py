@@ -7,8 +7,9 @@ import torch
 
 from deepssm.base import Series
 from deepssm.inference.kalman import Kalman
+from tests.given import Given
 
-from .cases import Case, Given, case
+from .cases import Case, case
 from .exact import Exact, exact
 from .generator import perturbed, random_case, regular_case, singular_noise_case
 from .scoring import TOLERANCES, Score, change, score
