@@ -40,11 +40,10 @@ class Kalman:
             model or gaps that leave most steps unsettled) they hand over to the compiled loop, on
             CUDA `"stationary"` to `"scan"` first. The gradient of all three
             is a smoother pass, and so is that of `"cuda"`: one CUDA thread a series, for many
-            series with proper starts, by the extra `gpu`. `"autograd"` is a torch loop that can
+            series with proper starts, by the extra `gpu` (no machine with a GPU has run it yet). `"autograd"` is a torch loop that can
             be differentiated any number of times, for proper starts and regular innovations.
-            `"auto"` is `"sequential"` on the CPU; on CUDA it is `"cuda"` from 256 series of up to
-            8 states and observations on, where the extra is installed, else `"stationary"` for
-            constant matrices and `"scan"` for others.
+            `"auto"` is `"sequential"` on the CPU; on CUDA it is `"stationary"` for constant
+            matrices and `"scan"` for others.
 
     Source: Kalman (1960); Bierman (1977); Durbin & Koopman (2012), ch. 4 to 7.
     """

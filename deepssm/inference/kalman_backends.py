@@ -53,7 +53,7 @@ def start(backend: Backend, parameters: LinearParameters, y: Tensor) -> Run | Th
         return None
     if y.shape[-2] == 0 or y.numel() == 0:
         return None
-    if backend == "cuda" or backend == "auto" and kalman_cuda.applies(parameters, y):
+    if backend == "cuda":
         return THREADS
     columns = lay_out(_regular(parameters), y)
     once = columns.settled()

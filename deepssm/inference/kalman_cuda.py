@@ -10,29 +10,11 @@ from torch import Tensor
 from ..base import GaussianInitial, LinearConditional, LinearParameters
 from ..results import Filtered, Smoothed
 from .kalman_adjoint import series_weights
-from .kalman_arrays import batch_shape
 from .kalman_cuda_arrays import Lanes, installed, launch, lay_out
 from .kalman_flag import DOUBTFUL, Answer, differ, nudged
 
-# From so many series on the threads win over a scan of each: an estimate, see `benchmarks/`.
-MANY = 256
-# Beyond these sizes a thread's matrices leave the registers, and compilation takes long.
-SMALL = 8
 # Places of `y, m0, b, d` and of `m0, P0` among what is differentiated.
 _VECTORS, _STARTS = (0, 1, 4, 7), (1, 2)
-
-
-def applies(parameters: LinearParameters, y: Tensor) -> bool:
-    """Whether one thread a series is the best choice: many small series with a proper start.
-
-    Args:
-        parameters: The model.
-        y: `(*batch, time, obs)`.
-    """
-    if y.device.type != "cuda" or parameters.initial.diffuse is not None or y.shape[-2] == 0:
-        return False
-    small = max(parameters.initial.mean.shape[-1], y.shape[-1]) <= SMALL
-    return small and batch_shape(parameters, y).numel() >= MANY and installed()
 
 
 def require(parameters: LinearParameters, y: Tensor) -> None:

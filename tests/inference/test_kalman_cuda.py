@@ -18,7 +18,6 @@ from torch import Tensor
 
 from deepssm.base import LinearParameters, Series
 from deepssm.inference import Kalman, kalman_cuda
-from deepssm.inference import kalman_backends as backends
 from tests import oracles
 from tests.given import Given, leaves_of, rebuilt
 
@@ -116,25 +115,6 @@ def test_gradient_equals_the_compiled_loops(simulated: dict[str, Any], name: str
         close(actual, reference)
 
 
-@pytest.mark.parametrize("series", [1, 300])
-def test_auto_takes_the_threads_for_many_series(
-    monkeypatch: pytest.MonkeyPatch, series: int
-) -> None:
-    """The choice alone: a GPU is not needed to know it."""
-    monkeypatch.setattr(kalman_cuda, "installed", lambda: True)
-    parameters = oracles.random_linear_gaussian(3, 2, 5, 1)
-    y = on_cuda(series, 5, 2)
-    assert kalman_cuda.applies(parameters, y) == (series == 300)
-    if series == 300:
-        assert backends.start("auto", parameters, y) is backends.THREADS
-    assert not kalman_cuda.applies(parameters, on_cuda(300, 5, 9))
-    assert not kalman_cuda.applies(parameters, torch.empty(300, 5, 2))
-    diffuse = oracles.random_linear_gaussian(3, 2, 5, 1, diffuse=1)
-    assert not kalman_cuda.applies(diffuse, y)
-    monkeypatch.setattr(kalman_cuda, "installed", lambda: False)
-    assert not kalman_cuda.applies(parameters, y)
-
-
 def test_cuda_refuses_by_name_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     parameters, y = make("constant")
     model, method = Given(parameters), Kalman("cuda")
@@ -184,7 +164,6 @@ def test_kernels_compile_without_a_gpu(monkeypatch: pytest.MonkeyPatch, task: st
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", CASES)
 def test_device_equals_the_compiled_loop(name: str) -> None:
-    """300 series on the device, where "auto" must take the threads as well."""
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device here; the simulator and the compiler are tested instead")
     if find_spec("numba_cuda") is None:
@@ -195,12 +174,11 @@ def test_device_equals_the_compiled_loop(name: str) -> None:
     leaves = [x.clone().requires_grad_() for x in leaves_of(parameters, y)]
     loop = Kalman("sequential").log_likelihood(Given(rebuilt(leaves)), Series(leaves[0]))
     expected = torch.autograd.grad(loop.sum(), leaves)
-    assert backends.start("auto", model.given, data.y) is backends.THREADS
-    for method in (Kalman("cuda"), Kalman()):
-        ll = method.log_likelihood(model, data)
-        for actual, reference in zip(torch.autograd.grad(ll.sum(), moved), expected, strict=True):
-            close(actual.cpu(), reference, 1e-10)
-        moments = method.filter(model, data)[:6], method.smooth(model, data)[:5]
-        found = [[x.detach().cpu() for x in part] for part in moments]
-        parts = {"filter": found[0], "smooth": found[1], "log_likelihood": [ll.detach().cpu()]}
-        check(parts, name, parameters, y)
+    method = Kalman("cuda")
+    ll = method.log_likelihood(model, data)
+    for actual, reference in zip(torch.autograd.grad(ll.sum(), moved), expected, strict=True):
+        close(actual.cpu(), reference, 1e-10)
+    moments = method.filter(model, data)[:6], method.smooth(model, data)[:5]
+    found = [[x.detach().cpu() for x in part] for part in moments]
+    parts = {"filter": found[0], "smooth": found[1], "log_likelihood": [ll.detach().cpu()]}
+    check(parts, name, parameters, y)
