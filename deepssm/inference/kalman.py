@@ -17,7 +17,7 @@ from .kalman_autograd import autograd_log_likelihood
 from .kalman_diffuse import diffuse_moments, posterior_mix
 from .kalman_filtering import filtered
 from .kalman_fixed_lag import fixed_lag
-from .kalman_flag import DOUBTFUL, Answer, differ, nudged
+from .kalman_flag import Answer, second_opinion
 from .kalman_gradient import exact_log_likelihood
 from .kalman_online import OnlineKalman
 from .kalman_passes import Backward, run_smoother
@@ -40,9 +40,9 @@ class Kalman:
             model or gaps that leave most steps unsettled) they hand over to the compiled loop, on
             CUDA `"stationary"` to `"scan"` first. The gradient of all three
             is a smoother pass, and so is that of `"cuda"`: one CUDA thread a series, for many
-            series with proper starts, by the extra `gpu` (no machine with a GPU has run it yet). `"autograd"` is a torch loop that can
-            be differentiated any number of times, for proper starts and regular innovations.
-            `"auto"` is `"sequential"` on the CPU; on CUDA it is `"stationary"` for constant
+            series with proper starts, by the extra `gpu` (no machine with a GPU has run it yet).
+            `"autograd"` is a torch loop that can be differentiated any number of times, for
+            proper starts and regular innovations. `"auto"` is `"sequential"` on the CPU; on CUDA it is `"stationary"` for constant
             matrices and `"scan"` for others.
 
     Source: Kalman (1960); Bierman (1977); Durbin & Koopman (2012), ch. 4 to 7.
@@ -160,11 +160,11 @@ def _flag(
     result: Pass,
     answer: Answer | None = None,
 ) -> Tensor:
-    bad = _certainly_bad(problem, result)
-    doubtful = ~bad & torch.from_numpy(result.worst < DOUBTFUL)
-    if bool(doubtful.any()):
-        other, _ = filtered(prepare(*nudged(parameters, y)))
-        bad = bad | doubtful & differ(answer or filtered(problem)[0], other)
+    def again(parameters: LinearParameters, y: Tensor) -> Answer:
+        return filtered(prepare(parameters, y))[0]
+
+    bad, worst = _certainly_bad(problem, result), torch.from_numpy(result.worst)
+    bad = second_opinion(bad, worst, parameters, y, again, answer)
     return bad.reshape(problem.batch).to(y.device)
 
 

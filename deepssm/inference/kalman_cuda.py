@@ -11,7 +11,7 @@ from ..base import GaussianInitial, LinearConditional, LinearParameters
 from ..results import Filtered, Smoothed
 from .kalman_adjoint import series_weights
 from .kalman_cuda_arrays import Lanes, installed, launch, lay_out
-from .kalman_flag import DOUBTFUL, Answer, differ, nudged
+from .kalman_flag import Answer, second_opinion
 
 # Places of `y, m0, b, d` and of `m0, P0` among what is differentiated.
 _VECTORS, _STARTS = (0, 1, 4, 7), (1, 2)
@@ -163,13 +163,12 @@ def _flag(
     parameters: LinearParameters, y: Tensor, ll: Tensor, worst: Tensor, answer: Answer | None
 ) -> Tensor:
     """Mark results that are not finite, or that the last digit of the inputs decides."""
+
+    def again(parameters: LinearParameters, y: Tensor) -> Answer:
+        return _moments(lay_out(parameters, y), y.double())[0]
+
     bad = (worst == 0) | ~ll.isfinite().all(-1)
-    doubtful = ~bad & (worst < DOUBTFUL)
-    if bool(doubtful.any()):
-        first = _moments(lay_out(parameters, y), y.double())[0] if answer is None else answer
-        moved, data = nudged(parameters, y)
-        bad = bad | doubtful & differ(first, _moments(lay_out(moved, data), data)[0])
-    return bad
+    return second_opinion(bad, worst, parameters, y, again, answer)
 
 
 def _reduce(grad: Tensor, lanes: Lanes, i: int, shape: torch.Size) -> Tensor:

@@ -8,6 +8,7 @@ tells them apart, and only doubtful models pay for it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -53,6 +54,31 @@ def nudged(parameters: LinearParameters, y: Tensor) -> tuple[LinearParameters, T
         GaussianInitial(move(start.mean), move_cov(start.cov), diffuse),
         *(LinearConditional(move(A), move(b), move_cov(Q)) for A, b, Q in (transition, emission)),
     ), move(y)
+
+
+def second_opinion(
+    bad: Tensor,
+    worst: Tensor,
+    parameters: LinearParameters,
+    y: Tensor,
+    again: Callable[[LinearParameters, Tensor], Answer],
+    answer: Answer | None,
+) -> Tensor:
+    """Return which series are bad, those included whose answer the inputs' last digit decides.
+
+    Args:
+        bad: Which certainly are, `(series,)`.
+        worst: Smallest part of a deviation that a step left of each.
+        parameters: The model.
+        y: The data.
+        again: Filters a model and data, for the doubtful alone.
+        answer: What it returns for these, if that is known already.
+    """
+    doubtful = ~bad & (worst < DOUBTFUL)
+    if not bool(doubtful.any()):
+        return bad
+    first = again(parameters, y) if answer is None else answer
+    return bad | doubtful & differ(first, again(*nudged(parameters, y)))
 
 
 def differ(first: Answer, second: Answer) -> Tensor:

@@ -13,9 +13,8 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
-from .lane_values import transposed
+from .lane_values import emitted, repeated, transposed
 
 LANES = 8
 _FAST = ("contract", "reassoc", "nsz")
@@ -62,13 +61,6 @@ class Emitter:
         line = self.builder.store(value, target, align=8 * LANES)
         line.set_metadata("nontemporal", self.builder.module.add_metadata([_INT(1)]))
 
-    def splat(self, x: Any) -> Any:  # noqa: ANN401
-        """Return eight times the same number."""
-        none = ir.Constant(_VECTOR, ir.Undefined)
-        one = self.builder.insert_element(none, x, _INT(0))
-        first = ir.Constant(ir.VectorType(_INT, LANES), [0] * LANES)
-        return self.builder.shuffle_vector(one, none, first)
-
     def add_to(self, total: Any, x: Any, y: Any) -> None:  # noqa: ANN401
         """`total += x y`."""
         product = self.builder.fmul(x, y, flags=_FAST)
@@ -83,15 +75,10 @@ class Emitter:
         return out
 
 
-def _emitted(function: Callable[..., Any]) -> Any:  # noqa: ANN401
-    """Make a function that numba writes out where it is called."""
-    return intrinsic(function)
-
-
 _ZERO = ir.Constant(_VECTOR, [0.0] * LANES)
 
 
-@_emitted
+@emitted
 def product(typing, W, w, parts, out, o, by, lanes):  # noqa: ANN001, ANN201, ARG001
     """`out[o + by g : +8] = sum_j W[w + 8 j : +8] s_g[j]` for the first `lanes` of eight `g`.
 
@@ -116,7 +103,7 @@ def product(typing, W, w, parts, out, o, by, lanes):  # noqa: ANN001, ANN201, AR
                 j = loop.index
                 x = write.load(builder.gep(columns, [builder.mul(j, _INDEX(LANES))]))
                 for total, source in zip(sums, sources, strict=True):
-                    write.add_to(total, x, write.splat(builder.load(builder.gep(source, [j]))))
+                    write.add_to(total, x, repeated(builder, builder.load(builder.gep(source, [j]))))
         targets = write.lanes(write.data(signature.args[3], out, o), by, lanes)
         for total, target in zip(sums, targets, strict=True):
             write.store(builder.load(total), target)
@@ -125,7 +112,7 @@ def product(typing, W, w, parts, out, o, by, lanes):  # noqa: ANN001, ANN201, AR
     return kinds, emit
 
 
-@_emitted
+@emitted
 def add_outer(typing, x, y, weights, out, o, by):  # noqa: ANN001, ANN201, ARG001
     """`out[o + by i : +8] += sum_g weights[g] x_g[i] y_g[:8]` for eight `i`, over eight `g`.
 
@@ -147,10 +134,10 @@ def add_outer(typing, x, y, weights, out, o, by):  # noqa: ANN001, ANN201, ARG00
         scale = write.data(signature.args[2], weights, _INDEX(0))
         for g, (a, b) in enumerate(zip(lanes(0, left), lanes(1, right), strict=True)):
             weight = builder.load(builder.gep(scale, [_INDEX(g)]))
-            y = builder.fmul(write.load(b), write.splat(weight), flags=_FAST)
+            y = builder.fmul(write.load(b), repeated(builder, weight), flags=_FAST)
             for i, total in enumerate(sums):
                 x = builder.load(builder.gep(a, [_INDEX(i)]))
-                write.add_to(total, y, write.splat(x))
+                write.add_to(total, y, repeated(builder, x))
         for total, target in zip(sums, targets, strict=True):
             write.store(builder.load(total), target)
         return context.get_dummy_value()
@@ -158,7 +145,7 @@ def add_outer(typing, x, y, weights, out, o, by):  # noqa: ANN001, ANN201, ARG00
     return kinds, emit
 
 
-@_emitted
+@emitted
 def read_tile(typing, source, o, by, lanes, X, i):  # noqa: ANN001, ANN201, ARG001
     """`X[i + 8 j + g] = source[o + by g + j]` for eight `j` and `g`; lanes past `lanes` repeat."""
     kinds = types.void(source, types.intp, types.intp, types.intp, X, types.intp)
@@ -176,7 +163,7 @@ def read_tile(typing, source, o, by, lanes, X, i):  # noqa: ANN001, ANN201, ARG0
 
 
 def _write_tile(store: Callable[[Emitter, Any, Any], None]) -> Any:  # noqa: ANN401
-    @_emitted
+    @emitted
     def write_tile(typing, X, i, out, o, by, lanes):  # noqa: ANN001, ANN202, ARG001
         kinds = types.void(X, types.intp, out, types.intp, types.intp, types.intp)
 
@@ -200,7 +187,7 @@ def _write_tile(store: Callable[[Emitter, Any, Any], None]) -> Any:  # noqa: ANN
 write_tile, stream_tile = _write_tile(Emitter.store), _write_tile(Emitter.stream)
 
 
-@_emitted
+@emitted
 def fence(typing):  # noqa: ANN001, ANN201, ARG001
     """Let other threads see what was written past the caches."""
 
@@ -212,7 +199,7 @@ def fence(typing):  # noqa: ANN001, ANN201, ARG001
 
 
 def _rows(count: int) -> Any:  # noqa: ANN401
-    @_emitted
+    @emitted
     def rows(typing, W, w, start, s, parts, out, o):  # noqa: ANN001, ANN202, ARG001
         kinds = types.void(W, types.intp, start, types.intp, parts, out, types.intp)
 
@@ -236,7 +223,7 @@ def _rows(count: int) -> Any:  # noqa: ANN401
                     for r, total in enumerate(sums):
                         at = builder.add(builder.mul(j, _INDEX(count)), _INDEX(r))
                         weight = builder.load(builder.gep(columns, [at]))
-                        write.add_to(total, x, write.splat(weight))
+                        write.add_to(total, x, repeated(builder, weight))
             for total, r in zip(sums, places, strict=True):
                 write.store(builder.load(total), builder.gep(target, [r]))
             return context.get_dummy_value()

@@ -15,6 +15,8 @@ from numba.core import types
 from numba.core.datamodel import models
 from numba.extending import intrinsic, register_model
 
+from .kalman_arrays import lines
+
 WIDTH = 8
 # As in `kalman_steps`: numbers may be regrouped, but NaN and infinity keep their meaning.
 _FAST = ("contract", "reassoc", "nsz", "arcp")
@@ -48,9 +50,9 @@ def lane_array(entries: int) -> np.ndarray:
     Args:
         entries: How many.
     """
-    room = np.zeros((entries + 1) * WIDTH)
-    first = (-room.ctypes.data % _BYTES) // 8
-    return room[first : first + entries * WIDTH].reshape(entries, WIDTH)
+    room = lines(entries, WIDTH)
+    room[:] = 0.0
+    return room
 
 
 def emitted(build: Callable[..., Any]) -> Callable[..., Any]:
@@ -150,12 +152,18 @@ def fill(typing_context, x):  # noqa: ANN001, ANN201, ARG001
     """Eight times the number `x`."""
 
     def emit(context, builder, signature, args):  # noqa: ANN001, ANN202, ARG001
-        return _repeat(builder, args[0])
+        return repeated(builder, args[0])
 
     return lanes(types.float64), emit
 
 
-def _repeat(builder, x):  # noqa: ANN001, ANN202
+def repeated(builder: Any, x: Any) -> Any:  # noqa: ANN401
+    """Return a value of eight times the same number.
+
+    Args:
+        builder: Of the function that is compiled.
+        x: The number.
+    """
     none = ir.Constant(ir.VectorType(x.type, WIDTH), ir.Undefined)
     first = builder.insert_element(none, x, ir.IntType(32)(0))
     return builder.shuffle_vector(first, none, ir.Constant(_INDEX, None))
