@@ -33,18 +33,13 @@ from chorales_scores import minus_bound, refined, report
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deepssm.base import Series, StateSpaceModel
+from deepssm.core.autoregressive import with_past
+from deepssm.core.model import Series, StateSpaceModel
 from deepssm.data.polyphonic import Polyphonic, pad, polyphonic
-from deepssm.feedback import with_past
-from deepssm.inference import (
-    SVI,
-    GateCombiner,
-    RecurrentEncoder,
-    SmoothingGuide,
-)
-from deepssm.inference.bounds import Loss
-from deepssm.inference.guide_law import step_divergence
-from deepssm.inference.reader import Reader
+from deepssm.inference import SVI, GateCombiner, RecurrentEncoder, SmoothingGuide
+from deepssm.inference.guides.encoders.features import Reader
+from deepssm.inference.guides.posterior import step_divergence
+from deepssm.inference.variational.objectives import Loss
 from deepssm.models import BernoulliEmission, DeepMarkov, GatedTransition
 
 KEYS, BATCH = 88, 20

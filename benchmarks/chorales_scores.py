@@ -8,10 +8,11 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from deepssm.base import Series
-from deepssm.inference import ParticleBound, bound, importance_log_likelihood, refine
+from deepssm.core.model import Series
+from deepssm.core.pyro_sites import seeded
+from deepssm.inference import ParticleBound, bound, importance_log_likelihood
+from deepssm.inference.variational import refine
 from deepssm.models import DeepMarkov
-from deepssm.sequences import seeded
 
 PATHS = 20
 

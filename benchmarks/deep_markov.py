@@ -33,7 +33,8 @@ import torch
 from torch import Tensor, nn
 from what_bounds import print_bounds
 
-from deepssm.base import Series
+from deepssm.core.model import Series
+from deepssm.core.pyro_sites import observed_steps
 from deepssm.data.polyphonic import pad, polyphonic
 from deepssm.inference import (
     ChainGuide,
@@ -43,12 +44,11 @@ from deepssm.inference import (
     SmoothingGuide,
     negative_elbo,
 )
-from deepssm.inference.compiled_parts import compiled_parts
-from deepssm.inference.encoders import reversal
-from deepssm.inference.minibatches import Minibatches
-from deepssm.inference.reader import Reader
+from deepssm.inference.guides.encoders.features import Reader
+from deepssm.inference.guides.encoders.recurrent import reversal
+from deepssm.inference.variational.compile import compiled_parts
+from deepssm.inference.variational.minibatches import Minibatches
 from deepssm.models import BernoulliEmission, DeepMarkov, GatedTransition
-from deepssm.sequences import observed_steps
 
 Step = Callable[[Tensor], object]
 

@@ -164,7 +164,8 @@ def job(
     import torch
 
     import deepssm as ds
-    from deepssm.inference import Kalman, kalman_backends
+    from deepssm.inference import Kalman
+    from deepssm.inference.kalman import backends as kalman_backends
 
     names = ("A", "Q", "C", "R", "m0", "P0")
     A, Q, C, R, m0, P0 = (torch.from_numpy(getattr(problem, name)).to(y.device) for name in names)
@@ -193,7 +194,7 @@ def job(
 
 def engine(run: Any) -> str:  # noqa: ANN401
     """Say what does the work: a backend hands over where it does not apply."""
-    from deepssm.inference import kalman_backends as backends
+    from deepssm.inference.kalman import backends as backends
 
     if run is None:
         return "compiled loop on the CPU"

@@ -15,7 +15,7 @@ import time
 import torch
 from torch import nn
 
-from deepssm.base import Series
+from deepssm.core.model import Series
 from deepssm.inference import (
     SVI,
     ChainGuide,

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 import deepssm as ds
+from deepssm.core.results import Forecast
 from deepssm.inference import SVI
 from deepssm.models import DeepMarkov, GaussianEmission, LinearGaussian, LinearTransition
-from deepssm.results import Forecast
 
 HORIZONS = (1, 5, 25)
 

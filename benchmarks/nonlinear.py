@@ -50,7 +50,7 @@ def ours(y: np.ndarray, repeats: int) -> dict[str, tuple[float, Answer]]:
     from torch import Tensor
 
     import deepssm as ds
-    from deepssm.base import Series
+    from deepssm.core.model import Series
 
     def f(z: Tensor, u: Tensor | None, dt: Tensor | None) -> Tensor:
         angle, speed = z.unbind(-1)

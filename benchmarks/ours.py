@@ -11,7 +11,7 @@ from torch import Tensor
 from worker import Arrays, Contestant, Job, serve
 
 import deepssm as ds
-from deepssm.results import Filtered, Smoothed
+from deepssm.core.results import Filtered, Smoothed
 
 METHOD = ds.inference.Kalman()
 

@@ -16,11 +16,11 @@ from typing import Literal, NamedTuple
 import torch
 from torch import nn
 
-from deepssm.base import Series
+from deepssm.core.model import Series
 from deepssm.data.polyphonic import pad, polyphonic
 from deepssm.inference import GateCombiner, RecurrentEncoder, SmoothingGuide, negative_elbo
-from deepssm.inference.minibatches import Minibatches
-from deepssm.inference.reader import Reader
+from deepssm.inference.guides.encoders.features import Reader
+from deepssm.inference.variational.minibatches import Minibatches
 from deepssm.models import deep_markov_model
 
 Cell = Literal["relu", "gru"]

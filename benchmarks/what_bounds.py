@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from deepssm.linear.products import times_turned
-from deepssm.sequences import observed_steps
+from deepssm.core.pyro_sites import observed_steps
+from deepssm.ops.products import times_turned
 
 PARTS = {
     "encoder": ("part: encoder", "CudnnRnnBackward0", "_ReluBackward", "_GruBackward",

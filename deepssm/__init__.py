@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from ._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from . import data as data
@@ -19,43 +19,45 @@ if TYPE_CHECKING:
     from . import linear as linear
     from . import models as models
     from . import report as report
-    from .api import disturbances as disturbances
-    from .api import filter as filter
-    from .api import fit as fit
-    from .api import forecast as forecast
-    from .api import log_likelihood as log_likelihood
-    from .api import online as online
-    from .api import sample_posterior as sample_posterior
-    from .api import simulate as simulate
-    from .api import smooth as smooth
-    from .base import Series as Series
-    from .base import StateSpaceModel as StateSpaceModel
-    from .commands.runs import load as load
+    from .api.counterfactual import counterfactual as counterfactual
+    from .api.counterfactual import impute as impute
+    from .api.fit import Fit as Fit
+    from .api.validation import as_series as as_series
+    from .api.verbs import disturbances as disturbances
+    from .api.verbs import filter as filter
+    from .api.verbs import fit as fit
+    from .api.verbs import forecast as forecast
+    from .api.verbs import log_likelihood as log_likelihood
+    from .api.verbs import online as online
+    from .api.verbs import sample_posterior as sample_posterior
+    from .api.verbs import simulate as simulate
+    from .api.verbs import smooth as smooth
+    from .cli.saved_runs import load as load
+    from .core.model import Series as Series
+    from .core.model import StateSpaceModel as StateSpaceModel
+    from .core.results import Disturbances as Disturbances
+    from .core.results import Filtered as Filtered
+    from .core.results import Forecast as Forecast
+    from .core.results import Imputed as Imputed
+    from .core.results import Simulated as Simulated
+    from .core.results import Smoothed as Smoothed
     from .evaluation.backtest import backtest as backtest
-    from .fitted import Fit as Fit
     from .interop.arviz import to_arviz as to_arviz
-    from .questions import counterfactual as counterfactual
-    from .questions import impute as impute
-    from .results import Disturbances as Disturbances
-    from .results import Filtered as Filtered
-    from .results import Forecast as Forecast
-    from .results import Imputed as Imputed
-    from .results import Simulated as Simulated
-    from .results import Smoothed as Smoothed
 
 _FOLDERS = ("data", "evaluation", "inference", "interop", "linear", "models", "report")
 _HOMES = {
-    ".api": (
+    ".api.counterfactual": ("counterfactual", "impute"),
+    ".api.fit": ("Fit",),
+    ".api.validation": ("as_series",),
+    ".api.verbs": (
         "disturbances", "filter", "fit", "forecast", "log_likelihood", "online",
         "sample_posterior", "simulate", "smooth",
     ),
-    ".base": ("Series", "StateSpaceModel"),
-    ".commands.runs": ("load",),
+    ".cli.saved_runs": ("load",),
+    ".core.model": ("Series", "StateSpaceModel"),
+    ".core.results": ("Disturbances", "Filtered", "Forecast", "Imputed", "Simulated", "Smoothed"),
     ".evaluation.backtest": ("backtest",),
-    ".fitted": ("Fit",),
     ".interop.arviz": ("to_arviz",),
-    ".questions": ("counterfactual", "impute"),
-    ".results": ("Disturbances", "Filtered", "Forecast", "Imputed", "Simulated", "Smoothed"),
 }  # fmt: skip
 
 

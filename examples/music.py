@@ -16,16 +16,10 @@ import time
 import torch
 from torch import Tensor
 
-from deepssm.base import Series
+from deepssm.core.model import Series
 from deepssm.data.polyphonic import pad, polyphonic
-from deepssm.inference import (
-    SVI,
-    GateCombiner,
-    SmoothingGuide,
-    bound,
-    importance_log_likelihood,
-)
-from deepssm.inference.reader import Reader
+from deepssm.inference import SVI, GateCombiner, SmoothingGuide, bound, importance_log_likelihood
+from deepssm.inference.guides.encoders.features import Reader
 from deepssm.models import BernoulliEmission, DeepMarkov, GatedTransition
 
 

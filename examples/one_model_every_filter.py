@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 import deepssm as ds
-from deepssm.base import InferenceMethod, StateSpaceModel
+from deepssm.core.model import InferenceMethod, StateSpaceModel
 
 STEP, NOISE = 0.05, 0.2
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import deepssm as ds
-from deepssm.base import Series
+from deepssm.core.model import Series
 from deepssm.data import draw_pendulum, pendulum_images
 from deepssm.inference import SVI, MaskedSuffix
 from deepssm.models import DeepMarkov, ImageEmission, LocallyLinearTransition

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import deepssm as ds
 from deepssm import evaluation as ev
-from deepssm.checks import as_series
+from deepssm.api.validation import as_series
 from deepssm.report import plot_states
 
 POSITIONS, VELOCITIES = [0, 2], [1, 3]

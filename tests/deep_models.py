@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from deepssm.base import GaussianInitial, LinearConditional, LinearParameters, Series
-from deepssm.inference.guides import SmoothingGuide
-from deepssm.models.deep_markov import DeepMarkov
-from deepssm.models.emissions import GaussianEmission
-from deepssm.models.transitions import LinearTransition
-from deepssm.sequences import seeded
+from deepssm.core.model import GaussianInitial, LinearConditional, LinearParameters, Series
+from deepssm.core.pyro_sites import seeded
+from deepssm.inference.guides.smoothing_guide import SmoothingGuide
+from deepssm.models.deep.deep_markov import DeepMarkov
+from deepssm.models.deep.emissions import GaussianEmission
+from deepssm.models.deep.transitions import LinearTransition
 
 
 def scramble(module: torch.nn.Module, seed: int, size: float = 0.3) -> None:

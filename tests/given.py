@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from deepssm.base import (
+from deepssm.core.model import (
     GaussianInitial,
     LinearConditional,
     LinearParameters,

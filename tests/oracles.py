@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deepssm.base import GaussianInitial, LinearConditional, LinearParameters
+from deepssm.core.model import GaussianInitial, LinearConditional, LinearParameters
 
 Array = np.ndarray[Any, Any]
 

@@ -19,7 +19,7 @@ from pyro.nn import PyroModule, PyroParam
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from deepssm import checkpoint
+from deepssm.io import checkpoint
 
 
 class _Noisy(PyroModule):

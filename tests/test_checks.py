@@ -12,7 +12,7 @@ from pyro.distributions import LogNormal
 from pyro.nn import PyroSample
 
 import deepssm as ds
-from deepssm.checks import as_series
+from deepssm.api.validation import as_series
 
 EYE = [[1.0, 0.0], [0.0, 1.0]]
 

@@ -6,15 +6,16 @@ import sys
 
 import pytest
 
-from deepssm import __version__, cli
-from deepssm.commands.failures import translated
-from deepssm.commands.outcome import (
+from deepssm import __version__
+from deepssm.cli import main as cli
+from deepssm.cli.exit_codes import (
     CommandError,
     DataError,
     MissingExtraError,
     NumericalError,
     Outcome,
 )
+from deepssm.cli.failures import translated
 
 COMMANDS = ("demo", "fit", "filter", "smooth", "forecast", "backtest", "report", "doctor")
 
@@ -24,7 +25,7 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
     code = (
         "import sys\n"
         "before = len(sys.modules)\n"
-        "from deepssm.cli import main\n"
+        "from deepssm.cli.main import main\n"
         "try: main(['--help'])\n"
         "except SystemExit as end: assert end.code == 0\n"
         "heavy = {'torch', 'pyro', 'arviz', 'matplotlib', 'numpy', 'pandas'} & set(sys.modules)\n"
@@ -130,7 +131,7 @@ def test_doctor_tells_versions_and_devices(capsys: pytest.CaptureFixture[str]) -
 def test_doctor_names_what_is_missing(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from deepssm.commands import doctor
+    from deepssm.cli.commands import doctor
 
     wanted = {"torch": ">=2.6", "filterpy": ">=99", "nosuchthing": ">=1,<2"}
     monkeypatch.setattr(doctor, "_requirements", lambda: (wanted, {}))
@@ -148,7 +149,7 @@ def test_doctor_names_what_is_missing(
     ],
 )
 def test_version_ranges(version: str, wanted: str, fits: bool) -> None:
-    from deepssm.commands.doctor import _fits
+    from deepssm.cli.commands.doctor import _fits
 
     assert _fits(version, wanted) is fits
 

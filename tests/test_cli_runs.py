@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-from deepssm import cli, data
-from deepssm.commands.runs import load
-from deepssm.run_folder import RunFolder
+from deepssm import data
+from deepssm.cli import main as cli
+from deepssm.cli.run_folder import RunFolder
+from deepssm.cli.saved_runs import load
 
 FILES = {
     "config.toml",
@@ -187,7 +188,7 @@ def test_settings_that_do_not_fit_are_wrong_usage(
 def test_a_step_that_fails_midway_leaves_no_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from deepssm.commands import fit
+    from deepssm.cli.commands import fit
 
     def fail(*_: object, **__: object) -> None:
         raise FloatingPointError("the loss became NaN")

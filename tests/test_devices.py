@@ -11,7 +11,7 @@ from pyro.nn import PyroParam
 from torch import Tensor, nn
 
 import deepssm as ds
-from deepssm.base import Series
+from deepssm.core.model import Series
 from deepssm.inference import Extended, Kalman, MaximumLikelihood
 from tests import oracles
 from tests.given import Given, leaves_of, rebuilt

@@ -9,20 +9,20 @@ from torch import Tensor
 from torch.distributions import constraints
 
 import deepssm as ds
-from deepssm.base import Readable, Series
-from deepssm.diagnostics import (
+from deepssm.api.summary import _interval, _rows
+from deepssm.core.model import Readable, Series
+from deepssm.core.results import Learned
+from deepssm.evaluation.residuals import (
     autocorrelation,
     plot_disturbances,
     plot_residuals,
     residual_tests,
     residuals,
 )
-from deepssm.diagnostics import summary_text as summary
-from deepssm.diagnostics_summary import _interval, _rows
-from deepssm.inference.kalman import Kalman
-from deepssm.inference.maximum_likelihood import MaximumLikelihood
+from deepssm.evaluation.residuals import summary_text as summary
+from deepssm.inference.estimation.maximum_likelihood import MaximumLikelihood
+from deepssm.inference.kalman.method import Kalman
 from deepssm.models import LinearGaussian, LocalLevel, LocalLinearTrend
-from deepssm.results import Learned
 
 from . import oracles
 

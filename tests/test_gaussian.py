@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from deepssm.gaussian import mvn, psd_factor, standard_normal_log_prob, tria
+from deepssm.core.gaussian import mvn, psd_factor, standard_normal_log_prob, tria
 
 
 def _random(*shape: int, seed: int = 0) -> Tensor:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from deepssm.base import GaussianInitial, LinearConditional, LinearParameters
+from deepssm.core.model import GaussianInitial, LinearConditional, LinearParameters
 
 from . import oracles
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from deepssm.base import Series
-from deepssm.inference.kalman import Kalman
+from deepssm.core.model import Series
+from deepssm.inference.kalman.method import Kalman
 from deepssm.models import LinearGaussian
 
 RESULTS = "statsmodels.tsa.statespace.tests.results"

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 import deepssm as ds
-from deepssm.base import LinearParameters, Series
-from deepssm.checks import Labels
+from deepssm.api.validation import Labels
+from deepssm.core.model import LinearParameters, Series
+from deepssm.core.results import Imputed, Learned
 from deepssm.inference import LinearizedGuide, SmoothingGuide, active_units
-from deepssm.inference.amortized import Amortized
-from deepssm.inference.linear_noises import completed_readings
-from deepssm.inference.posterior_use import divergence_by_component
-from deepssm.results import Imputed, Learned
+from deepssm.inference.kalman.noises import completed_readings
+from deepssm.inference.variational.active_units import divergence_by_component
+from deepssm.inference.variational.amortized import Amortized
 
 from . import oracles
 from .deep_models import gappy_series, linear_deep, linear_parameters, neural_deep

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from deepssm.atomic import new_folder, replacing, write_text
-from deepssm.run_folder import RunFolder, finite, new_run
-from deepssm.toml_text import to_toml
+from deepssm.cli.run_folder import RunFolder, finite, new_run
+from deepssm.cli.toml import to_toml
+from deepssm.io.atomic import new_folder, replacing, write_text
 
 
 def test_toml_text_comes_back_as_it_was() -> None:

@@ -8,8 +8,8 @@ import torch
 from pyro.infer import Predictive
 from torch.distributions import Categorical, Independent, MultivariateNormal, Normal
 
-from deepssm.base import Series
-from deepssm.sequences import (
+from deepssm.core.model import Series
+from deepssm.core.pyro_sites import (
     MarkovSequence,
     joint,
     observed_log_prob,

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from ..base import InferenceMethod, LearningMethod, Series, StateSpaceModel
-from ..results import Forecast, Labelled
+from ..core.model import InferenceMethod, LearningMethod, Series, StateSpaceModel
+from ..core.results import Forecast, Labelled
 from .scores import covered, crps, log_score, naive_error, scaled_error
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ..checks import Data
+    from ..api.validation import Data
 
 Forecaster = Callable[[Tensor, int], Forecast]
 """Maps a past `(*batch, time, obs)` and a horizon to a forecast, as `SeasonalNaive(52)` does."""
@@ -171,7 +171,7 @@ class _Rolling(NamedTuple):
     def _learn(
         self, model: StateSpaceModel, past: Series
     ) -> tuple[StateSpaceModel, InferenceMethod]:
-        from .. import api
+        from ..api import verbs as api
 
         fresh = copy.deepcopy(model)
         found = api.fit(
@@ -183,7 +183,7 @@ class _Rolling(NamedTuple):
     def _forecast(
         self, model: StateSpaceModel, series: Series, origin: int, method: InferenceMethod | None
     ) -> Forecast:
-        from .. import api
+        from ..api import verbs as api
 
         past = _slice(series, 0, origin)
         future = _slice(series, origin, origin + self.horizon)
@@ -198,9 +198,9 @@ class _Rolling(NamedTuple):
 def _prepare(
     model: StateSpaceModel | Forecaster, y: Data, u: Data | None, dt: Data | float | None
 ) -> tuple[Series, tuple[pd.Index | None, tuple[str, ...] | None]]:
-    from ..checks import as_series, labels_of
-    from ..feedback import own_inputs
-    from ..interop.frames import from_frame, is_frame
+    from ..api.validation import as_series, labels_of
+    from ..core.autoregressive import own_inputs
+    from ..io.frames import from_frame, is_frame
 
     labels = labels_of(y)
     if isinstance(model, StateSpaceModel):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..results import Forecast
+from ..core.results import Forecast
 
 
 class SeasonalNaive(NamedTuple):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..results import Forecast
+from ..core.results import Forecast
 from .scores import covered, standard_deviation
 
 _LEVELS = tuple(i / 20 for i in range(1, 20))

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..base import LinearGaussianModel, Series
-from ..results import Filtered
+from ..core.model import LinearGaussianModel, Series
+from ..core.results import Filtered
 from .scores import mask_gaussian
 
 
@@ -71,7 +71,7 @@ def innovations(model: LinearGaussianModel, series: Series, filtered: Filtered) 
 
     Args:
         model: A linear-Gaussian model.
-        series: Checked data; see `deepssm.checks.as_series`.
+        series: Checked data; see `deepssm.as_series`.
         filtered: Result of filtering them.
 
     Source:

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..base import LinearGaussianModel, Series
-from ..inference.disturbances import offset_scores, proper_scores
+from ..core.model import LinearGaussianModel, Series
+from ..inference.kalman.disturbances import offset_scores, proper_scores
 
 # A pivot this small a part of its bound is round-off: the other steps leave the state open.
 _OPEN = 1e-10
@@ -40,7 +40,7 @@ def leave_one_out(model: LinearGaussianModel, series: Series) -> LeaveOneOut:
 
     Args:
         model: A linear-Gaussian model.
-        series: Checked data; see `deepssm.checks.as_series`.
+        series: Checked data; see `deepssm.as_series`.
 
     Raises:
         ValueError: a noiseless reading repeats another of its step.

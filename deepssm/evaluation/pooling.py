@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..results import Forecast
+from ..core.results import Forecast
 
 
 def pool(forecasts: Sequence[Forecast]) -> Forecast:

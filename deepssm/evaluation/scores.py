@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from ..results import Forecast
+from ..core.results import Forecast
 
 
 def crps(forecast: Forecast, y: Tensor) -> Tensor:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..base import Series, StateSpaceModel
-from ..feedback import own_inputs
-from ..fitted import Fit
-from ..results import Filtered, Forecast, Smoothed
+from ..api.fit import Fit
+from ..core.autoregressive import own_inputs
+from ..core.model import Series, StateSpaceModel
+from ..core.results import Filtered, Forecast, Smoothed
 from .draws import Draws, left_out
 from .labelled import Pointwise, Variables, dataset
 
@@ -225,7 +225,7 @@ def _pointwise(
 def _replicate(
     model: StateSpaceModel, z: Tensor, series: Series, generator: torch.Generator | None
 ) -> Tensor:
-    from ..inference.simulation import draw
+    from ..inference.simulation.simulate import draw
 
     return draw(model.emission(z, series.u), (), generator)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from ..base import InferenceMethod, LinearGaussianModel, Series, StateSpaceModel
+from ..core.model import InferenceMethod, LinearGaussianModel, Series, StateSpaceModel
 from .labelled import Pointwise
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ class Draws(NamedTuple):
 
     Attributes:
         model: The model; it is never changed.
-        series: Checked data; see `deepssm.checks.as_series`.
+        series: Checked data; see `deepssm.as_series`.
         parameters: Constrained values `(chain, draw, *shape)` by attribute path, such as
             `"trend.level_variance"`.
         method: How to infer states; `None` takes the default of the verbs.
@@ -89,7 +89,7 @@ class Draws(NamedTuple):
         return xr.Dataset(variables, {"chain": range(chains), "draw": range(draws)})
 
     def _density(self, model: StateSpaceModel, kind: Pointwise) -> Tensor:
-        from ..api import default_method
+        from ..api.verbs import default_method
 
         method = self.method or default_method(model)
         if kind == "one_step":

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from ..base import LinearGaussianModel, LinearParameters
+from ..core.model import LinearGaussianModel, LinearParameters
 from .filterpy_nonlinear import Changes, Emission, Migrated, Transition, migrate
 from .filterpy_read import drive, gain, gaussian, matrix
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from ..inference.switching import Switching
+from ..inference.discrete.switching import Switching
 from .filterpy_nonlinear import Migrated
 from .filterpy_read import drive, gain, gaussian, matrix
 

@@ -11,12 +11,12 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from ..base import InferenceMethod, Series, StateSpaceModel
-from ..inference.ensemble import Ensemble
-from ..inference.gaussian_filter import GaussianFilter
-from ..inference.gaussian_filters import Cubature, Extended, Unscented
-from ..inference.moments import Moments, weighted
-from ..inference.robust import Robust
+from ..core.model import InferenceMethod, Series, StateSpaceModel
+from ..inference.gaussian.filter import GaussianFilter
+from ..inference.gaussian.methods import Cubature, Extended, Unscented
+from ..inference.gaussian.robust import Robust
+from ..inference.gaussian.rules import Moments, weighted
+from ..inference.particles.ensemble import Ensemble
 from .filterpy_read import by_rows, drive, gain, gaussian, matrix
 
 if TYPE_CHECKING:

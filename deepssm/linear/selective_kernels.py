@@ -15,7 +15,7 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic, overload
 
-from .compiled import kept
+from ..ops.cache import kept
 
 # Not the whole of fastmath: `nnan` would let a broken model pass for a sound one.
 _FAST: dict[str, Any] = {

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numba import njit
 
-from .compiled import kept
+from ..ops.cache import kept
 
 _DEGREE = 18
 _RADIUS = 0.5

@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..atomic import write_text
+from ..io.atomic import write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

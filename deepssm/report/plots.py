@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from ..results import Filtered, Smoothed
+from ..core.results import Filtered, Smoothed
 from .plots_canvas import (
     COLOURS,
     INK,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from ..models.structural_decomposition import Decomposition
+    from ..models.structural.decomposition import Decomposition
 
 
 def plot_states(

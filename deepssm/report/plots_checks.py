@@ -12,17 +12,7 @@ from torch import Tensor
 from ..evaluation.calibration import Reliability
 from ..evaluation.consistency import Innovations, nis
 from ..evaluation.scores import covered, crps
-from .plots_canvas import (
-    COLOURS,
-    INK,
-    MUTED,
-    canvas,
-    dates,
-    legend,
-    one_series,
-    positions,
-    title,
-)
+from .plots_canvas import COLOURS, INK, MUTED, canvas, dates, legend, one_series, positions, title
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from ..results import Forecast
+from ..core.results import Forecast
 from .plots_canvas import (
     COLOURS,
     INK,

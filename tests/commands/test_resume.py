@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from deepssm.checkpoint import load
-from deepssm.cli import main
-from deepssm.commands.outcome import DataError
-from deepssm.commands.resume import begin_training
-from deepssm.commands.table import Table, read_table
-from deepssm.inference.training_state import Keeper
+from deepssm.cli.exit_codes import DataError
+from deepssm.cli.main import main
+from deepssm.cli.resume import begin_training
+from deepssm.cli.table import Table, read_table
+from deepssm.inference.variational.state import Keeper
+from deepssm.io.checkpoint import load
 
 WORDS = ["--y", "level", "--model", "deep-kalman", "--steps", "60", "--hidden", "4"]
 
@@ -86,7 +86,7 @@ def test_a_training_that_failed_at_once_leaves_no_folder(
                 checkpoint.write_bytes(b"")
             raise FloatingPointError("the loss is not finite")
 
-        monkeypatch.setattr("deepssm.commands.fit.learn", fail)
+        monkeypatch.setattr("deepssm.cli.commands.fit.learn", fail)
         assert main(["fit", str(data), *WORDS, "--out", str(tmp_path / "run")]) == 4
         assert training.exists() == before and not (tmp_path / "run").exists()
 

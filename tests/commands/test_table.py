@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from deepssm.commands.outcome import DataError
-from deepssm.commands.table import Table, read_table
+from deepssm.cli.exit_codes import DataError
+from deepssm.cli.table import Table, read_table
 
 
 def _read(tmp_path: Path, text: str, **options: object) -> Table:

@@ -10,8 +10,8 @@ from torch import Tensor
 
 import deepssm as ds
 from deepssm import evaluation as ev
-from deepssm.base import Series, StateSpaceModel
-from deepssm.results import Forecast, Learned
+from deepssm.core.model import Series, StateSpaceModel
+from deepssm.core.results import Forecast, Learned
 
 NAN = float("nan")
 

@@ -5,7 +5,7 @@ import torch
 from scipy import stats
 
 from deepssm import evaluation as ev
-from deepssm.results import Forecast
+from deepssm.core.results import Forecast
 
 
 def _case(stretch: float, size: int = 4000, seed: int = 0) -> tuple[Forecast, torch.Tensor]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 import deepssm as ds
 from deepssm import evaluation as ev
-from deepssm.checks import as_series
+from deepssm.api.validation import as_series
 
 NAN = float("nan")
 

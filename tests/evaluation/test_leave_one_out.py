@@ -6,8 +6,8 @@ from torch import Tensor
 
 import deepssm as ds
 from deepssm import evaluation as ev
-from deepssm.base import Series
-from deepssm.checks import as_series
+from deepssm.api.validation import as_series
+from deepssm.core.model import Series
 from tests import oracles
 from tests.inference.test_kalman import make
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 from deepssm import evaluation as ev
-from deepssm.results import Forecast
+from deepssm.core.results import Forecast
 
 NAN = float("nan")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from deepssm.base import LinearParameters, Series
+from deepssm.core.model import LinearParameters, Series
 from deepssm.inference import Kalman
 from tests.given import Given, leaves_of, rebuilt
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepssm.base import LinearParameters, StateSpaceModel
-from deepssm.models.nonlinear import NonlinearGaussian
+from deepssm.core.model import LinearParameters, StateSpaceModel
+from deepssm.models.gaussian.nonlinear import NonlinearGaussian
 
 NAN = float("nan")
 CASE_4 = torch.tensor(

@@ -9,25 +9,25 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from deepssm.base import Series
-from deepssm.inference.bounds import (
+from deepssm.core.model import Series
+from deepssm.core.pyro_sites import MarkovSequence, observed_steps
+from deepssm.inference.guides.chain_guide import ChainGuide
+from deepssm.inference.guides.combiners import IndependentCombiner
+from deepssm.inference.guides.linearized_guide import LinearizedGuide
+from deepssm.inference.guides.particle_filter import Particles, promise
+from deepssm.inference.guides.posterior import step_divergence
+from deepssm.inference.guides.smoothing_guide import SmoothingGuide
+from deepssm.inference.variational.elbo import bound, negative_elbo
+from deepssm.inference.variational.objectives import (
     FreeBits,
     ImportanceWeighted,
     ParticleBound,
     component_divergence,
 )
-from deepssm.inference.bounds_constrained import Constrained, MaskedSuffix
-from deepssm.inference.chain_guide import ChainGuide
-from deepssm.inference.combiners import IndependentCombiner
-from deepssm.inference.elbo import bound, negative_elbo
-from deepssm.inference.guide_law import step_divergence
-from deepssm.inference.guided_particles import Particles, promise
-from deepssm.inference.guides import SmoothingGuide
-from deepssm.inference.linearized_guide import LinearizedGuide
-from deepssm.inference.svi import SVI, Objective
-from deepssm.inference.weight_prior import WeightAverage, WeightPrior, replaced
+from deepssm.inference.variational.objectives_constrained import Constrained, MaskedSuffix
+from deepssm.inference.variational.svi import SVI, Objective
+from deepssm.inference.variational.weight_prior import WeightAverage, WeightPrior, replaced
 from deepssm.models import DeepMarkov, GaussianEmission, LinearTransition
-from deepssm.sequences import MarkovSequence, observed_steps
 
 from .. import oracles
 from ..deep_models import gappy_series, linear_deep, linear_parameters, scramble, scrambled_guide
@@ -294,7 +294,7 @@ def test_every_objective_trains_with_gaps_and_inputs(name: str) -> None:
 @pytest.mark.parametrize("payload", [math.nan, 1e30])
 def test_what_lies_after_the_end_changes_nothing(name: str, payload: float) -> None:
     """Inputs after the last observation, bit for bit."""
-    from deepssm.inference.minibatches import flatten
+    from deepssm.inference.variational.minibatches import flatten
 
     model = linear_deep()
     series = gappy_series(model)

@@ -3,9 +3,9 @@ from __future__ import annotations
 import torch
 from torch.distributions import Normal
 
-from deepssm.base import Series
-from deepssm.inference.chain_path import chain_path
-from deepssm.inference.guide_chain import GuideChain
+from deepssm.core.model import Series
+from deepssm.inference.guides.chain_posterior import GuideChain
+from deepssm.inference.guides.recurrences.chain_path import chain_path
 from deepssm.linear import matrix_scan
 
 from ..deep_models import neural_deep

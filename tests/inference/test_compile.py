@@ -10,17 +10,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from deepssm.base import Series
-from deepssm.inference import compiled_parts as module
-from deepssm.inference.combiners import GateCombiner
-from deepssm.inference.compiled_parts import check_compiler, compiled_parts
-from deepssm.inference.elbo import negative_elbo
-from deepssm.inference.guides import SmoothingGuide
-from deepssm.inference.replay import Replay
-from deepssm.inference.svi import SVI
-from deepssm.linear import products
+from deepssm.core.model import Series
+from deepssm.inference.guides.combiners import GateCombiner
+from deepssm.inference.guides.recurrences.cuda_graph import Replay
+from deepssm.inference.guides.smoothing_guide import SmoothingGuide
+from deepssm.inference.variational import compile as module
+from deepssm.inference.variational.compile import check_compiler, compiled_parts
+from deepssm.inference.variational.elbo import negative_elbo
+from deepssm.inference.variational.svi import SVI
 from deepssm.models import GatedTransition
-from deepssm.models.deep_markov import DeepMarkov
+from deepssm.models.deep.deep_markov import DeepMarkov
+from deepssm.ops import products
 
 # What the compiler itself is warned of.
 _COMPILER = pytest.mark.filterwarnings(

@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.nn import functional
 
 import deepssm as ds
-from deepssm.base import GaussianInitial, LinearConditional, LinearParameters, Series
-from deepssm.inference.disturbances import offset_scores, smoothed_disturbances
-from deepssm.inference.kalman_autograd import autograd_log_likelihood
+from deepssm.core.model import GaussianInitial, LinearConditional, LinearParameters, Series
+from deepssm.inference.kalman.autograd import autograd_log_likelihood
+from deepssm.inference.kalman.disturbances import offset_scores, smoothed_disturbances
 from tests import oracles
 from tests.inference.test_kalman import CASES, close, make
 

@@ -18,9 +18,9 @@ from torch.distributions import (
     StudentT,
 )
 
-from deepssm.base import Series, StateSpaceModel
-from deepssm.inference.gaussian_filter import GaussianFilter
-from deepssm.inference.gaussian_filters import Cubature, Extended, GaussHermite, Unscented
+from deepssm.core.model import Series, StateSpaceModel
+from deepssm.inference.gaussian.filter import GaussianFilter
+from deepssm.inference.gaussian.methods import Cubature, Extended, GaussHermite, Unscented
 
 MEAN, SD = 0.3, 0.6
 

@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from deepssm.base import Series
-from deepssm.inference.ensemble import Ensemble, gaspari_cohn
-from deepssm.inference.gaussian_filters import Extended
-from deepssm.models.nonlinear import NonlinearGaussian
+from deepssm.core.model import Series
+from deepssm.inference.gaussian.methods import Extended
+from deepssm.inference.particles.ensemble import Ensemble, gaspari_cohn
+from deepssm.models.gaussian.nonlinear import NonlinearGaussian
 from tests.inference.nonlinear_models import CASE_4, NAN, case_4, pendulum, readings
 
 UPDATES = ["square_root", "deterministic", "stochastic"]

@@ -11,9 +11,9 @@ from pyro.nn import PyroParam, PyroSample
 from torch import nn
 from torch.distributions import constraints
 
-from deepssm.base import Series
-from deepssm.inference.expectation_maximization import ExpectationMaximization
-from deepssm.inference.maximum_likelihood import MaximumLikelihood
+from deepssm.core.model import Series
+from deepssm.inference.estimation.expectation_maximization import ExpectationMaximization
+from deepssm.inference.estimation.maximum_likelihood import MaximumLikelihood
 from deepssm.models import LinearGaussian, LocalLevel
 
 from .. import oracles

@@ -11,15 +11,14 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, Independent
 
 import deepssm as ds
-from deepssm import checkpoint
-from deepssm.base import (
+from deepssm.api.validation import as_series
+from deepssm.core.model import (
     GaussianInitial,
     InferenceMethod,
     LinearConditional,
     LinearParameters,
     Series,
 )
-from deepssm.checks import as_series
 from deepssm.inference import (
     SVI,
     Amortized,
@@ -33,6 +32,7 @@ from deepssm.inference import (
     Unscented,
     forecast_score,
 )
+from deepssm.io import checkpoint
 from deepssm.models import DeepMarkov, GaussianEmission, LinearTransition
 
 from .. import oracles

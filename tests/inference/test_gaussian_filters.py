@@ -8,15 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from deepssm.base import Series, StateSpaceModel
-from deepssm.inference.gaussian_filter import GaussianFilter
-from deepssm.inference.gaussian_filters import (
-    Cubature,
-    Extended,
-    GaussHermite,
-    Simplex,
-    Unscented,
-)
+from deepssm.core.model import Series, StateSpaceModel
+from deepssm.inference.gaussian.filter import GaussianFilter
+from deepssm.inference.gaussian.methods import Cubature, Extended, GaussHermite, Simplex, Unscented
 from tests import oracles
 from tests.inference.nonlinear_models import (
     CASE_4,

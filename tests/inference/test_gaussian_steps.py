@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
-from deepssm.base import Series
-from deepssm.inference import gaussian_steps as steps
-from deepssm.inference.gaussian_filters import Extended
-from deepssm.inference.moments import Linearized, identity, taylor
+from deepssm.core.model import Series
+from deepssm.inference.gaussian import steps as steps
+from deepssm.inference.gaussian.methods import Extended
+from deepssm.inference.gaussian.rules import Linearized, identity, taylor
 from tests.inference.nonlinear_models import pendulum, readings
 
 SIZES = [(2, 1, 1), (3, 2, 2), (4, 3, 6), (3, 4, 2), (1, 1, 0)]

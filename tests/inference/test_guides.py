@@ -6,22 +6,22 @@ import pytest
 import torch
 from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
 
-from deepssm.base import Series, StateSpaceModel
-from deepssm.inference.attention_encoder import AttentionEncoder
-from deepssm.inference.chain_guide import ChainGuide
-from deepssm.inference.combiners import GateCombiner, IndependentCombiner, ProductCombiner
-from deepssm.inference.diagonal_encoder import DiagonalEncoder
-from deepssm.inference.elbo import bound, importance_log_likelihood, negative_elbo
-from deepssm.inference.encoders import RecurrentEncoder, reversal
-from deepssm.inference.guide_law import step_divergence
-from deepssm.inference.guided_particles import guided_filter
-from deepssm.inference.guides import SmoothingGuide, default_guide
-from deepssm.inference.linearized_guide import LinearizedGuide
-from deepssm.inference.reader import Reader
-from deepssm.inference.svi import SVI
-from deepssm.models.deep_markov import DeepMarkov
-from deepssm.models.emissions import BernoulliEmission
-from deepssm.sequences import MarkovSequence, keep, observed_steps
+from deepssm.core.model import Series, StateSpaceModel
+from deepssm.core.pyro_sites import MarkovSequence, keep, observed_steps
+from deepssm.inference.guides.chain_guide import ChainGuide
+from deepssm.inference.guides.combiners import GateCombiner, IndependentCombiner, ProductCombiner
+from deepssm.inference.guides.encoders.attention import AttentionEncoder
+from deepssm.inference.guides.encoders.diagonal import DiagonalEncoder
+from deepssm.inference.guides.encoders.features import Reader
+from deepssm.inference.guides.encoders.recurrent import RecurrentEncoder, reversal
+from deepssm.inference.guides.linearized_guide import LinearizedGuide
+from deepssm.inference.guides.particle_filter import guided_filter
+from deepssm.inference.guides.posterior import step_divergence
+from deepssm.inference.guides.smoothing_guide import SmoothingGuide, default_guide
+from deepssm.inference.variational.elbo import bound, importance_log_likelihood, negative_elbo
+from deepssm.inference.variational.svi import SVI
+from deepssm.models.deep.deep_markov import DeepMarkov
+from deepssm.models.deep.emissions import BernoulliEmission
 
 from .. import oracles
 from ..deep_models import (
@@ -214,7 +214,7 @@ def test_pyro_and_plain_bounds_agree(particles: int) -> None:
 @pytest.mark.parametrize("payload", [torch.nan, 1e30])
 def test_what_lies_after_the_end_changes_nothing(payload: float) -> None:
     """Bit for bit: inputs after the last observation, in the loss and in every gradient."""
-    from deepssm.inference.minibatches import flatten
+    from deepssm.inference.variational.minibatches import flatten
 
     model, results = neural_deep(), []
     series = gappy_series(model)

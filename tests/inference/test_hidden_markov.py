@@ -13,21 +13,25 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 import deepssm as ds
-from deepssm.base import Series
-from deepssm.inference.baum_welch import BaumWelch
-from deepssm.inference.hidden_markov import ForwardBackward
-from deepssm.inference.hidden_markov_program import enumerated
-from deepssm.inference.maximum_likelihood import MaximumLikelihood
-from deepssm.inference.observation_distribution import ObservationDistribution
-from deepssm.inference.particle import Particle
-from deepssm.models.hidden_markov import HiddenMarkov
-from deepssm.models.state_emissions import (
+from deepssm.core.model import Series
+from deepssm.inference.discrete.hidden_markov import ForwardBackward
+from deepssm.inference.discrete.hidden_markov_pyro import enumerated
+from deepssm.inference.estimation.baum_welch import BaumWelch
+from deepssm.inference.estimation.maximum_likelihood import MaximumLikelihood
+from deepssm.inference.estimation.observation_distribution import ObservationDistribution
+from deepssm.inference.particles.filter import Particle
+from deepssm.models.discrete.emissions import (
     BernoulliStates,
     CategoricalStates,
     PoissonStates,
     StateEmission,
 )
-from deepssm.models.state_gaussians import GaussianStates, MixtureStates, RegressionStates
+from deepssm.models.discrete.emissions_gaussian import (
+    GaussianStates,
+    MixtureStates,
+    RegressionStates,
+)
+from deepssm.models.discrete.hidden_markov import HiddenMarkov
 from tests.inference.nonlinear_models import NAN, case_4
 
 BACKENDS = [ForwardBackward(), ForwardBackward("scan")]

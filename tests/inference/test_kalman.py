@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from deepssm.base import LinearParameters, Series, StateSpaceModel
-from deepssm.inference.kalman import Kalman
+from deepssm.core.model import LinearParameters, Series, StateSpaceModel
+from deepssm.inference.kalman.method import Kalman
 from tests import oracles
 from tests.given import Given
 
@@ -26,7 +26,6 @@ CASES: dict[str, dict[str, Any]] = {
     "all diffuse": {"diffuse": 3, "initial_rank": 0},
     "diffuse and rank-1 Q, varying": {"diffuse": 2, "process_rank": 1, "time_varying": True},
 }
-
 
 
 class Case(NamedTuple):

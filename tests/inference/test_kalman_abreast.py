@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from deepssm.base import LinearParameters, Series
-from deepssm.inference import kalman_abreast, kalman_passes, kalman_together
-from deepssm.inference.kalman import Kalman
-from deepssm.inference.kalman_arrays import Problem, lines, prepare
-from deepssm.inference.kalman_passes import shared_pattern
+from deepssm.core.model import LinearParameters, Series
+from deepssm.inference.kalman.cpu import run as kalman_passes
+from deepssm.inference.kalman.cpu.problem import Problem, lines, prepare
+from deepssm.inference.kalman.cpu.run import shared_pattern
+from deepssm.inference.kalman.cpu.vector import shared as kalman_together
+from deepssm.inference.kalman.cpu.vector import steady_filter as kalman_abreast
+from deepssm.inference.kalman.method import Kalman
 from tests import oracles
 from tests.given import Given
 from tests.inference.test_kalman import close

@@ -9,16 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from deepssm.base import (
+from deepssm.core.model import (
     GaussianInitial,
     LinearConditional,
     LinearParameters,
     Series,
-    StateSpaceModel,
 )
 from deepssm.inference import Kalman
-from deepssm.inference import kalman_backends as backends
-from deepssm.inference.kalman_adjoint import Engine, Run
+from deepssm.inference.kalman import backends as backends
+from deepssm.inference.kalman.parallel.adjoint import Engine, Run
 from deepssm.linear import LinearSystem, Recurrence, View, chunked, convolved, looped, scanned
 from deepssm.models import S4D, LinearGaussian
 from tests import oracles
@@ -45,7 +44,6 @@ CASES: list[tuple[Batched, str]] = [
     *(("stationary", name) for name in CONSTANT),
     *(("scan", name) for name in CONSTANT | VARYING),
 ]
-
 
 
 def make(name: str, time: int, *, obs: int = 2, series: int = 2) -> tuple[Given, Tensor]:
@@ -308,9 +306,11 @@ def test_every_view_of_that_function_serves_the_filter(
         used.append(u.shape[-2])
         return view(recurrence, u, z0)
 
-    monkeypatch.setattr("deepssm.inference.kalman_stationary.view_for", lambda u: recording)
     monkeypatch.setattr(
-        "deepssm.inference.kalman_stationary_smoother.view_for", lambda u: recording
+        "deepssm.inference.kalman.parallel.stationary.view_for", lambda u: recording
+    )
+    monkeypatch.setattr(
+        "deepssm.inference.kalman.parallel.stationary_smoother.view_for", lambda u: recording
     )
     actual = Kalman("stationary").smooth(model, Series(y))
     assert len(used) == 4 and sum(used) > 300  # two settled stretches, there and back

@@ -16,8 +16,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from deepssm.base import LinearParameters, Series
-from deepssm.inference import Kalman, kalman_cuda
+from deepssm.core.model import LinearParameters, Series
+from deepssm.inference import Kalman
+from deepssm.inference.kalman.cuda import backend as kalman_cuda
 from tests import oracles
 from tests.given import Given, leaves_of, rebuilt
 
@@ -139,9 +140,9 @@ def test_kernels_compile_without_a_gpu(monkeypatch: pytest.MonkeyPatch, task: st
     from numba import types
     from numba.cuda import compile_ptx, dispatcher  # pyright: ignore
 
-    from deepssm.inference.kalman_cuda_filter import filter_kernel
-    from deepssm.inference.kalman_cuda_score import score_kernel
-    from deepssm.inference.kalman_cuda_smoother import smoother_kernel
+    from deepssm.inference.kalman.cuda.filter import filter_kernel
+    from deepssm.inference.kalman.cuda.score import score_kernel
+    from deepssm.inference.kalman.cuda.smoother import smoother_kernel
 
     hopper = SimpleNamespace(compute_capability=(9, 0))
     monkeypatch.setattr(dispatcher, "get_current_device", lambda: hopper)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import deepssm as ds
-from deepssm.base import Series
+from deepssm.core.model import Series
 from deepssm.evaluation import leave_one_out, log_score
 from deepssm.inference import Kalman
 from deepssm.models import LinearGaussian

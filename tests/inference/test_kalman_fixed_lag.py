@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 import deepssm as ds
-from deepssm.base import LinearConditional, LinearParameters, Series
-from deepssm.inference import Kalman, kalman_fixed_lag
-from deepssm.inference.kalman_fixed_lag import Matrices, fixed_lag
+from deepssm.core.model import LinearConditional, LinearParameters, Series
+from deepssm.inference import Kalman
+from deepssm.inference.kalman import fixed_lag as kalman_fixed_lag
+from deepssm.inference.kalman.fixed_lag import Matrices, fixed_lag
 from deepssm.models import ConstantVelocity, LocalLinearTrend
 from tests import oracles
 

@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from deepssm.base import Series
-from deepssm.inference import kalman_arrays, kalman_lanes
-from deepssm.inference.kalman import Kalman
-from deepssm.inference.kalman_arrays import Problem, prepare
-from deepssm.models.linear_gaussian import LinearGaussian
+from deepssm.core.model import Series
+from deepssm.inference.kalman.cpu import problem as kalman_arrays
+from deepssm.inference.kalman.cpu.problem import Problem, prepare
+from deepssm.inference.kalman.cpu.vector import individual as kalman_lanes
+from deepssm.inference.kalman.method import Kalman
+from deepssm.models.gaussian.linear_gaussian import LinearGaussian
 from tests.inference.test_kalman import close
 
 

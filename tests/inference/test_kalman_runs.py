@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from deepssm.base import Series
-from deepssm.inference.kalman import Kalman
-from deepssm.models.linear_gaussian import LinearGaussian
+from deepssm.core.model import Series
+from deepssm.inference.kalman.method import Kalman
+from deepssm.models.gaussian.linear_gaussian import LinearGaussian
 from tests.given import Given
 from tests.inference.test_kalman import _leaves, _rebuild, close, long_series
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from deepssm.base import LinearParameters, Series
+from deepssm.core.model import LinearParameters, Series
 from deepssm.inference import Kalman
-from deepssm.inference import kalman_backends as backends
-from deepssm.inference.kalman_adjoint import Run
+from deepssm.inference.kalman import backends as backends
+from deepssm.inference.kalman.parallel.adjoint import Run
 from tests import oracles
 from tests.given import Given
 

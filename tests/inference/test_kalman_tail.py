@@ -11,11 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from deepssm.base import Series
-from deepssm.inference import kalman_shared, kalman_tail, kalman_together
-from deepssm.inference.kalman import Kalman
-from deepssm.inference.kalman_arrays import prepare
-from deepssm.inference.kalman_passes import shared_pattern
+from deepssm.core.model import Series
+from deepssm.inference.kalman.cpu.problem import prepare
+from deepssm.inference.kalman.cpu.run import shared_pattern
+from deepssm.inference.kalman.cpu.vector import block_kernels as kalman_tail
+from deepssm.inference.kalman.cpu.vector import shared as kalman_together
+from deepssm.inference.kalman.cpu.vector import shared_kernels as kalman_shared
+from deepssm.inference.kalman.method import Kalman
 from tests import oracles
 from tests.given import Given
 from tests.inference.test_kalman import _leaves, _rebuild, close

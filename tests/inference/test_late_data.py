@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 import deepssm as ds
-from deepssm.base import Series
-from deepssm.inference.kalman import Kalman
-from deepssm.inference.kalman_online import OnlineKalman
+from deepssm.core.model import Series
+from deepssm.inference.kalman.method import Kalman
+from deepssm.inference.kalman.online import OnlineKalman
 from tests.inference.test_kalman import close, make
 
 NAN = float("nan")

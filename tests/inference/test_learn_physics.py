@@ -12,11 +12,11 @@ from pyro.nn import PyroModule, PyroParam, PyroSample
 from torch import Tensor
 from torch.distributions import constraints
 
-from deepssm.base import Series
-from deepssm.inference.gaussian_filter import GaussianFilter
-from deepssm.inference.gaussian_filters import Cubature, Extended, GaussHermite, Unscented
-from deepssm.inference.maximum_likelihood import MaximumLikelihood
-from deepssm.models.nonlinear import NonlinearGaussian
+from deepssm.core.model import Series
+from deepssm.inference.estimation.maximum_likelihood import MaximumLikelihood
+from deepssm.inference.gaussian.filter import GaussianFilter
+from deepssm.inference.gaussian.methods import Cubature, Extended, GaussHermite, Unscented
+from deepssm.models.gaussian.nonlinear import NonlinearGaussian
 from tests.inference.nonlinear_models import matrix, pendulum
 
 STEP, LENGTH, DAMPING, NOISE = 0.1, 1.5, 0.4, 0.02

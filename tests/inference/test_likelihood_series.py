@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 import deepssm as ds
-from deepssm.base import Series
-from deepssm.inference.kalman import Kalman
-from deepssm.inference.likelihood_objective import Objective
-from deepssm.inference.likelihood_series import separable
-from deepssm.inference.maximum_likelihood import MaximumLikelihood
+from deepssm.core.model import Series
+from deepssm.inference.estimation.maximum_likelihood import MaximumLikelihood
+from deepssm.inference.estimation.objective import Objective
+from deepssm.inference.estimation.objective_batch import separable
+from deepssm.inference.kalman.method import Kalman
 from deepssm.models import Autoregressive, LocalLevel
 
 

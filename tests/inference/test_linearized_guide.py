@@ -5,18 +5,18 @@ from typing import cast
 import pytest
 import torch
 
-from deepssm.base import Series
-from deepssm.inference.elbo import bound, importance_log_likelihood
-from deepssm.inference.guided_particles import guided_filter
-from deepssm.inference.linearized_guide import (
+from deepssm.core.model import Series
+from deepssm.core.pyro_sites import MarkovSequence, observed_log_prob, observed_steps
+from deepssm.inference.guides.linearized_guide import (
     LinearizedGuide,
     _compiled_pass,
     information_loop,
     linearize,
 )
-from deepssm.models.deep_markov import DeepMarkov
-from deepssm.models.emissions import BernoulliEmission
-from deepssm.sequences import MarkovSequence, observed_log_prob, observed_steps
+from deepssm.inference.guides.particle_filter import guided_filter
+from deepssm.inference.variational.elbo import bound, importance_log_likelihood
+from deepssm.models.deep.deep_markov import DeepMarkov
+from deepssm.models.deep.emissions import BernoulliEmission
 
 from .. import oracles
 from ..deep_models import gappy_series, linear_deep, linear_parameters, neural_deep

@@ -11,11 +11,11 @@ from pyro.nn import PyroParam, PyroSample
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from deepssm.base import Series
-from deepssm.inference.kalman import Kalman
-from deepssm.inference.likelihood_curvature import hessian
-from deepssm.inference.likelihood_objective import Objective
-from deepssm.inference.maximum_likelihood import MaximumLikelihood
+from deepssm.core.model import Series
+from deepssm.inference.estimation.maximum_likelihood import MaximumLikelihood
+from deepssm.inference.estimation.objective import Objective
+from deepssm.inference.estimation.standard_errors import hessian
+from deepssm.inference.kalman.method import Kalman
 from deepssm.models import Cycle, LinearGaussian, LocalLevel, LocalLinearTrend, Seasonal
 
 from .. import oracles

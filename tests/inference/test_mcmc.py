@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.distributions import constraints
 
 import deepssm as ds
-from deepssm.base import Series
-from deepssm.inference.kalman import Kalman
-from deepssm.inference.mcmc import NUTS
-from deepssm.inference.observation_distribution import ObservationDistribution
-from deepssm.inference.parameter_average import ParameterAverage
+from deepssm.core.model import Series
+from deepssm.inference.estimation.mcmc import NUTS
+from deepssm.inference.estimation.observation_distribution import ObservationDistribution
+from deepssm.inference.estimation.parameter_average import ParameterAverage
+from deepssm.inference.kalman.method import Kalman
 from deepssm.models import LinearGaussian, LocalLevel
 
 from .. import oracles
@@ -88,7 +88,7 @@ def test_mixture_moments_and_likelihoods_are_those_of_the_draws() -> None:
     """Two draws of a level variance, checked against the dense joint of each."""
     model = LocalLevel(noise_variance=1.0)
     draws = torch.tensor([[0.2, 3.0]], dtype=torch.float64)
-    from deepssm.inference.likelihood_objective import Prior
+    from deepssm.inference.estimation.objective import Prior
 
     places = {"level_variance": Prior(model, "level_variance", dist.Normal(0.0, 1.0))}
     method = ParameterAverage(Kalman(), model, places, {"level_variance": draws})
@@ -214,7 +214,7 @@ def test_gaps_are_filled_under_the_noise_their_states_were_drawn_with() -> None:
     """
     model = LocalLevel(1e-12, noise_variance=1.0)
     draws = torch.tensor([[1e-12, 16.0]], dtype=torch.float64)
-    from deepssm.inference.likelihood_objective import Prior
+    from deepssm.inference.estimation.objective import Prior
 
     places = {"noise_variance": Prior(model, "noise_variance", dist.Normal(0.0, 1.0))}
     method = ParameterAverage(Kalman(), model, places, {"noise_variance": draws})

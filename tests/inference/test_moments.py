@@ -10,17 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from deepssm.base import Series
-from deepssm.inference.gaussian_filter import GaussianFilter
-from deepssm.inference.gaussian_filters import (
-    Cubature,
-    Extended,
-    GaussHermite,
-    Simplex,
-    Unscented,
-)
-from deepssm.inference.moments import circular, identity
-from deepssm.models.nonlinear import NonlinearGaussian
+from deepssm.core.model import Series
+from deepssm.inference.gaussian.filter import GaussianFilter
+from deepssm.inference.gaussian.methods import Cubature, Extended, GaussHermite, Simplex, Unscented
+from deepssm.inference.gaussian.rules import circular, identity
+from deepssm.models.gaussian.nonlinear import NonlinearGaussian
 from tests.inference.nonlinear_models import pendulum, readings
 
 RULES = [

@@ -6,19 +6,13 @@ import pytest
 import torch
 
 import deepssm as ds
-from deepssm.base import Series, StateSpaceModel
-from deepssm.inference.gaussian_filter import GaussianFilter
-from deepssm.inference.gaussian_filters import (
-    Cubature,
-    Extended,
-    GaussHermite,
-    Simplex,
-    Unscented,
-)
-from deepssm.inference.gaussian_online import OnlineGaussian
-from deepssm.inference.kalman import Kalman
-from deepssm.inference.late_data import BufferedFilter
-from deepssm.inference.robust import Gate
+from deepssm.core.model import Series, StateSpaceModel
+from deepssm.inference.gaussian.filter import GaussianFilter
+from deepssm.inference.gaussian.methods import Cubature, Extended, GaussHermite, Simplex, Unscented
+from deepssm.inference.gaussian.online import OnlineGaussian
+from deepssm.inference.gaussian.robust import Gate
+from deepssm.inference.kalman.method import Kalman
+from deepssm.inference.online.out_of_sequence import BufferedFilter
 from tests.inference.nonlinear_models import pendulum, readings
 from tests.inference.test_kalman import generic_position, make
 

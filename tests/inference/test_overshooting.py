@@ -3,12 +3,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from deepssm.base import Series
-from deepssm.inference.linearized_guide import LinearizedGuide
-from deepssm.inference.overshooting import forecast_score
-from deepssm.inference.svi import SVI
-from deepssm.models.deep_markov import DeepMarkov
-from deepssm.sequences import seeded
+from deepssm.core.model import Series
+from deepssm.core.pyro_sites import seeded
+from deepssm.inference.guides.linearized_guide import LinearizedGuide
+from deepssm.inference.variational.overshooting import forecast_score
+from deepssm.inference.variational.svi import SVI
+from deepssm.models.deep.deep_markov import DeepMarkov
 
 from ..deep_models import linear_deep
 

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
-from deepssm.base import Series, StateSpaceModel
-from deepssm.inference.ensemble import Ensemble
-from deepssm.inference.gaussian_filters import Cubature, Extended
-from deepssm.inference.moments import circular, identity
-from deepssm.inference.particle import Particle
-from deepssm.inference.proposals import Bootstrap, FromGuide, Guided
-from deepssm.inference.resampling import (
+from deepssm.core.model import Series, StateSpaceModel
+from deepssm.inference.gaussian.methods import Cubature, Extended
+from deepssm.inference.gaussian.rules import circular, identity
+from deepssm.inference.particles.ensemble import Ensemble
+from deepssm.inference.particles.filter import Particle
+from deepssm.inference.particles.proposals import Bootstrap, FromGuide, Guided
+from deepssm.inference.particles.resampling import (
     Resampling,
     effective_size,
     multinomial,
@@ -21,7 +21,7 @@ from deepssm.inference.resampling import (
     stratified,
     systematic,
 )
-from deepssm.models.nonlinear import NonlinearGaussian
+from deepssm.models.gaussian.nonlinear import NonlinearGaussian
 from tests.inference.nonlinear_models import (
     CASE_4,
     NAN,
@@ -280,7 +280,7 @@ def test_linear_models_are_read_from_their_matrices() -> None:
 
 def test_a_guide_proposes() -> None:
     """An untrained guide is a bad proposal, and the estimate is right all the same."""
-    from deepssm.inference.guides import SmoothingGuide
+    from deepssm.inference.guides.smoothing_guide import SmoothingGuide
 
     model = case_4()
     guide = SmoothingGuide(2, 2, hidden=8).double()

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from deepssm.base import Series
-from deepssm.inference.gaussian_filters import Extended
-from deepssm.inference.particle import Particle
-from deepssm.inference.particle_metropolis import ParticleMetropolis
-from deepssm.models.nonlinear import NonlinearGaussian
+from deepssm.core.model import Series
+from deepssm.inference.estimation.particle_metropolis import ParticleMetropolis
+from deepssm.inference.gaussian.methods import Extended
+from deepssm.inference.particles.filter import Particle
+from deepssm.models.gaussian.nonlinear import NonlinearGaussian
 from tests.inference.nonlinear_models import case_4
 
 

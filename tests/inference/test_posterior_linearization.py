@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from deepssm.base import Series
-from deepssm.inference.gaussian_filters import Cubature, Extended, Unscented
-from deepssm.inference.posterior_linearization import PosteriorLinearization
+from deepssm.core.model import Series
+from deepssm.inference.gaussian.methods import Cubature, Extended, Unscented
+from deepssm.inference.gaussian.posterior_linearization import PosteriorLinearization
 from tests.inference.nonlinear_models import CASE_4, case_4, pendulum, readings
 
 

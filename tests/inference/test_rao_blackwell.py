@@ -6,9 +6,9 @@ from typing import Literal
 import pytest
 import torch
 
-from deepssm.base import Series
-from deepssm.inference.rao_blackwell import RaoBlackwellised
-from deepssm.inference.switching import Switching
+from deepssm.core.model import Series
+from deepssm.inference.discrete.switching import Switching
+from deepssm.inference.particles.rao_blackwell import RaoBlackwellised
 from tests.inference.nonlinear_models import NAN, case_4
 from tests.inference.test_switching import data, drawn, exact, two_modes
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 import deepssm as ds
-from deepssm.base import Readable
+from deepssm.core.model import Readable
 from deepssm.inference import BaumWelch, MaximumLikelihood
-from deepssm.inference.likelihood_objective import free_count
+from deepssm.inference.estimation.objective import free_count
 from deepssm.models import (
     CategoricalStates,
     GaussianStates,

@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from deepssm.inference.combiners import GateCombiner, Step
-from deepssm.inference.recurrences import gru_recurrence, relu_recurrence
-from deepssm.linear import products
+from deepssm.inference.guides.combiners import GateCombiner, Step
+from deepssm.inference.guides.recurrences.rnn import gru_recurrence, relu_recurrence
+from deepssm.ops import products
 
 LAST = torch.tensor([4, 2, -1])
 ENDED = torch.arange(5)[:, None] > LAST

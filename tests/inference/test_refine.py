@@ -9,19 +9,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from deepssm.api import smooth
-from deepssm.base import Series
-from deepssm.inference.amortized import Amortized
-from deepssm.inference.chain_guide import ChainGuide
-from deepssm.inference.combiners import GateCombiner
-from deepssm.inference.conjugate_guide import ConjugateGuide
-from deepssm.inference.elbo import bound, importance_log_likelihood
-from deepssm.inference.flow_guide import FlowGuide
-from deepssm.inference.guides import SmoothingGuide
-from deepssm.inference.linearized_guide import LinearizedGuide
-from deepssm.inference.refine import refine
-from deepssm.models.deep_markov import DeepMarkov
-from deepssm.sequences import seeded
+from deepssm.api.verbs import smooth
+from deepssm.core.model import Series
+from deepssm.core.pyro_sites import seeded
+from deepssm.inference.guides.chain_guide import ChainGuide
+from deepssm.inference.guides.combiners import GateCombiner
+from deepssm.inference.guides.conjugate_guide import ConjugateGuide
+from deepssm.inference.guides.flow_guide import FlowGuide
+from deepssm.inference.guides.linearized_guide import LinearizedGuide
+from deepssm.inference.guides.smoothing_guide import SmoothingGuide
+from deepssm.inference.variational.amortized import Amortized
+from deepssm.inference.variational.elbo import bound, importance_log_likelihood
+from deepssm.inference.variational.refine import refine
+from deepssm.models.deep.deep_markov import DeepMarkov
 
 from .. import oracles
 from ..deep_models import gappy_series, linear_deep, linear_parameters, neural_deep, scramble

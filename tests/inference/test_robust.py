@@ -4,9 +4,9 @@ import pytest
 import torch
 from scipy import stats
 
-from deepssm.base import Series
-from deepssm.inference.gaussian_filters import Cubature, Extended, Unscented
-from deepssm.inference.robust import Gate, Huber, Robust, StudentT
+from deepssm.core.model import Series
+from deepssm.inference.gaussian.methods import Cubature, Extended, Unscented
+from deepssm.inference.gaussian.robust import Gate, Huber, Robust, StudentT
 from tests.inference.nonlinear_models import CASE_4, NAN, case_4, pendulum, readings
 
 

@@ -7,18 +7,18 @@ import torch
 from torch import nn
 from torch.distributions import kl_divergence
 
-from deepssm.api import simulate
-from deepssm.base import Series
-from deepssm.inference.chain_guide import ChainGuide
-from deepssm.inference.conjugate_guide import ConjugateGuide, linear_dynamics
-from deepssm.inference.elbo import negative_elbo
-from deepssm.inference.flow_guide import AutoregressiveFlow, FlowGuide
-from deepssm.inference.guide_law import step_divergence
-from deepssm.inference.guided_particles import guided_filter
-from deepssm.inference.guides import SmoothingGuide
-from deepssm.inference.svi import SVI
-from deepssm.models.deep_markov import DeepMarkov
-from deepssm.sequences import MarkovSequence, observed_steps
+from deepssm.api.verbs import simulate
+from deepssm.core.model import Series
+from deepssm.core.pyro_sites import MarkovSequence, observed_steps
+from deepssm.inference.guides.chain_guide import ChainGuide
+from deepssm.inference.guides.conjugate_guide import ConjugateGuide, linear_dynamics
+from deepssm.inference.guides.flow_guide import AutoregressiveFlow, FlowGuide
+from deepssm.inference.guides.particle_filter import guided_filter
+from deepssm.inference.guides.posterior import step_divergence
+from deepssm.inference.guides.smoothing_guide import SmoothingGuide
+from deepssm.inference.variational.elbo import negative_elbo
+from deepssm.inference.variational.svi import SVI
+from deepssm.models.deep.deep_markov import DeepMarkov
 
 from .. import oracles
 from ..deep_models import gappy_series, linear_deep, linear_parameters, neural_deep, scramble

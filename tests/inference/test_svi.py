@@ -12,16 +12,16 @@ from pyro.infer import Predictive, Trace_ELBO, TraceMeanField_ELBO
 from pyro.optim import Adam  # type: ignore[attr-defined]
 from torch import Tensor
 
-from deepssm.base import Series
-from deepssm.inference.amortized import Amortized
-from deepssm.inference.elbo import GuideProgram
-from deepssm.inference.guides import SmoothingGuide
-from deepssm.inference.linearized_guide import LinearizedGuide
-from deepssm.inference.minibatches import Minibatches, evaluation_batch, flatten
-from deepssm.inference.svi import SVI
-from deepssm.models.deep_markov import DeepMarkov
-from deepssm.models.emissions import BernoulliEmission
-from deepssm.models.transitions import GatedTransition, ResidualTransition
+from deepssm.core.model import Series
+from deepssm.inference.guides.linearized_guide import LinearizedGuide
+from deepssm.inference.guides.smoothing_guide import SmoothingGuide
+from deepssm.inference.variational.amortized import Amortized
+from deepssm.inference.variational.elbo import GuideProgram
+from deepssm.inference.variational.minibatches import Minibatches, evaluation_batch, flatten
+from deepssm.inference.variational.svi import SVI
+from deepssm.models.deep.deep_markov import DeepMarkov
+from deepssm.models.deep.emissions import BernoulliEmission
+from deepssm.models.deep.transitions import GatedTransition, ResidualTransition
 
 QUICK = SVI(steps=40, batch_size=8, window=32, hidden=8, report_every=10, kl_warmup=10)
 
@@ -95,7 +95,7 @@ def test_best_weights_are_copies() -> None:
     model = _model()
     method = SVI(steps=30, window=32, hidden=8, learning_rate=0.5, report_every=5, clip=1e9)
     learned = method.fit(model, series, progress=False)
-    from deepssm.inference.svi import _evaluate
+    from deepssm.inference.variational.svi import _evaluate
 
     assert isinstance(learned.method, Amortized)
     trial = evaluation_batch(flatten(series), 4 * method.batch_size, 32)
@@ -113,7 +113,7 @@ def test_frozen_parameters_stay() -> None:
 
 
 def test_non_finite_losses_are_survived_then_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    from deepssm.inference import svi
+    from deepssm.inference.variational import svi
 
     real, calls = svi.negative_elbo, [0]
 
@@ -147,7 +147,7 @@ def test_non_finite_losses_are_survived_then_named(monkeypatch: pytest.MonkeyPat
 
 def test_a_model_that_breaks_in_training_is_rescued(monkeypatch: pytest.MonkeyPatch) -> None:
     """NaN weights must come out as a non-finite loss, whatever the guide computes from them."""
-    from deepssm.inference import svi
+    from deepssm.inference.variational import svi
 
     model, real, calls = _model(), svi.negative_elbo, [0]
     net = model.transition_net

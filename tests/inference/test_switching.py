@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 import deepssm as ds
-from deepssm.base import LinearConditional, LinearParameters, Series
-from deepssm.inference.hidden_markov import ForwardBackward
-from deepssm.inference.switching import Switching
-from deepssm.models.hidden_markov import HiddenMarkov
-from deepssm.models.kinematic import ConstantVelocity
-from deepssm.models.linear_gaussian import LinearGaussian
-from deepssm.models.state_gaussians import GaussianStates, RegressionStates
-from deepssm.models.switching import SwitchingLaw, SwitchingLinearGaussian
+from deepssm.core.model import LinearConditional, LinearParameters, Series
+from deepssm.inference.discrete.hidden_markov import ForwardBackward
+from deepssm.inference.discrete.switching import Switching
+from deepssm.models.continuous.tracking import ConstantVelocity
+from deepssm.models.discrete.emissions_gaussian import GaussianStates, RegressionStates
+from deepssm.models.discrete.hidden_markov import HiddenMarkov
+from deepssm.models.discrete.switching import SwitchingLaw, SwitchingLinearGaussian
+from deepssm.models.gaussian.linear_gaussian import LinearGaussian
 from tests import oracles
 from tests.inference.nonlinear_models import NAN, case_4, matrix
 

@@ -8,11 +8,11 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from deepssm.base import Series
-from deepssm.inference.switching import Switching
-from deepssm.inference.switching_paths import smooth_along
-from deepssm.models.linear_gaussian import LinearGaussian
-from deepssm.models.switching import SwitchingLinearGaussian
+from deepssm.core.model import Series
+from deepssm.inference.discrete.switching import Switching
+from deepssm.inference.discrete.switching_paths import smooth_along
+from deepssm.models.discrete.switching import SwitchingLinearGaussian
+from deepssm.models.gaussian.linear_gaussian import LinearGaussian
 from tests.inference.nonlinear_models import matrix
 
 FLIGHTS, TIME = 100, 120

@@ -19,17 +19,18 @@ from pyro.nn import PyroSample
 from torch import Tensor
 
 import deepssm as ds
-from deepssm import checkpoint
-from deepssm.base import Series
-from deepssm.inference.amortized import Amortized
-from deepssm.inference.chain_guide import ChainGuide
-from deepssm.inference.conjugate_guide import ConjugateGuide
-from deepssm.inference.elbo import negative_elbo
-from deepssm.inference.flow_guide import FlowGuide
-from deepssm.inference.guides import SmoothingGuide
-from deepssm.inference.minibatches import Minibatches
-from deepssm.inference.svi import SVI
-from deepssm.inference.tensorboard import TensorBoard
+from deepssm.core.model import Series
+from deepssm.core.results import Learned
+from deepssm.inference.guides.chain_guide import ChainGuide
+from deepssm.inference.guides.conjugate_guide import ConjugateGuide
+from deepssm.inference.guides.flow_guide import FlowGuide
+from deepssm.inference.guides.smoothing_guide import SmoothingGuide
+from deepssm.inference.variational.amortized import Amortized
+from deepssm.inference.variational.elbo import negative_elbo
+from deepssm.inference.variational.minibatches import Minibatches
+from deepssm.inference.variational.svi import SVI
+from deepssm.inference.variational.tensorboard import TensorBoard
+from deepssm.io import checkpoint
 from deepssm.models import (
     BernoulliEmission,
     CategoricalEmission,
@@ -37,8 +38,7 @@ from deepssm.models import (
     ImageEmission,
     PoissonEmission,
 )
-from deepssm.models.deep_markov import DeepMarkov
-from deepssm.results import Learned
+from deepssm.models.deep.deep_markov import DeepMarkov
 
 
 def _series(count: int = 5, time: int = 12) -> Series:

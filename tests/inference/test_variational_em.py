@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 import deepssm as ds
-from deepssm.base import Series
-from deepssm.inference.switching_bound import smooth_states, whiten_all
-from deepssm.inference.switching_statistics import expected_density
-from deepssm.inference.variational_em import VariationalEM
-from deepssm.models.linear_gaussian import LinearGaussian
-from deepssm.models.switching import SwitchingLinearGaussian
+from deepssm.core.model import Series
+from deepssm.inference.discrete.switching_bound import smooth_states, whiten_all
+from deepssm.inference.discrete.switching_statistics import expected_density
+from deepssm.inference.estimation.variational_em import VariationalEM
+from deepssm.models.discrete.switching import SwitchingLinearGaussian
+from deepssm.models.gaussian.linear_gaussian import LinearGaussian
 from tests import oracles
 from tests.inference.nonlinear_models import NAN, case_4, matrix
 from tests.inference.test_switching import (

@@ -5,12 +5,12 @@ import copy
 import pytest
 import torch
 
-from deepssm.base import Series
+from deepssm.core.model import Series
 from deepssm.inference import LinearizedGuide
-from deepssm.inference.svi import SVI
-from deepssm.inference.weight_decay import parameter_groups
-from deepssm.inference.weight_prior import WeightPrior
-from deepssm.models.deep_markov import DeepMarkov
+from deepssm.inference.variational.svi import SVI
+from deepssm.inference.variational.weight_decay import parameter_groups
+from deepssm.inference.variational.weight_prior import WeightPrior
+from deepssm.models.deep.deep_markov import DeepMarkov
 
 
 def _case() -> tuple[DeepMarkov, Series]:

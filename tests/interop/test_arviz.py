@@ -17,12 +17,12 @@ from torch.distributions import constraints
 
 import deepssm as ds
 from deepssm import evaluation as ev
-from deepssm.base import Series, StateSpaceModel
-from deepssm.checks import as_series
+from deepssm.api.validation import as_series
+from deepssm.core.model import Series, StateSpaceModel
+from deepssm.core.results import Learned
 from deepssm.interop import arviz as bridge
 from deepssm.interop.arviz import import_arviz, loo, to_arviz
 from deepssm.interop.datatree import to_datatree
-from deepssm.results import Learned
 
 INDEX = pd.date_range("2020-01-05", periods=20, freq="W", name="week")
 

@@ -9,8 +9,8 @@ from torch.distributions import constraints
 
 import deepssm as ds
 from deepssm import evaluation as ev
-from deepssm.base import Series, StateSpaceModel
-from deepssm.checks import as_series
+from deepssm.api.validation import as_series
+from deepssm.core.model import Series, StateSpaceModel
 from deepssm.interop import Draws, loo, to_datatree
 from deepssm.interop.labelled import Pointwise
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from deepssm.interop import frames
+from deepssm.io import frames
 
 
 def test_a_series_becomes_one_named_column_with_nan_for_gaps() -> None:

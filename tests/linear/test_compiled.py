@@ -8,7 +8,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-from deepssm.linear.compiled import sources
+from deepssm.ops.cache import sources
 
 HELPER = "from numba import njit\n\n@njit(forceinline=True)\ndef part(x):\n    return {}\n"
 MIDDLE = "from .helper import part as part\n"
@@ -36,7 +36,7 @@ def test_a_changed_helper_of_another_file_is_seen_and_an_unchanged_one_found_aga
     tmp_path: Path,
 ) -> None:
     """The wrong number would be 8: numba looks at `loop.py` alone, which stays as it is."""
-    package, code = tmp_path / "toy", sources("deepssm.linear.compiled").popitem()[1]
+    package, code = tmp_path / "toy", sources("deepssm.ops.cache").popitem()[1]
     package.mkdir()
     for name, text in {"__init__": "", "compiled": code, "middle": MIDDLE, "loop": LOOP}.items():
         (package / f"{name}.py").write_text(text)

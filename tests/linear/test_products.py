@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from deepssm.linear import products
-from deepssm.linear.products import Linear, linear
+from deepssm.ops import products
+from deepssm.ops.products import Linear, linear
 
 
 def _numbers(*shape: int, seed: int = 0) -> Tensor:

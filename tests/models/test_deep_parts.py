@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 import deepssm as ds
-from deepssm.base import Series
+from deepssm.core.model import Series
+from deepssm.core.pyro_sites import seeded
 from deepssm.inference import SVI, Extended, Particle, Unscented
-from deepssm.inference.combiners import ProductCombiner
-from deepssm.inference.guides import SmoothingGuide
+from deepssm.inference.guides.combiners import ProductCombiner
+from deepssm.inference.guides.smoothing_guide import SmoothingGuide
 from deepssm.models import (
     BernoulliEmission,
     CategoricalEmission,
@@ -34,7 +35,6 @@ from deepssm.models import (
     ResidualTransition,
     StudentTEmission,
 )
-from deepssm.sequences import seeded
 
 from ..deep_models import scramble
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import deepssm as ds
-from deepssm.base import Series
-from deepssm.inference.maximum_likelihood import MaximumLikelihood
-from deepssm.models.dynamic_factor import DynamicFactor
+from deepssm.core.model import Series
+from deepssm.inference.estimation.maximum_likelihood import MaximumLikelihood
+from deepssm.models.gaussian.dynamic_factor import DynamicFactor
 
 from .. import oracles
 

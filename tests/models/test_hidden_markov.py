@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import deepssm as ds
-from deepssm.models.state_emissions import StateEmission
+from deepssm.models.discrete.emissions import StateEmission
 
 STATES = ds.models
 

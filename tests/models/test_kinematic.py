@@ -9,17 +9,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from deepssm.base import Series
-from deepssm.inference.kalman import Kalman
-from deepssm.inference.maximum_likelihood import MaximumLikelihood
-from deepssm.models.kinematic import (
+from deepssm.core.model import Series
+from deepssm.inference.estimation.maximum_likelihood import MaximumLikelihood
+from deepssm.inference.kalman.method import Kalman
+from deepssm.models.continuous.stationary import DampedOscillator, Matern, OrnsteinUhlenbeck
+from deepssm.models.continuous.tracking import (
     ConstantAcceleration,
     ConstantVelocity,
     ContinuousTime,
     CoordinatedTurn,
     Singer,
 )
-from deepssm.models.kinematic_stationary import DampedOscillator, Matern, OrnsteinUhlenbeck
 
 from .. import oracles
 

@@ -6,9 +6,9 @@ from pyro.nn import PyroParam
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from deepssm.base import Series
-from deepssm.inference.gaussian_filters import Extended, Unscented
-from deepssm.models.nonlinear import NonlinearGaussian
+from deepssm.core.model import Series
+from deepssm.inference.gaussian.methods import Extended, Unscented
+from deepssm.models.gaussian.nonlinear import NonlinearGaussian
 
 EYE = torch.eye(2, dtype=torch.float64)
 

@@ -9,15 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from deepssm.linear import (
-    ZeroOrderHold,
-    fourier,
-    lagt,
-    legt,
-    s4d_inv,
-    s4d_lin,
-    s4d_real,
-)
+from deepssm.linear import ZeroOrderHold, fourier, lagt, legt, s4d_inv, s4d_lin, s4d_real
 from deepssm.models import (
     DSS,
     LRU,

@@ -8,17 +8,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from deepssm.base import Series
-from deepssm.inference.kalman import Kalman
-from deepssm.models.structural import Structural
-from deepssm.models.structural_components import (
+from deepssm.core.model import Series
+from deepssm.inference.kalman.method import Kalman
+from deepssm.models.structural.model import Structural
+from deepssm.models.structural.regression import Autoregressive, Cycle, Regression
+from deepssm.models.structural.trend_season import (
     DampedTrend,
     DummySeasonal,
     LocalLevel,
     LocalLinearTrend,
     Seasonal,
 )
-from deepssm.models.structural_regression import Autoregressive, Cycle, Regression
 
 from .. import oracles
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deepssm.base import LinearParameters
+from deepssm.core.model import LinearParameters
 
 Array = np.ndarray[Any, Any]
 DIGITS = 100

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from deepssm.base import GaussianInitial, LinearConditional, LinearParameters
+from deepssm.core.model import GaussianInitial, LinearConditional, LinearParameters
 from tests import oracles
 
 from .cases import Case, simulate

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from deepssm.base import Series
-from deepssm.inference.kalman import Kalman
+from deepssm.core.model import Series
+from deepssm.inference.kalman.method import Kalman
 from tests.given import Given
 
 from .cases import Case

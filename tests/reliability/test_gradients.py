@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from deepssm.base import GaussianInitial, LinearConditional, LinearParameters, Series
-from deepssm.inference.kalman import Kalman
+from deepssm.core.model import GaussianInitial, LinearConditional, LinearParameters, Series
+from deepssm.inference.kalman.method import Kalman
 from tests.given import Given
 
 from .cases import Case, case

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import deepssm as ds
-from deepssm.base import GaussianInitial, LinearConditional, LinearParameters
+from deepssm.core.model import GaussianInitial, LinearConditional, LinearParameters
 from tests import oracles
 from tests.given import Given
 

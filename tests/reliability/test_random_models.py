@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from deepssm.base import Series
-from deepssm.inference.kalman import Kalman
+from deepssm.core.model import Series
+from deepssm.inference.kalman.method import Kalman
 from tests.given import Given
 
 from .cases import Case, case

@@ -15,8 +15,8 @@ from torch import Tensor
 import deepssm as ds
 from deepssm import evaluation as ev
 from deepssm import report
-from deepssm.checks import as_series
-from deepssm.models.structural_decomposition import Decomposition
+from deepssm.api.validation import as_series
+from deepssm.models.structural.decomposition import Decomposition
 from deepssm.report.plots_canvas import positions
 
 INDEX = pd.date_range("2020-01-01", periods=60, freq="D")

@@ -1,0 +1,1 @@
+"""The verbs: data come in, the method is chosen, results go out with their labels."""

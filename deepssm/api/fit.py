@@ -1,0 +1,147 @@
+"""A fitted model together with its data: the object that `fit` returns."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..core.model import InferenceMethod, Series, StateSpaceModel
+from ..core.results import Disturbances, Filtered, Forecast, Imputed, Learned, Simulated, Smoothed
+from .forecasting import Ahead, future_labels
+from .validation import Data, Labels, positive
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+
+class _FitFields(NamedTuple):
+    model: StateSpaceModel
+    learned: Learned
+    series: Series
+
+
+class Fit(_FitFields):
+    """A fitted model with its data: the object to question.
+
+    Attributes:
+        model: The model, its parameters moved in place.
+        learned: Objective, history, standard errors, diagnostics and the inference method.
+        series: The checked data.
+        labels: Row labels and column names of the data.
+        lengths: Valid steps of each series, `(*batch,)`, where they were given.
+    """
+
+    labels: Labels = Labels(None, None)
+    lengths: Data | None = None
+
+    def labelled(self, labels: Labels, lengths: Data | None = None) -> Fit:
+        """Attach the labels of the user's frame, and the lengths of padded series."""
+        self.labels, self.lengths = labels, lengths
+        return self
+
+    @property
+    def index(self) -> pd.Index | None:
+        """Row labels of the data."""
+        return self.labels.index
+
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """Column names of the data."""
+        return self.labels.names
+
+    @property
+    def method(self) -> InferenceMethod:
+        """How states are inferred from now on."""
+        return self.learned.method
+
+    def filter(self) -> Filtered:
+        """Filter the training data; see `deepssm.filter`."""
+        result = self.method.filter(self.model, self.series)
+        return result.labelled(self.index, self.model.state_names)
+
+    def smooth(self) -> Smoothed:
+        """Smooth the training data; see `deepssm.smooth`."""
+        result = self.method.smooth(self.model, self.series)
+        return result.labelled(self.index, self.model.state_names)
+
+    def disturbances(self) -> Disturbances:
+        """Estimate the noise of each step of the training data; see `deepssm.disturbances`."""
+        from ..inference.kalman.disturbances import smoothed_disturbances
+
+        return smoothed_disturbances(self.model, self.series).labelled(self.index, self.names)
+
+    def log_likelihood(self) -> Tensor:
+        """Log-likelihood of each step of the training data, `(*batch, time)`."""
+        return self.method.log_likelihood(self.model, self.series)
+
+    def sample_posterior(
+        self, num_samples: int = 100, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Draw state paths given the training data; see `deepssm.sample_posterior`."""
+        count = positive("num_samples", num_samples)
+        return self.method.sample_posterior(self.model, self.series, count, generator)
+
+    def forecast(
+        self,
+        horizon: int,
+        *,
+        u_future: Data | None = None,
+        dt_future: Data | float | None = None,
+        num_samples: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Forecast:
+        """Forecast the steps after the training data; see `deepssm.forecast`."""
+        horizon = positive("horizon", horizon)
+        ahead = Ahead(horizon, u_future, dt_future, num_samples, generator)
+        result = ahead.forecast(self.model, self.method, self.series, self.lengths)
+        return result.labelled(future_labels(self.labels, horizon), self.names)
+
+    def impute(self, num_samples: int = 200, generator: torch.Generator | None = None) -> Imputed:
+        """Fill the gaps of the training data; see `deepssm.impute`."""
+        from .counterfactual import imputed
+
+        found = imputed(self.model, self.series, self.method, num_samples, generator)
+        return found.labelled(*self.labels)
+
+    def counterfactual(
+        self,
+        u_instead: Data,
+        num_samples: int = 200,
+        generator: torch.Generator | None = None,
+    ) -> Simulated:
+        """Ask what the training data would be under other inputs; see `deepssm.counterfactual`."""
+        from .counterfactual import run_again
+
+        count = positive("num_samples", num_samples)
+        return run_again(self.model, self.series, u_instead, self.method, count, generator)
+
+    def residuals(self) -> Tensor:
+        """Standardised one-step errors, `(*batch, time, obs)`; see `evaluation.residuals`."""
+        from ..evaluation.residuals import residuals
+
+        return residuals(self.model, self.series, self.method)
+
+    def plot_residuals(self, component: int = 0, *, lags: int = 20) -> Figure:
+        """Draw the standardised residuals of one observed component of a single series."""
+        from ..evaluation.residuals import plot_residuals
+
+        return plot_residuals(self.residuals()[..., component], lags, index=self.index)
+
+    def plot_disturbances(
+        self, threshold: float = 3.0, *, columns: Sequence[str] | None = None
+    ) -> Figure:
+        """Draw auxiliary residuals: outliers and breaks; see `deepssm.disturbances`."""
+        from ..evaluation.residuals import plot_disturbances
+
+        return plot_disturbances(self.disturbances(), threshold, columns=columns)
+
+    def summary(self) -> str:
+        """Return a table of parameters, standard errors and diagnostics as text."""
+        from ..evaluation.residuals import summary_text
+
+        return summary_text(self.model, self.learned, self.series, self.labels)

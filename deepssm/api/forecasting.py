@@ -1,0 +1,194 @@
+"""Appending the steps to be forecast: missing observations with known inputs and time steps."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..core.autoregressive import own_inputs
+from ..core.model import InferenceMethod, Series, StateSpaceModel
+from ..core.results import Forecast
+from .validation import Data, Labels, as_series, as_tensor
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Ahead(NamedTuple):
+    """What is asked of a forecast.
+
+    Attributes:
+        horizon: Number of steps.
+        u_future: Their inputs, `(*batch, horizon, input)`.
+        dt_future: Their time steps, a number or `(*batch, horizon)`.
+        num_samples: Joint futures to draw.
+        generator: Source of randomness.
+    """
+
+    horizon: int
+    u_future: Data | None = None
+    dt_future: Data | float | None = None
+    num_samples: int | None = None
+    generator: torch.Generator | None = None
+
+    def forecast(
+        self,
+        model: StateSpaceModel,
+        method: InferenceMethod,
+        past: Series,
+        lengths: Data | None = None,
+    ) -> Forecast:
+        """Forecast the steps after `past`, or after the valid steps of each of its series.
+
+        Args:
+            model: The model.
+            method: How to infer.
+            past: The checked data.
+            lengths: Valid steps of each series, `(*batch,)`; series of one length run together.
+
+        Raises:
+            ValueError: Future inputs do not fit, or series of several lengths have parameters of
+                their own.
+        """
+        if lengths is not None and not past.batch_shape:
+            length = int(torch.as_tensor(lengths))
+            u, dt = past.u, past.dt
+            u, dt = (x if x is None or not x.ndim else x[:length] for x in (u, dt))
+            past = Series(past.y[:length], u, dt)
+        if lengths is None or not past.batch_shape:
+            whole = extend(model, past, self.horizon, self.u_future, self.dt_future)
+            return method.forecast(model, whole, self.horizon, self.num_samples, self.generator)
+        counts = torch.as_tensor(lengths).cpu().expand(past.batch_shape).reshape(-1)
+        parts, rows = [], []
+        for length in counts.unique().tolist():
+            rows.append((counts == length).nonzero()[:, 0].to(past.y.device))
+            ahead = self._replace(
+                u_future=_rows(model, "u_future", self.u_future, past, rows[-1], 2),
+                dt_future=_rows(model, "dt_future", self.dt_future, past, rows[-1], 1),
+            )
+            part = ahead.forecast(model, method, _cut(past, rows[-1], length))
+            if part.mean.shape[0] != len(rows[-1]):
+                raise ValueError(
+                    f"`lengths` differ, but every series has parameters of its own in this "
+                    f"{type(model).__name__}: forecast the series one by one."
+                )
+            parts.append(part)
+        return _together(parts, torch.cat(rows).argsort(), past.batch_shape)
+
+
+def _cut(past: Series, rows: Tensor, length: int) -> Series:
+    """Return the first steps of some series, batch axes made one."""
+    y, u, dt = past
+    axes = len(past.batch_shape)
+    y = y.flatten(0, axes - 1)[rows, :length]
+    if u is not None:
+        u = u.expand(*past.batch_shape, *u.shape[-2:]).flatten(0, axes - 1)[rows, :length]
+    if dt is not None and dt.ndim:
+        dt = dt.expand(*past.batch_shape, -1).flatten(0, axes - 1)[rows, :length]
+    return Series(y, u, dt)
+
+
+def _rows(
+    model: StateSpaceModel,
+    name: str,
+    value: Data | float | None,
+    past: Series,
+    rows: Tensor,
+    event: int,
+) -> Data | float | None:
+    """Return what belongs to some series; what all share stays as it is."""
+    if value is None:
+        return None
+    tensor = as_tensor(model, name, value)
+    if tensor.ndim <= event:
+        return tensor
+    shape = tensor.shape[tensor.ndim - event :]
+    return tensor.expand(*past.batch_shape, *shape).flatten(0, len(past.batch_shape) - 1)[rows]
+
+
+def _together(parts: list[Forecast], order: Tensor, batch: torch.Size) -> Forecast:
+    def joined(values: tuple[Tensor | None, ...], axis: int) -> Tensor | None:
+        present = [value for value in values if value is not None]
+        if len(present) < len(values):
+            return None
+        whole = torch.cat(present, axis).index_select(axis, order)
+        return whole.reshape(*whole.shape[:axis], *batch, *whole.shape[axis + 1 :])
+
+    axes = (0, 0, 1, 0, 0, 1)
+    fields = [
+        joined(values, axis) for values, axis in zip(zip(*parts, strict=True), axes, strict=True)
+    ]
+    return Forecast(*fields)  # type: ignore[arg-type]
+
+
+def future_labels(labels: Labels, horizon: int) -> pd.Index | None:
+    """Continue the rows of the user's frame by `horizon` steps, if it had any."""
+    from ..io.frames import future_index
+
+    return future_index(labels.index, horizon)
+
+
+def extend(
+    model: StateSpaceModel,
+    past: Series,
+    horizon: int,
+    u_future: Data | None,
+    dt_future: Data | float | None,
+) -> Series:
+    """Append `horizon` missing steps, with their inputs and time steps.
+
+    Args:
+        model: Says whether there are inputs.
+        past: The checked data.
+        horizon: Number of steps to append.
+        u_future: Their inputs, `(*batch, horizon, input)`.
+        dt_future: Their time steps, a number or `(*batch, horizon)`.
+
+    Returns:
+        Past and future as one series.
+
+    Raises:
+        ValueError: Future inputs or time steps are missing, superfluous or of the wrong shape.
+    """
+    y = past.y
+    gap = y.new_full((*y.shape[:-2], horizon, y.shape[-1]), torch.nan)
+    u, own = None, own_inputs(model, past.u)
+    if own is not None:
+        if u_future is None:
+            raise ValueError(
+                f"`u_future` is missing: the model has {model.input_dim} input(s), so the "
+                f"forecast needs theirs, `(*batch, {horizon}, {model.input_dim})`."
+            )
+        later = as_tensor(model, "u_future", u_future)
+        if later.ndim == 1 and model.input_dim == 1:
+            later = later[:, None]
+        if later.ndim < 2 or later.shape[-2:] != (horizon, model.input_dim):
+            raise ValueError(
+                f"`u_future` must end in `(horizon, input) = {(horizon, model.input_dim)}`, got "
+                f"{tuple(later.shape)}."
+            )
+        u = torch.cat((own, later.expand(*own.shape[:-2], *later.shape[-2:])), -2)
+    elif u_future is not None:
+        raise ValueError("`u_future` is given, but the model has no inputs. Leave it out.")
+    return as_series(
+        model, torch.cat((y, gap), -2), u, _future_steps(model, past, horizon, dt_future)
+    )
+
+
+def _future_steps(
+    model: StateSpaceModel, past: Series, horizon: int, dt_future: Data | float | None
+) -> Tensor | None:
+    if past.dt is None and dt_future is None:
+        return None
+    if past.dt is not None and past.dt.ndim == 0 and dt_future is None:
+        return past.dt
+    if past.dt is None or dt_future is None:
+        raise ValueError(
+            "`dt` and `dt_future` must be given together when time steps vary: the forecast needs "
+            f"`dt_future`, a number or `(*batch, {horizon})`."
+        )
+    before = past.dt.expand(past.y.shape[:-1])
+    later = as_tensor(model, "dt_future", dt_future)
+    return torch.cat((before, later.expand(*before.shape[:-1], horizon)), -1)

@@ -1,0 +1,338 @@
+"""The verbs. The only file that knows both `models` and `inference`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from numbers import Integral
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..core.model import InferenceMethod, LearningMethod, StateSpaceModel
+from ..core.results import Disturbances, Filtered, Forecast, Simulated, Smoothed
+from .fit import Fit as Fit
+from .forecasting import Ahead, future_labels
+from .validation import Data, as_series, as_steps, infers, labels_of, learns, positive, smoothed
+from .validation import learnable as learnable
+from .validation import to_learn as to_learn
+
+if TYPE_CHECKING:
+    from ..inference.online.protocol import OnlineFilter
+
+
+def filter(  # noqa: A001
+    model: StateSpaceModel,
+    y: Data,
+    u: Data | None = None,
+    *,
+    dt: Data | float | None = None,
+    lengths: Data | None = None,
+    method: InferenceMethod | None = None,
+) -> Filtered:
+    """Estimate each state from the past and present: `p(z_t | y_{1:t})`.
+
+    Args:
+        model: Any state space model.
+        y: Observations, `(*batch, time, obs)` or a frame; NaN means missing, per component.
+        u: Inputs, `(*batch, time, input)`; required iff the model has inputs.
+        dt: Time steps for models in continuous time, a number or `(*batch, time)`.
+        lengths: Valid steps of each series in a padded batch, `(*batch,)`.
+        method: How to infer; by default the exact method if there is one, else `Unscented()`.
+
+    Returns:
+        Filtered and predicted moments, log-likelihood of each step, and a conditioning flag.
+
+    Raises:
+        ValueError: The data do not fit the model, or the method cannot handle it.
+
+    Example:
+        >>> import deepssm as ds
+        >>> model = ds.models.LinearGaussian([[0.9]], [[1.0]], [[1.0]], [[0.5]], P0=[[1.0]])
+        >>> ds.filter(model, [0.3, float("nan"), -0.1]).mean.shape
+        torch.Size([3, 1])
+    """
+    series = as_steps(model, method, y, u, dt, lengths)
+    result = _method(model, method).filter(model, series)
+    return result.labelled(labels_of(y).index, model.state_names)
+
+
+def smooth(
+    model: StateSpaceModel,
+    y: Data,
+    u: Data | None = None,
+    *,
+    dt: Data | float | None = None,
+    lengths: Data | None = None,
+    lag: int | None = None,
+    method: InferenceMethod | None = None,
+) -> Smoothed:
+    """Estimate each state from all data: `p(z_t | y_{1:T})`, or up to `lag` steps after it.
+
+    Args:
+        model: Any state space model.
+        y: Observations, `(*batch, time, obs)` or a frame; NaN means missing.
+        u: Inputs, `(*batch, time, input)`.
+        dt: Time steps, a number or `(*batch, time)`.
+        lengths: Valid steps of each series, `(*batch,)`.
+        lag: Wait only so many steps: `p(z_t | y_{1:t+lag})`, by a method with a `fixed_lag`.
+        method: How to infer; see `filter`.
+
+    Returns:
+        Smoothed moments and lag-one covariances.
+    """
+    series = as_steps(model, method, y, u, dt, lengths)
+    result = smoothed(_method(model, method), model, series, lag)
+    return result.labelled(labels_of(y).index, model.state_names)
+
+
+def disturbances(
+    model: StateSpaceModel,
+    y: Data,
+    u: Data | None = None,
+    *,
+    dt: Data | float | None = None,
+    lengths: Data | None = None,
+) -> Disturbances:
+    """Estimate the noise of each step from all data: outliers and breaks stand out.
+
+    Args:
+        model: A linear-Gaussian model.
+        y: Observations, `(*batch, time, obs)` or a frame; NaN means missing.
+        u: Inputs, `(*batch, time, input)`.
+        dt: Time steps, a number or `(*batch, time)`.
+        lengths: Valid steps of each series, `(*batch,)`.
+
+    Returns:
+        Smoothed noises of states and observations, and auxiliary residuals with `.unusual()`.
+
+    Raises:
+        ValueError: The model is not linear-Gaussian.
+    """
+    from ..inference.kalman.disturbances import smoothed_disturbances
+
+    result = smoothed_disturbances(model, as_series(model, y, u, dt, lengths))
+    return result.labelled(*labels_of(y))
+
+
+def log_likelihood(
+    model: StateSpaceModel,
+    y: Data,
+    u: Data | None = None,
+    *,
+    dt: Data | float | None = None,
+    lengths: Data | None = None,
+    method: InferenceMethod | None = None,
+) -> Tensor:
+    """Return `log p(y_t | y_{1:t-1})` in nats, `(*batch, time)`; missing entries add exactly 0.
+
+    Args:
+        model: Any state space model.
+        y: Observations, `(*batch, time, obs)` or a frame.
+        u: Inputs, `(*batch, time, input)`.
+        dt: Time steps, a number or `(*batch, time)`.
+        lengths: Valid steps of each series, `(*batch,)`.
+        method: How to infer; see `filter`.
+    """
+    series = as_steps(model, method, y, u, dt, lengths)
+    return _method(model, method).log_likelihood(model, series)
+
+
+def sample_posterior(
+    model: StateSpaceModel,
+    y: Data,
+    u: Data | None = None,
+    *,
+    dt: Data | float | None = None,
+    lengths: Data | None = None,
+    num_samples: int = 100,
+    method: InferenceMethod | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Draw whole state paths from `p(z_{1:T} | y_{1:T})`.
+
+    Args:
+        model: Any state space model.
+        y: Observations, `(*batch, time, obs)` or a frame.
+        u: Inputs, `(*batch, time, input)`.
+        dt: Time steps, a number or `(*batch, time)`.
+        lengths: Valid steps of each series, `(*batch,)`.
+        num_samples: Number of paths.
+        method: How to infer; see `filter`.
+        generator: Source of randomness.
+
+    Returns:
+        `(num_samples, *batch, time, state)`.
+    """
+    series = as_steps(model, method, y, u, dt, lengths)
+    inference = _method(model, method)
+    return inference.sample_posterior(
+        model, series, positive("num_samples", num_samples), generator
+    )
+
+
+def simulate(
+    model: StateSpaceModel,
+    time: int,
+    *,
+    u: Data | None = None,
+    dt: Data | float | None = None,
+    num_samples: tuple[int, ...] | int = (),
+    generator: torch.Generator | None = None,
+) -> Simulated:
+    """Draw states and observations from a model.
+
+    Args:
+        model: A model with a proper start.
+        time: Number of steps.
+        u: Inputs, `(*batch, time, input)`.
+        dt: Time steps, a number or `(*batch, time)`.
+        num_samples: Leading shape of the draws.
+        generator: Source of randomness.
+
+    Returns:
+        States `(*num_samples, *batch, time, state)` and observations
+        `(*num_samples, *batch, time, obs)`.
+
+    Raises:
+        ValueError: `time` is negative, or the model starts diffuse.
+    """
+    from ..inference.simulation.simulate import simulate as draw
+
+    if not isinstance(time, Integral) or time < 0:
+        raise ValueError(f"`time` must be a whole number of steps, 0 or more, got {time!r}.")
+    empty = torch.full((time, model.obs_dim), torch.nan, dtype=model.dtype, device=model.device)
+    series = as_series(model, empty, u, dt)
+    lead = tuple(num_samples) if isinstance(num_samples, Iterable) else (int(num_samples),)
+    return draw(model, series, lead, generator)
+
+
+def forecast(
+    model: StateSpaceModel,
+    y: Data,
+    horizon: int,
+    *,
+    u: Data | None = None,
+    u_future: Data | None = None,
+    dt: Data | float | None = None,
+    dt_future: Data | float | None = None,
+    lengths: Data | None = None,
+    num_samples: int | None = None,
+    method: InferenceMethod | None = None,
+    generator: torch.Generator | None = None,
+) -> Forecast:
+    """Forecast the next `horizon` observations, with their uncertainty.
+
+    Args:
+        model: Any state space model.
+        y: The past, `(*batch, time, obs)` or a frame with a regular index.
+        horizon: Number of steps ahead, at least 1.
+        u: Past inputs, `(*batch, time, input)`.
+        u_future: Inputs of the future steps, `(*batch, horizon, input)`; required iff `u` is.
+        dt: Past time steps, a number or `(*batch, time)`.
+        dt_future: Future time steps, a number or `(*batch, horizon)`; by default `dt` if that is
+            a number.
+        lengths: Valid steps of each series, `(*batch,)`: its future begins after those.
+        num_samples: Also draw this many joint futures; methods without moments always do.
+        method: How to infer; see `filter`.
+        generator: Source of randomness.
+
+    Returns:
+        Moments and draws with `.interval(0.9)`, `.quantile(q)`, `.state` and `.to_frame()`.
+
+    Raises:
+        ValueError: `horizon` is not positive, or future inputs do not fit.
+    """
+    series = as_series(model, y, u, dt, lengths)
+    labels = labels_of(y)
+    ahead = Ahead(positive("horizon", horizon), u_future, dt_future, num_samples, generator)
+    result = ahead.forecast(model, _method(model, method), series, lengths)
+    return result.labelled(future_labels(labels, horizon), labels.names)
+
+
+def fit(
+    model: StateSpaceModel,
+    y: Data,
+    u: Data | None = None,
+    *,
+    dt: Data | float | None = None,
+    lengths: Data | None = None,
+    method: LearningMethod | None = None,
+    progress: bool = True,
+    generator: torch.Generator | None = None,
+) -> Fit:
+    """Learn the free parameters of a model from data, in place.
+
+    Args:
+        model: Its parameters that require gradients are learnt; constraints, priors and frozen
+            flags are those of the parameters themselves.
+        y: Observations, `(*batch, time, obs)` or a frame; NaN means missing.
+        u: Inputs, `(*batch, time, input)`.
+        dt: Time steps, a number or `(*batch, time)`.
+        lengths: Valid steps of each series, `(*batch,)`.
+        method: How to learn; by default `MaximumLikelihood()` for classical models and `SVI()`
+            for those with a neural transition or emission.
+        progress: Show a progress bar.
+        generator: Source of randomness.
+
+    Returns:
+        The model with what was learnt about it, ready to `.filter()`, `.smooth()`,
+        `.forecast(h)` and `.summary()`.
+
+    Raises:
+        ValueError: The data do not fit, hold no observation, or the model has nothing to learn.
+    """
+    series = to_learn(model, as_series(model, y, u, dt, lengths))
+    learner = default_learner(model) if method is None else learns(method)
+    learned = learner.fit(model, series, progress=progress, generator=generator)
+    return Fit(model, learned, series).labelled(labels_of(y), lengths)
+
+
+def online(
+    model: StateSpaceModel, method: InferenceMethod | None = None, *, buffer: int = 0
+) -> OnlineFilter:
+    """Start a filter that takes one observation at a time and equals the batch filter.
+
+    Args:
+        model: Any model that `method` can filter.
+        method: How to infer; see `filter`.
+        buffer: By how many steps a reading may be late: `.update(y, back=2)` puts it in its place
+            by rolling back and replaying.
+
+    Returns:
+        A filter with `.predict(dt=, u=)`, `.update(y)`, `.state_dict()`.
+    """
+    from ..inference.online.out_of_sequence import BufferedFilter
+    from ..inference.online.protocol import start_online
+
+    started = start_online(model, _method(model, method))
+    return BufferedFilter(started, positive("buffer", buffer)) if buffer else started
+
+
+def default_method(model: StateSpaceModel) -> InferenceMethod:
+    """Return the exact method for a model if there is one, else the unscented filter."""
+    from .. import inference
+
+    if hasattr(model, "log_emission"):
+        return inference.ForwardBackward()
+    if hasattr(model, "mode_parameters"):
+        return inference.Switching()
+    return inference.Kalman() if hasattr(model, "linear_parameters") else inference.Unscented()
+
+
+def default_learner(model: StateSpaceModel) -> LearningMethod:
+    """Return `SVI()` for deep models, else maximum likelihood through the default method.
+
+    Hidden Markov models with free transitions learn by EM, from five starts.
+    """
+    from .. import inference, models
+
+    if isinstance(model, models.HiddenMarkov) and model.has_closed_form:
+        return inference.BaumWelch(starts=5)
+    if isinstance(model, models.DeepMarkov):
+        return inference.SVI() if model.image_size is None else inference.image_learner()
+    return inference.MaximumLikelihood(inference=default_method(model))
+
+
+def _method(model: StateSpaceModel, method: InferenceMethod | None) -> InferenceMethod:
+    return default_method(model) if method is None else infers(method)

@@ -1,0 +1,1 @@
+"""The command line: words are read, a command runs, failures become exit codes."""

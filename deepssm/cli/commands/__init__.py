@@ -1,0 +1,1 @@
+"""What each command of `deepssm` does; each file loads only when its command runs."""

@@ -1,0 +1,132 @@
+"""Forecasts of several methods from the same past, scored side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+
+from ..api.fit import Fit
+from ..evaluation.backtest import Backtest, backtest
+from ..evaluation.baselines import SeasonalNaive
+from ..evaluation.calibration import calibration_warnings
+from .model_specs import ModelSpec, usual_period
+
+Fits = Mapping[str, tuple[ModelSpec, Fit]]
+
+
+class Study(NamedTuple):
+    """Models learnt from one table, and how well all methods forecast it.
+
+    Attributes:
+        fits: Specification and fit by name, the main one first; the fits hold all rows.
+        backtests: Forecasts and what came true, by method; the last is the seasonal naive one.
+        holdout: Last rows that no model has learnt from; 0 if all were learnt from.
+    """
+
+    fits: Fits
+    backtests: dict[str, Backtest]
+    holdout: int
+
+    @property
+    def main(self) -> tuple[ModelSpec, Fit]:
+        """The first model."""
+        return next(iter(self.fits.values()))
+
+    def scores(self) -> dict[str, dict[str, float]]:
+        """Return `crps`, `cov90`, `width90`, `mase`, `count` ... of each method."""
+        return {
+            label(self.fits, name): {
+                str(key): float(value) for key, value in found.scores().iloc[0].items()
+            }
+            for name, found in self.backtests.items()
+        }
+
+    def warnings(self) -> list[str]:
+        """Return what a reader of the scores must know, in plain words."""
+        lines = []
+        if not self.holdout:
+            lines.append(
+                "The models were learnt from all rows, also those that are scored here, so the "
+                "scores flatter them. Fit with --holdout N to score rows that no model has seen."
+            )
+        for name, found in self.backtests.items():
+            for line in calibration_warnings(found.forecast, found.y):
+                lines.append(f"{label(self.fits, name)}: {line}")
+        for name, (_, fit) in self.fits.items():
+            lines += [f"{label(self.fits, name)}: {line}" for line in fit.learned.warnings]
+        return lines
+
+
+def label(fits: Fits, name: str) -> str:
+    """Return the name of a method as tables show it."""
+    if name not in fits:
+        return name
+    return f"{name} (deep, approximate)" if fits[name][0].deep else f"{name} (linear, exact)"
+
+
+def evaluate(fits: Fits, *, holdout: int, seed: int, step: str) -> Study:
+    """Forecast with every model and with the seasonal naive method, and keep what came true.
+
+    With a holdout there is one origin, before it; else there are several in the last 40 %.
+
+    Args:
+        fits: Specification and fit by name; the fits hold all rows.
+        holdout: Last rows that no model has learnt from.
+        seed: Of forecasts by draws.
+        step: The time step in words, for the season of the naive method.
+    """
+    main_spec, main = next(iter(fits.values()))
+    rows = main.series.time
+    where = _one_origin(rows, holdout) if holdout else _many_origins(rows)
+    backtests = {}
+    for name, (_, fit) in fits.items():
+        generator = torch.Generator(fit.model.device).manual_seed(seed)
+        y, u, dt = fit.series
+        found = backtest(
+            fit.model,
+            y,
+            u,
+            dt=dt,
+            method=fit.method,
+            generator=generator,
+            num_samples=None,
+            **where,
+        )
+        backtests[name] = found.labelled(main.index, main.names)
+    period = season(main_spec, step, where["start"])
+    naive = naive_backtest(main, period, where)
+    return Study(fits, {**backtests, naive_name(period): naive}, holdout)
+
+
+def naive_name(period: int) -> str:
+    """Return what the baseline is called."""
+    return "seasonal naive" if period > 1 else "last value"
+
+
+def season(spec: ModelSpec, step: str, past: int) -> int:
+    """Return the whole number of rows that the naive method looks back."""
+    period = round(spec.period or usual_period(step) or 1)
+    return period if 2 * period <= past else 1
+
+
+def naive_backtest(fit: Fit, period: int, where: Mapping[str, Any]) -> Backtest:
+    """Forecast a fit's readings with the seasonal naive method, row by row whatever their times.
+
+    Args:
+        fit: Whose readings.
+        period: Rows to look back.
+        where: `start`, `horizon` and perhaps `stride`.
+    """
+    found = backtest(SeasonalNaive(period), fit.series.y.double().cpu(), **where)
+    return found.labelled(fit.index, fit.names)
+
+
+def _one_origin(rows: int, holdout: int) -> dict[str, Any]:
+    return {"start": rows - holdout, "horizon": holdout}
+
+
+def _many_origins(rows: int) -> dict[str, Any]:
+    horizon = max(1, min(24, rows // 10))
+    return {"start": int(0.6 * rows), "horizon": horizon, "stride": horizon}

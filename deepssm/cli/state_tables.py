@@ -1,0 +1,98 @@
+"""What `filter` and `smooth` share: states and readings of a run, or of a new table, as CSV."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..api.fit import Fit
+from ..io.atomic import replacing
+from .exit_codes import DataError, Outcome
+from .fit_model import with_table
+from .observations import Readings
+from .saved_runs import Run
+from .table import Table, read_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_Z90 = 1.6448536269514722
+
+
+def fit_with_data(run: Run, data: Path | None) -> Fit:
+    """Return the run's fit, with the readings of another table where one is given.
+
+    Raises:
+        DataError: the table does not fit the run.
+    """
+    if data is None:
+        return run.fit
+    table = _like_the_run(run, data)
+    return with_table(run.spec, run.fit, table, start=first_row(run, table.y.index))
+
+
+def first_row(run: Run, index: pd.Index) -> int:
+    """Return the number of a table's first row, counted from the run's first."""
+    own = run.fit.index
+    if own is None or len(own) < 2:
+        return 0
+    return round((index[0] - own[0]) / ((own[-1] - own[0]) / (len(own) - 1)))
+
+
+def _like_the_run(run: Run, data: Path) -> Table:
+    settings = run.config.get("data", {})
+    unit = float(settings.get("unit", 1.0))
+    table = read_table(
+        data,
+        time=settings.get("time"),
+        y=list(run.spec.y),
+        u=list(run.spec.u),
+        resample=settings.get("resample"),
+        uneven=run.spec.uneven,
+        unit=unit,
+        min_rows=1,
+    )
+    usual = float(settings.get("usual", 0.0))
+    # Months differ by up to a tenth.
+    if table.usual and usual and not run.spec.uneven and not 0.85 < table.usual / usual < 1.18:
+        raise DataError(
+            f"{data}: its rows are {table.step} apart, but the run was learnt on steps of "
+            f"{settings.get('step')}. Give rows of that step, or fit a new run."
+        )
+    return table
+
+
+def write_table(frame: pd.DataFrame, path: Path) -> None:
+    """Write a frame as CSV, whole or not at all."""
+    with replacing(path) as temporary:
+        frame.to_csv(temporary, float_format="%.10g")
+
+
+def table_of(states: pd.DataFrame, readings: Readings, names: tuple[str, ...]) -> pd.DataFrame:
+    """Put the readings' columns before those of the states.
+
+    Args:
+        states: Columns of the states.
+        readings: What a sensor shows in those states.
+        names: Names of the observed columns.
+    """
+    columns = {}
+    for i, name in enumerate(names):
+        mean, sd = readings.mean[:, i].cpu().numpy(), readings.sd[:, i].cpu().numpy()
+        columns[f"{name}_mean"], columns[f"{name}_sd"] = mean, sd
+        columns[f"{name}_lower90"] = mean - _Z90 * sd
+        columns[f"{name}_upper90"] = mean + _Z90 * sd
+    return states.assign(**columns)[[*columns, *states.columns]]
+
+
+def outcome(run: Run, fit: Fit, frame: pd.DataFrame, path: Path, verb: str) -> Outcome:
+    """Write the table and say what is in it."""
+    write_table(frame, path)
+    gaps = int(fit.series.y.isnan().sum())
+    text = (
+        f"{verb} {len(frame)} rows with {run.spec.words}: columns {', '.join(frame.columns[:4])} "
+        f"and {len(frame.columns) - 4} more."
+        + (f" The {gaps} missing readings are filled, with bands." if gaps else "")
+    )
+    data = {"rows": len(frame), "columns": list(frame.columns), "missing": gaps}
+    return Outcome(text, data, path, f"deepssm forecast {run.folder.path} --horizon 24")

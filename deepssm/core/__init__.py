@@ -1,0 +1,1 @@
+"""What all rooms speak: models, methods, results, Gaussian algebra and Pyro sites."""

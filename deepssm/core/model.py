@@ -1,0 +1,251 @@
+"""What a model is and what a method can do: the contracts between `models` and `inference`.
+
+No mathematics lives here. `models` and `inference` both import this file and never each other.
+"""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from pyro.nn import PyroModule
+from torch import Tensor
+from torch.distributions import Distribution, constraints
+
+if TYPE_CHECKING:
+    from .results import Filtered, Forecast, Learned, Smoothed
+
+
+class Series(NamedTuple):
+    """Checked data on a model's dtype and device; every method receives one of these.
+
+    Attributes:
+        y: Observations, `(*batch, time, obs)`; NaN means missing, per component.
+        u: Inputs, `(*batch, time, input)`, or `None`.
+        dt: Time steps, `(*batch, time)` or a scalar `()`, in the user's unit, or `None`. Entry
+            `t` is the time from `t-1` to `t`; entry 0 is unused.
+    """
+
+    y: Tensor
+    u: Tensor | None = None
+    dt: Tensor | None = None
+
+    @property
+    def time(self) -> int:
+        """Number of time steps."""
+        return self.y.shape[-2]
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        """Leading axes of `y`."""
+        return self.y.shape[:-2]
+
+
+class GaussianInitial(NamedTuple):
+    """`z_1 = mean + e + diffuse @ delta`, `e ~ N(0, cov)`, `delta` flat on the real line.
+
+    Attributes:
+        mean: `(*batch, state)`.
+        cov: `(*batch, state, state)`, any positive semi-definite matrix.
+        diffuse: Directions of infinite variance, `(state, k)`, or `None` when the start is proper.
+    """
+
+    mean: Tensor
+    cov: Tensor
+    diffuse: Tensor | None = None
+
+
+class LinearConditional(NamedTuple):
+    """`p(x | z) = N(matrix z + offset, cov)`, the same for all times or one per step.
+
+    Attributes:
+        matrix: `(*batch, time, out, in)`, `time` being `T` or 1, `*batch` broadcastable.
+        offset: `(*batch, time, out)`.
+        cov: `(*batch, time, out, out)`, any positive semi-definite matrix.
+    """
+
+    matrix: Tensor
+    offset: Tensor
+    cov: Tensor
+
+
+class LinearParameters(NamedTuple):
+    """Every number of a linear-Gaussian model; entry `t` of `transition` drives `t-1` to `t`."""
+
+    initial: GaussianInitial
+    transition: LinearConditional
+    emission: LinearConditional
+
+
+class StateSpaceModel(PyroModule):
+    """`p(z_1)`, `p(z_t | z_{t-1}, u_t)`, `p(y_t | z_t, u_t)`: the one thing every method takes.
+
+    Subclasses set `state_dim`, `obs_dim` and `input_dim` and define the three distributions, each
+    vectorised over any leading axes, so that one call scores one step or all `T` steps at once.
+
+    Attributes:
+        state_dim: Size of the latent state `z`.
+        obs_dim: Size of an observation `y`.
+        input_dim: Size of an input `u`; 0 when there is none.
+        reads_past: Whether a step reads `y_{t-1}`; `Series.u` then holds it, see `autoregressive.py`.
+        reads_time: Whether a step depends on `dt`; if not, steps of several lengths are refused.
+    """
+
+    state_dim: int
+    obs_dim: int
+    input_dim: int = 0
+    reads_past: bool = False
+    reads_time: bool = True
+
+    def initial(self) -> Distribution:
+        """Return `p(z_1)` with event shape `(state,)`."""
+        raise NotImplementedError
+
+    def transition(
+        self, z: Tensor, u: Tensor | None = None, dt: Tensor | None = None
+    ) -> Distribution:
+        """Return `p(z_t | z_{t-1} = z, u_t)`.
+
+        Args:
+            z: `(*axes, state)`.
+            u: Input of the arriving step, `(*axes, input)`.
+            dt: Time since the last step, `(*axes)` or `()`.
+
+        Returns:
+            A distribution with batch shape `axes` and event shape `(state,)`.
+        """
+        raise NotImplementedError
+
+    def emission(self, z: Tensor, u: Tensor | None = None) -> Distribution:
+        """Return `p(y_t | z_t = z, u_t)`, batch shape `axes`, event shape `(obs,)`.
+
+        Args:
+            z: `(*axes, state)`.
+            u: `(*axes, input)`.
+        """
+        raise NotImplementedError
+
+    def initialize_from(self, series: Series) -> None:
+        """Set starting values of the parameters that the user left open; learners call it once."""
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        """Names of the state's components, used as columns of frames and in reports."""
+        return tuple(f"z{i}" for i in range(self.state_dim))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating type of the model's numbers; data are cast to it."""
+        return self._reference_tensor().dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the model's numbers; data are moved to it."""
+        return self._reference_tensor().device
+
+    def adopt(self, tensor: Tensor) -> Tensor:
+        """Return `tensor` in the model's dtype on its device."""
+        like = self._reference_tensor()
+        return tensor.to(like.device, like.dtype)
+
+    def _reference_tensor(self) -> Tensor:
+        for tensor in chain(self.parameters(), self.buffers()):
+            if tensor.is_floating_point():
+                return tensor
+        return torch.empty(0)
+
+
+class Readable(NamedTuple):
+    """A parameter as a person reads it, such as the probabilities that logits hold.
+
+    Attributes:
+        name: What it is called in summaries and among standard errors.
+        value: The numbers, differentiable.
+        support: Where each number lives: the real line, above zero, or between 0 and 1.
+        count: How many of the numbers are free; all of them if `None`.
+    """
+
+    name: str
+    value: Tensor
+    support: constraints.Constraint = constraints.real
+    count: int | None = None
+
+
+@runtime_checkable
+class LinearGaussianModel(Protocol):
+    """A model whose three distributions are linear and Gaussian, and which can say so."""
+
+    def linear_parameters(self, u: Tensor | None, dt: Tensor | None) -> LinearParameters:
+        """Return the matrices; `B u` and `D u` are part of the offsets.
+
+        Args:
+            u: `(*batch, time, input)` or `None`.
+            dt: `(*batch, time)`, `()` or `None`.
+        """
+        ...
+
+
+class InferenceMethod(Protocol):
+    """Reasons about the states of a model whose parameters are given. A method is a value."""
+
+    def filter(self, model: StateSpaceModel, series: Series) -> Filtered:
+        """Return `p(z_t | y_{1:t})` and `p(z_t | y_{1:t-1})`."""
+        ...
+
+    def smooth(self, model: StateSpaceModel, series: Series) -> Smoothed:
+        """Return `p(z_t | y_{1:T})`."""
+        ...
+
+    def log_likelihood(self, model: StateSpaceModel, series: Series) -> Tensor:
+        """Return `log p(y_t | y_{1:t-1})` in nats, `(*batch, time)`."""
+        ...
+
+    def sample_posterior(
+        self,
+        model: StateSpaceModel,
+        series: Series,
+        num_samples: int,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Draw paths from `p(z_{1:T} | y_{1:T})`, `(num_samples, *batch, time, state)`."""
+        ...
+
+    def forecast(
+        self,
+        model: StateSpaceModel,
+        series: Series,
+        horizon: int,
+        num_samples: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Forecast:
+        """Forecast the last `horizon` steps of `series`, whose `y` is NaN there.
+
+        `series` holds the past followed by the future, so future inputs and time steps need no
+        second set of arguments.
+        """
+        ...
+
+
+@runtime_checkable
+class FixedLag(Protocol):
+    """A method that can smooth each state from the data up to some steps after it."""
+
+    def fixed_lag(self, model: StateSpaceModel, series: Series, lag: int) -> Smoothed:
+        """Return `p(z_t | y_{1:t+lag})` for every `t`."""
+        ...
+
+
+class LearningMethod(Protocol):
+    """Fits the free parameters of a model, in place. A method is a value."""
+
+    def fit(
+        self,
+        model: StateSpaceModel,
+        series: Series,
+        *,
+        progress: bool = True,
+        generator: torch.Generator | None = None,
+    ) -> Learned:
+        """Move the model's parameters; honour constraints, priors and frozen flags."""
+        ...

@@ -1,0 +1,325 @@
+"""What the verbs return: named tuples of tensors, with the labels of the user's frame if any."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from .model import InferenceMethod
+
+_R = TypeVar("_R", bound="Labelled")
+
+
+class Labelled:
+    """Row and column labels a result inherits from the data; not part of its fields.
+
+    Attributes:
+        index: Time labels, or `None`.
+        names: Column names of the observations (or of the states), or `None`.
+    """
+
+    index: pd.Index | None = None
+    names: tuple[str, ...] | None = None
+
+    def labelled(self: _R, index: pd.Index | None, names: tuple[str, ...] | None) -> _R:
+        """Attach labels and return the same result."""
+        self.index, self.names = index, names
+        return self
+
+
+class _FilteredFields(NamedTuple):
+    mean: Tensor
+    cov: Tensor
+    predicted_mean: Tensor
+    predicted_cov: Tensor
+    log_likelihood: Tensor
+    ill_conditioned: Tensor
+
+
+class Filtered(Labelled, _FilteredFields):
+    """Filtered `p(z_t | y_{1:t})` and predicted `p(z_t | y_{1:t-1})` marginals.
+
+    Attributes:
+        mean: Filtered means, `(*batch, time, state)`.
+        cov: Filtered covariances, `(*batch, time, state, state)`; infinite entries are directions
+            that a diffuse start leaves open and the data have not fixed yet.
+        predicted_mean: Predicted means, `(*batch, time, state)`.
+        predicted_cov: Predicted covariances, `(*batch, time, state, state)`.
+        log_likelihood: `log p(y_t | y_{1:t-1})` in nats, `(*batch, time)`.
+        ill_conditioned: `(*batch,)`, true where round-off may have spoilt a result.
+    """
+
+    def to_frame(self, index: pd.Index | None = None) -> pd.DataFrame:
+        """Return a frame with columns `<state>_mean` and `<state>_sd`, one row a step."""
+        return _moments_frame(self, self.mean, self.cov, index)
+
+
+class _SmoothedFields(NamedTuple):
+    mean: Tensor
+    cov: Tensor
+    cross_cov: Tensor
+    log_likelihood: Tensor
+    ill_conditioned: Tensor
+
+
+class Smoothed(Labelled, _SmoothedFields):
+    """Smoothed marginals `p(z_t | y_{1:T})` and their lag-one covariances.
+
+    Attributes:
+        mean: `(*batch, time, state)`.
+        cov: `(*batch, time, state, state)`.
+        cross_cov: `Cov(z_t, z_{t-1} | y_{1:T})`, `(*batch, time, state, state)`; entry 0 is zero.
+        log_likelihood: `log p(y_t | y_{1:t-1})` in nats, `(*batch, time)`.
+        ill_conditioned: `(*batch,)`.
+    """
+
+    def to_frame(self, index: pd.Index | None = None) -> pd.DataFrame:
+        """Return a frame with columns `<state>_mean` and `<state>_sd`, one row a step."""
+        return _moments_frame(self, self.mean, self.cov, index)
+
+
+class _DisturbancesFields(NamedTuple):
+    state: Tensor
+    state_cov: Tensor
+    state_residual: Tensor
+    observation: Tensor
+    observation_cov: Tensor
+    observation_residual: Tensor
+
+
+class Disturbances(Labelled, _DisturbancesFields):
+    """Smoothed noises `w_t, v_t` given all data, and how unusual each is.
+
+    Auxiliary residuals are smoothed noises over their standard deviations: `N(0, 1)` if the model
+    is right, but correlated in time. A large one of the observation is an outlier, one of a level
+    a break at the step that arrives. NaN where there is no noise, no data, or no second opinion.
+
+    Attributes:
+        state: `E[w_t | y_{1:T}]`, `(*batch, time, state)`; entry 0 is zero: nothing arrives there.
+        state_cov: `Var(w_t | y_{1:T})`, `(*batch, time, state, state)`.
+        state_residual: Auxiliary residuals of the states, `(*batch, time, state)`.
+        observation: `E[v_t | y_{1:T}]`, `(*batch, time, obs)`.
+        observation_cov: `Var(v_t | y_{1:T})`, `(*batch, time, obs, obs)`.
+        observation_residual: Auxiliary residuals of the observations, `(*batch, time, obs)`.
+        state_names: Names of the states, or `None`; not a field.
+
+    Example:
+        >>> import deepssm as ds
+        >>> model = ds.models.LocalLevel(1469.1, noise_variance=15099.0)
+        >>> found = ds.disturbances(model, ds.data.nile()).unusual(3.0)
+        >>> [(date.year, name) for date, name in found.index]
+        [(1899, 'level'), (1913, 'nile')]
+
+    Source: Harvey & Koopman (1992); Durbin & Koopman (2012), sections 4.5 and 7.5.
+    """
+
+    state_names: tuple[str, ...] | None = None
+
+    def to_frame(self, index: pd.Index | None = None) -> pd.DataFrame:
+        """Return auxiliary residuals as a frame with a column for each observation and state."""
+        residuals = torch.cat([self.observation_residual, self.state_residual], -1)
+        columns = {name: residuals[..., i] for i, name in enumerate(self._columns())}
+        return _frame(columns, index if index is not None else self.index)
+
+    def unusual(self, threshold: float = 3.0) -> pd.Series:
+        """Return the auxiliary residuals beyond `threshold` deviations, largest first.
+
+        Args:
+            threshold: In standard deviations; among `n` residuals of a right model about
+                `0.0027 n` lie beyond 3.
+        """
+        residuals: Any = self.to_frame().stack()
+        large = residuals[residuals.abs() > threshold].rename("residual")
+        return large.sort_values(key=lambda x: -x.abs())
+
+    def _columns(self) -> tuple[str, ...]:
+        sizes = self.observation.shape[-1], self.state.shape[-1]
+        observed = self.names or _default_names("y", sizes[0])
+        return (*observed, *(self.state_names or _default_names("z", sizes[1])))
+
+
+class _SimulatedFields(NamedTuple):
+    z: Tensor
+    y: Tensor
+
+
+class Simulated(Labelled, _SimulatedFields):
+    """States and observations drawn from a model.
+
+    Attributes:
+        z: `(*num_samples, *batch, time, state)`.
+        y: `(*num_samples, *batch, time, obs)`.
+    """
+
+
+class _ImputedFields(NamedTuple):
+    mean: Tensor
+    sd: Tensor
+    samples: Tensor
+
+
+class Imputed(Labelled, _ImputedFields):
+    """Readings with their gaps filled.
+
+    Attributes:
+        mean: The data where seen, else the mean of what was missed, `(*batch, time, obs)`.
+        sd: 0 where seen, else the standard deviation of what was missed, `(*batch, time, obs)`.
+        samples: Joint draws, the data where seen, `(num_samples, *batch, time, obs)`.
+    """
+
+    def interval(self, level: float = 0.9) -> tuple[Tensor, Tensor]:
+        """Return the central interval that holds a further draw with probability `level`.
+
+        Its ends lie at the ranks `(n + 1) (1 -+ level) / 2` of the `n` draws. Quantiles of the
+        draws alone hold less: 0.891 at a level of 0.9 and 200 draws.
+
+        Args:
+            level: Probability in (0, 1).
+
+        Raises:
+            ValueError: `level` is not strictly between 0 and 1.
+
+        Source: Hyndman & Fan (1996), The American Statistician 50, definition 6.
+        """
+        if not 0.0 < level < 1.0:
+            raise ValueError(f"`level` must lie strictly between 0 and 1, got {level}.")
+        count = self.samples.shape[0]
+        rank = max((count + 1) * (1 - level) / 2 - 1, 0.0) / max(count - 1, 1)
+        return torch.quantile(self.samples, rank, 0), torch.quantile(self.samples, 1 - rank, 0)
+
+    def to_frame(self, index: pd.Index | None = None) -> pd.DataFrame:
+        """Return a frame with columns `<name>`, filled, and `<name>_sd`, one row a step."""
+        names = self.names or _default_names("y", self.mean.shape[-1])
+        columns: dict[str, Tensor] = {}
+        for i, name in enumerate(names):
+            columns[name], columns[f"{name}_sd"] = self.mean[..., i], self.sd[..., i]
+        return _frame(columns, index if index is not None else self.index)
+
+
+class _ForecastFields(NamedTuple):
+    mean: Tensor
+    cov: Tensor
+    samples: Tensor | None = None
+    state_mean: Tensor | None = None
+    state_cov: Tensor | None = None
+    state_samples: Tensor | None = None
+
+
+class Forecast(Labelled, _ForecastFields):
+    """Predictive distribution of the next `horizon` observations.
+
+    Exact Gaussian moments where the model is linear, else moments of `samples`.
+
+    Attributes:
+        mean: `(*batch, horizon, obs)`, in the units of `y`.
+        cov: `(*batch, horizon, obs, obs)`; includes the observation noise.
+        samples: Joint draws of the future, `(num_samples, *batch, horizon, obs)`, or `None`.
+        state_mean: Mean of the future states, `(*batch, horizon, state)`.
+        state_cov: `(*batch, horizon, state, state)`.
+        state_samples: `(num_samples, *batch, horizon, state)`, or `None`.
+    """
+
+    @property
+    def state(self) -> Forecast:
+        """The forecast of the latent state, without observation noise."""
+        if self.state_mean is None or self.state_cov is None:
+            raise ValueError("This forecast carries no state: its method forecasts `y` alone.")
+        return Forecast(self.state_mean, self.state_cov, self.state_samples).labelled(
+            self.index, None
+        )
+
+    def quantile(self, q: float) -> Tensor:
+        """Return the marginal `q`-quantile, `(*batch, horizon, obs)`.
+
+        Args:
+            q: Probability level in (0, 1).
+
+        Raises:
+            ValueError: `q` is not strictly between 0 and 1.
+        """
+        if not 0.0 < q < 1.0:
+            raise ValueError(f"`q` must lie strictly between 0 and 1, got {q}.")
+        if self.samples is not None:
+            return torch.quantile(self.samples, q, dim=0)
+        sd = self.cov.diagonal(dim1=-2, dim2=-1).sqrt()
+        return self.mean + sd * torch.special.ndtri(torch.as_tensor(q, dtype=sd.dtype))
+
+    def interval(self, level: float = 0.9) -> tuple[Tensor, Tensor]:
+        """Return the central interval that holds `level` of the predictive mass.
+
+        Args:
+            level: Probability in (0, 1), such as 0.9.
+
+        Returns:
+            Lower and upper ends, each `(*batch, horizon, obs)`.
+
+        Raises:
+            ValueError: `level` is not strictly between 0 and 1.
+        """
+        if not 0.0 < level < 1.0:
+            raise ValueError(f"`level` must lie strictly between 0 and 1, got {level}.")
+        return self.quantile((1 - level) / 2), self.quantile((1 + level) / 2)
+
+    def to_frame(self, level: float = 0.9, index: pd.Index | None = None) -> pd.DataFrame:
+        """Return a frame with mean, sd and interval ends of each observed column."""
+        columns: dict[str, Tensor] = {}
+        names = self.names or _default_names("y", self.mean.shape[-1])
+        lower, upper = self.interval(level)
+        sd = self.cov.diagonal(dim1=-2, dim2=-1).sqrt()
+        for i, name in enumerate(names):
+            columns[f"{name}_mean"], columns[f"{name}_sd"] = self.mean[..., i], sd[..., i]
+            columns[f"{name}_lower"], columns[f"{name}_upper"] = lower[..., i], upper[..., i]
+        return _frame(columns, index if index is not None else self.index)
+
+
+class Learned(NamedTuple):
+    """What a learner reports besides the parameters it moved in place.
+
+    Attributes:
+        method: How to infer states from now on (a trained guide, or the exact method).
+        objective: Final value of what was maximised, in nats, summed over all data.
+        history: One record a report step: `{"step": .., "objective": .., ...}`.
+        standard_errors: Of each constrained parameter by name, where the learner has them.
+        diagnostics: Scalars such as `aic`, `bic`, `gradient_norm`, `num_parameters`.
+        warnings: Sentences a user should read.
+    """
+
+    method: InferenceMethod
+    objective: float
+    history: list[dict[str, float]]
+    standard_errors: dict[str, Tensor]
+    diagnostics: dict[str, float]
+    warnings: list[str]
+
+
+def _default_names(prefix: str, size: int) -> tuple[str, ...]:
+    return (prefix,) if size == 1 else tuple(f"{prefix}{i}" for i in range(size))
+
+
+def _moments_frame(result: Any, mean: Tensor, cov: Tensor, index: pd.Index | None) -> pd.DataFrame:  # noqa: ANN401
+    names = result.names or _default_names("z", mean.shape[-1])
+    sd = cov.diagonal(dim1=-2, dim2=-1).sqrt()
+    columns: dict[str, Tensor] = {}
+    for i, name in enumerate(names):
+        columns[f"{name}_mean"], columns[f"{name}_sd"] = mean[..., i], sd[..., i]
+    return _frame(columns, index if index is not None else result.index)
+
+
+def _frame(columns: dict[str, Tensor], index: pd.Index | None) -> pd.DataFrame:
+    """Lay `(*batch, time)` columns out as rows; batch axes become leading index levels."""
+    import pandas as pd
+
+    first = next(iter(columns.values()))
+    data = {name: column.detach().cpu().reshape(-1).numpy() for name, column in columns.items()}
+    time = pd.RangeIndex(first.shape[-1], name="time") if index is None else index
+    if first.ndim == 1:
+        return pd.DataFrame(data, index=time)
+    levels = [range(size) for size in first.shape[:-1]]
+    names = ["series" if first.ndim == 2 else f"batch{i}" for i in range(first.ndim - 1)]
+    rows = pd.MultiIndex.from_product([*levels, time], names=[*names, time.name or "time"])
+    return pd.DataFrame(data, index=rows)

@@ -1,0 +1,122 @@
+"""A hidden Markov model one reading at a time."""
+
+from __future__ import annotations
+
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor
+
+from ...core.model import StateSpaceModel
+from ..online.protocol import checked_reading
+from ..online.state import Reading, as_numbers, require_state
+
+
+class DiscreteModel(Protocol):
+    """A model whose state is one of `state_dim`, written as a one-hot vector."""
+
+    state_dim: int
+
+    def log_initial(self) -> Tensor:
+        """Return `log p(z_1)`, `(state,)`."""
+        ...
+
+    def log_transition(self, u: Tensor | None, dt: Tensor | None) -> Tensor:
+        """Return `log p(z_t = j | z_{t-1} = i)`, `(*batch, time or 1, state, state)`."""
+        ...
+
+    def log_emission(self, y: Tensor, u: Tensor | None) -> Tensor:
+        """Return `log p(y_t | z_t = k)`, `(*batch, time, state)`; 0 where `y` is missing."""
+        ...
+
+
+class OnlineForward:
+    """A running forward recursion over one series; see `OnlineFilter`.
+
+    Args:
+        model: A model with finitely many states; it is read again at every step.
+
+    Attributes:
+        log_likelihood: Sum of the log-densities of the readings so far, in nats.
+    """
+
+    def __init__(self, model: StateSpaceModel) -> None:
+        self.log_likelihood = 0.0
+        self._model, self._chain = model, cast(DiscreteModel, model)
+        self._given: Reading | None = None
+        lags = int(getattr(model, "lags", 0))
+        with torch.no_grad():
+            self._log = self._chain.log_initial().clone()
+        # The readings before this one, and this one, for emissions that look back.
+        self._readings = self._log.new_full((lags + 1, model.obs_dim), torch.nan)
+
+    @torch.no_grad()
+    def predict(self, dt: float | None = None, u: Reading | None = None) -> None:
+        """Move the state one step.
+
+        Args:
+            dt: Time since the last step, for models that ask for it.
+            u: Input of the arriving step, `(input,)`.
+        """
+        step = None if dt is None else self._log.new_full((1,), float(dt))
+        self._given = u
+        A = self._chain.log_transition(self._input(u), step)[0]
+        self._log = torch.logsumexp(self._log[:, None] + A, 0)
+        empty = torch.full_like(self._readings[:1], torch.nan)
+        self._readings = torch.cat((self._readings[1:], empty))
+
+    @torch.no_grad()
+    def update(self, y: Reading, u: Reading | None = None) -> float:
+        """Condition on one observation and return its log-density in nats.
+
+        Args:
+            y: `(obs,)`, NaN where missing.
+            u: Input of this step, `(input,)`, which reaches the emission; by default that of the
+                last `predict`, or zeros at the first step.
+
+        Raises:
+            ValueError: `y` has the wrong size or is infinite.
+        """
+        self._readings[-1] = checked_reading(self._model, y, self._log)
+        inputs = self._input(self._given if u is None else u)
+        wide = None if inputs is None else inputs.expand(len(self._readings), -1)
+        joint = self._log + self._chain.log_emission(self._readings, wide)[-1]
+        total = torch.logsumexp(joint, 0)
+        if bool(torch.isfinite(total)):  # an impossible reading: go on as if it were missing
+            self._log = joint - total
+        self.log_likelihood += float(total)
+        return float(total)
+
+    @property
+    def mean(self) -> Tensor:
+        """Probabilities of the states, `(state,)`."""
+        return self._log.exp()
+
+    @property
+    def cov(self) -> Tensor:
+        """Covariance of the one-hot state, `(state, state)`."""
+        p = self.mean
+        return torch.diag(p) - p[:, None] * p
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return log-probabilities and remembered readings, to go on later."""
+        total = torch.tensor(self.log_likelihood, dtype=torch.float64)
+        state = {"log_probability": self._log, "readings": self._readings}
+        return {name: value.clone() for name, value in state.items()} | {"log_likelihood": total}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from what `state_dict` returned.
+
+        Raises:
+            ValueError: The sizes are those of another model.
+        """
+        require_state(state, log_probability=self._log.shape, readings=self._readings.shape)
+        self._log = state["log_probability"].to(self._log, copy=True)
+        self._readings = state["readings"].to(self._readings, copy=True)
+        self.log_likelihood, self._given = float(state["log_likelihood"]), None
+
+    def _input(self, u: Reading | None) -> Tensor | None:
+        size = self._model.input_dim
+        if not size:
+            return None
+        return (self._log.new_zeros(size) if u is None else as_numbers(u, self._log))[None]

@@ -1,0 +1,1 @@
+"""Learning parameters: maximum likelihood, EM, MCMC."""

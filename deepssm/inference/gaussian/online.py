@@ -1,0 +1,134 @@
+"""A Gaussian filter one observation at a time, by the steps of the filter over whole series."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ...core.gaussian import outer
+from ...core.model import Series, StateSpaceModel
+from ..online.protocol import checked_reading
+from ..online.state import Reading, as_numbers, require_state
+from . import steps as steps
+from .conditionals import Conditionals, bind, gaussian_start
+from .steps import Predicted
+
+if TYPE_CHECKING:
+    from .filter import GaussianFilter
+
+
+class OnlineGaussian:
+    """A running extended, unscented or other Gaussian filter over one series; see `OnlineFilter`.
+
+    A robust method doubts readings here as it does in a batch: `trust` says what became of the
+    last one.
+
+    Args:
+        method: The filter.
+        model: Any model with a proper start.
+
+    Attributes:
+        log_likelihood: Sum of the log-densities of the readings so far, in nats.
+        trust: How far each component of the last reading was trusted, `(obs,)`: 1 in full, 0
+            rejected, NaN missing.
+    """
+
+    def __init__(self, method: GaussianFilter, model: StateSpaceModel) -> None:
+        self.log_likelihood = 0.0
+        self.trust = torch.full((model.obs_dim,), torch.nan, dtype=model.dtype)
+        self._method, self._model = method, model
+        self._input: Reading | None = None
+        with torch.no_grad():
+            conditionals, series = self._bind(0.0, None)
+            self._move, self._emit = method.rules(model, conditionals)
+            self._mean, self._factor = gaussian_start(conditionals, series)
+
+    def refresh(self) -> None:
+        """Read the model's parameters again, keeping the state."""
+        with torch.no_grad():
+            self._move, self._emit = self._method.rules(self._model, self._bind(0.0, None)[0])
+
+    @torch.no_grad()
+    def predict(self, dt: float | None = None, u: Reading | None = None) -> None:
+        """Move the state one step.
+
+        Args:
+            dt: Time since the last step, for models that ask for it.
+            u: Input of the arriving step, `(input,)`.
+        """
+        self._input = u
+        conditionals, _ = self._bind(dt, u)
+        step = self._method.moved(self._move, conditionals, 1, self._mean, self._factor)
+        predicted = steps.predict(step, joint=False)
+        self._mean, self._factor = predicted.mean, predicted.factor
+
+    @torch.no_grad()
+    def update(self, y: Reading, u: Reading | None = None) -> float:
+        """Condition on one observation and return its log-density in nats.
+
+        Args:
+            y: `(obs,)`, NaN where missing.
+            u: Input of this step, `(input,)`, which reaches the emission; by default that of the
+                last `predict`, or zeros at the first step.
+
+        Raises:
+            ValueError: `y` has the wrong size or is infinite.
+        """
+        reading = checked_reading(self._model, y, self._mean)
+        observed = ~torch.isnan(reading)
+        if not bool(observed.any()):
+            self.trust = reading
+            return 0.0
+        conditionals, _ = self._bind(0.0, self._input if u is None else u)
+        none = self._factor[..., :0]
+        prior = Predicted(self._mean, self._factor, none, none)
+        data = torch.where(observed, reading, 0.0), observed
+        posterior, self.trust = self._method.updated(self._emit, conditionals, 1, prior, *data)
+        self._mean, self._factor = steps.move(prior, posterior)
+        self.log_likelihood += (gained := float(posterior.log_likelihood))
+        return gained
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean of the current state, `(state,)`."""
+        return self._mean.clone()
+
+    @property
+    def cov(self) -> Tensor:
+        """Covariance of the current state, `(state, state)`."""
+        return outer(self._factor)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return mean and factor, to go on later."""
+        total = torch.tensor(self.log_likelihood, dtype=torch.float64)
+        state = {"mean": self._mean, "factor": self._factor, "trust": self.trust}
+        return {name: value.clone() for name, value in state.items()} | {"log_likelihood": total}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from what `state_dict` returned.
+
+        Raises:
+            ValueError: The sizes are those of another model.
+        """
+        own = {"mean": self._mean, "factor": self._factor, "trust": self.trust}
+        require_state(state, **{name: value.shape for name, value in own.items()})
+        mean, factor, self.trust = (
+            state[name].to(value, copy=True) for name, value in own.items()
+        )
+        self._mean, self._factor, self._input = mean, factor, None
+        self.log_likelihood = float(state["log_likelihood"])
+
+    def _bind(self, dt: float | None, u: Reading | None) -> tuple[Conditionals, Series]:
+        """Bind one step: entry 1 of a series of two, since entry 0 has no transition."""
+        model = self._model
+        nothing = torch.full((2, model.obs_dim), torch.nan, dtype=model.dtype, device=model.device)
+        inputs = None
+        width = model.input_dim + 2 * model.obs_dim * model.reads_past
+        if width:
+            given = nothing.new_zeros(width) if u is None else as_numbers(u, nothing)
+            inputs = given.to(nothing).expand(2, width)
+        step = None if dt is None else nothing.new_full((2,), float(dt))
+        series = Series(nothing, inputs, step)
+        return bind(model, series), series

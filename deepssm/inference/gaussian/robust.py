@@ -1,0 +1,174 @@
+"""Updates that doubt their readings: gating, Student-t and Huber noise.
+
+Each is a value that conditions a linearised emission and says how far it trusted every reading.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .rules import Linearized
+from .steps import Conditioned, condition
+
+
+class Robust(Protocol):
+    """Conditions on readings of which some may be wrong."""
+
+    def condition(
+        self, step: Linearized, residual: Tensor, observed: Tensor
+    ) -> tuple[Conditioned, Tensor]:
+        """Condition, and return the trust in each reading, `(*batch, obs)`, 0 to 1."""
+        ...
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Reject a step's readings where their normalised innovation squared is too large to believe.
+
+    What is rejected counts as missing, so it adds 0 to the log-likelihood.
+
+    Args:
+        probability: Share of good readings to let pass, by the chi-square law of the innovation.
+        separately: Judge every component by itself instead of a step's reading as a whole.
+
+    Source: Bar-Shalom, Li & Kirubarajan (2001), Estimation with Applications to Tracking, 2.3.2.
+    """
+
+    probability: float = 0.999
+    separately: bool = False
+
+    def __post_init__(self) -> None:
+        """Check `probability`."""
+        if not 0 < self.probability < 1:
+            raise ValueError(f"`probability` must lie in (0, 1), got {self.probability}.")
+
+    def condition(
+        self, step: Linearized, residual: Tensor, observed: Tensor
+    ) -> tuple[Conditioned, Tensor]:
+        """Condition on what passes the gate; trust is 1 or 0."""
+        joint = torch.cat((step.slope, step.spread.expand(*step.slope.shape[:-1], -1)), -1)
+        cov = joint @ joint.mT
+        if self.separately:
+            distance = residual.square() / cov.diagonal(dim1=-2, dim2=-1)
+            count = torch.ones_like(distance)
+        else:
+            both = observed[..., :, None] & observed[..., None, :]
+            eye = torch.eye(cov.shape[-1], dtype=cov.dtype, device=cov.device)
+            known = torch.where(observed, residual, residual.new_zeros(()))
+            solved = torch.linalg.solve(torch.where(both, cov, eye), known[..., None])[..., 0]
+            distance = (known * solved).sum(-1, keepdim=True)
+            count = observed.sum(-1, keepdim=True).to(distance.dtype)
+        inside = torch.special.gammainc(count.clamp_min(1) / 2, distance.detach() / 2)
+        accepted = observed & (inside <= self.probability)
+        return condition(step, residual, accepted), accepted.to(residual.dtype)
+
+
+@dataclass(frozen=True)
+class StudentT:
+    """Give the noise Student-t tails: a step's covariance is inflated as its residual demands.
+
+    The weight `w = (dof + k) / (dof + E[r' R^-1 r])` of the noise precision is iterated with the
+    state, which is mean-field variational inference. The log-likelihood is the Gaussian one under
+    the inflated noise.
+
+    Args:
+        dof: Degrees of freedom; fewer mean heavier tails.
+        iterations: Fixed-point iterations.
+
+    Source: Piché, Särkkä & Hartikainen (2012), IEEE MLSP, algorithm 2.
+    """
+
+    dof: float = 4.0
+    iterations: int = 5
+
+    def __post_init__(self) -> None:
+        """Check `dof`."""
+        if not self.dof > 0:
+            raise ValueError(f"`dof` must be positive, got {self.dof}.")
+
+    def condition(
+        self, step: Linearized, residual: Tensor, observed: Tensor
+    ) -> tuple[Conditioned, Tensor]:
+        """Condition with noise inflated per step."""
+        weight = torch.ones_like(residual)
+        count = observed.sum(-1, keepdim=True)
+        for _ in range(self.iterations):
+            posterior = condition(_inflated(step, weight), residual, observed)
+            left, scatter = _errors(step, residual, posterior)
+            spread = _whiten(step, observed)
+            error = torch.where(observed, left, left.new_zeros(()))[..., None]
+            scatter = torch.where(observed[..., None], scatter, scatter.new_zeros(()))
+            both = torch.linalg.solve_triangular(
+                spread, torch.cat((error, scatter), -1), upper=False
+            )
+            square = both.square().sum((-2, -1))[..., None]
+            weight = ((self.dof + count) / (self.dof + square)).expand_as(residual)
+        return condition(_inflated(step, weight), residual, observed), weight.clamp_max(1.0)
+
+
+@dataclass(frozen=True)
+class Huber:
+    """Bound the pull of each component: beyond `threshold` sds it grows no further.
+
+    Iteratively reweighted least squares for Huber's loss of the noise's standardised components.
+
+    Args:
+        threshold: In standard deviations; 1.345 keeps 95 % efficiency for Gaussian noise.
+        iterations: Reweightings.
+
+    Source: Huber (1964); Karlgaard (2015), Journal of Guidance, Control and Dynamics 38(5).
+    """
+
+    threshold: float = 1.345
+    iterations: int = 10
+
+    def __post_init__(self) -> None:
+        """Check `threshold`."""
+        if not self.threshold > 0:
+            raise ValueError(f"`threshold` must be positive, got {self.threshold}.")
+
+    def condition(
+        self, step: Linearized, residual: Tensor, observed: Tensor
+    ) -> tuple[Conditioned, Tensor]:
+        """Condition with noise inflated per component."""
+        weight = torch.ones_like(residual)
+        size = step.spread.norm(dim=-1)
+        for _ in range(self.iterations):
+            posterior = condition(_inflated(step, weight), residual, observed)
+            left, _ = _errors(step, residual, posterior)
+            far = left.abs() / size
+            weight = torch.where(far > self.threshold, self.threshold / far.clamp_min(1e-30), 1.0)
+        return condition(_inflated(step, weight), residual, observed), weight
+
+
+def gaussian_update(
+    robust: Robust | None, step: Linearized, residual: Tensor, observed: Tensor
+) -> tuple[Conditioned, Tensor]:
+    """Condition, robustly if asked to; the trust is NaN where nothing was observed."""
+    if robust is None:
+        posterior, trust = condition(step, residual, observed), torch.ones_like(residual)
+    else:
+        posterior, trust = robust.condition(step, residual, observed)
+    return posterior, torch.where(observed, trust, math.nan)
+
+
+def _inflated(step: Linearized, weight: Tensor) -> Linearized:
+    return step._replace(spread=step.spread / weight.sqrt()[..., None])
+
+
+def _errors(step: Linearized, residual: Tensor, posterior: Conditioned) -> tuple[Tensor, Tensor]:
+    """Return mean and factor of `y - mean - slope e` given the reading."""
+    left = residual - (step.slope @ posterior.shift[..., None])[..., 0]
+    return left, step.slope @ posterior.gain
+
+
+def _whiten(step: Linearized, observed: Tensor) -> Tensor:
+    both = observed[..., :, None] & observed[..., None, :]
+    cov = step.spread @ step.spread.mT
+    eye = torch.eye(cov.shape[-1], dtype=cov.dtype, device=cov.device)
+    return torch.linalg.cholesky(torch.where(both, cov, eye))

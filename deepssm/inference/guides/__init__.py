@@ -1,0 +1,1 @@
+"""Variational posteriors of state paths, amortised by an encoder."""

@@ -1,0 +1,164 @@
+"""Drawing readings of models that read their own last reading: each draw enters the next step."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from ...core.autoregressive import fed
+from ...core.model import Series, StateSpaceModel
+from ...core.pyro_sites import at, completed, draw, observed_log_prob, observed_steps
+from ...core.results import Forecast
+from .particle_filter import Particles, propose, resample_if_uneven
+from .posterior import GuideLaw
+
+
+def last_seen(y: Tensor) -> Tensor:
+    """Return each series' last step with a reading, `(*batch,)`; -1 where there is none."""
+    return observed_steps(y).sum(-1) - 1
+
+
+def state_at(path: Tensor, last: Tensor) -> Tensor:
+    """Return states of `(*axes, *batch, time, state)` at each series' own step, `(*batch,)`."""
+    index = last.clamp_min(0)[..., None, None].expand(*path.shape[:-2], 1, path.shape[-1])
+    return path.gather(-2, index)[..., 0, :]
+
+
+def run_on(
+    model: StateSpaceModel, series: Series, z: Tensor, last: Tensor, horizon: int
+) -> tuple[Tensor, Tensor]:
+    """Draw states and readings from a state on, and return those of the last steps.
+
+    Args:
+        model: Any model.
+        series: Readings up to the state's step, inputs and time steps of all steps.
+        z: States at `last`, `(*axes, *batch, state)`.
+        last: Step of each series' state, `(*batch,)`; -1 starts at `p(z_1)`.
+        horizon: How many steps are returned.
+
+    Returns:
+        `(*axes, *batch, horizon, state)` and `(*axes, *batch, horizon, obs)`.
+    """
+    y, states, readings = series.y.new_zeros(*z.shape[:-1], model.obs_dim), [], []
+    for t in range(max(int(last.min()), 0), series.time):
+        known = (last >= t)[..., None]
+        u = after = at(series.u, t)
+        told = fed(model, u, y) if t else None
+        if u is not None and told is not None:
+            after = torch.where(known, u, told)
+        moved = model.transition(z, after, at(series.dt, t, axes=1)) if t else model.initial()
+        z = torch.where(known, z, draw(moved.expand(z.shape[:-1])))
+        y = completed(model.emission(z, after), series.y[..., t, :])
+        states.append(z)
+        readings.append(y)
+    return torch.stack(states[-horizon:], -2), torch.stack(readings[-horizon:], -2)
+
+
+def drawn_forecast(states: Tensor, readings: Tensor) -> Forecast:
+    """Return draws and their moments, `(num_samples, *batch, horizon, ...)`."""
+    return Forecast(*_moments(readings), readings, *_moments(states), states)
+
+
+def fill(
+    model: StateSpaceModel,
+    series: Series,
+    num_samples: int,
+    guide: nn.Module | None = None,
+    num_particles: int = 500,
+) -> tuple[Tensor, Tensor]:
+    """Draw states and missing readings together, each reading known to the step after it.
+
+    Particles hold a state and a whole reading. A filter weighs them by what was seen, and paths
+    are drawn backwards; right in the limit of many particles whatever the guide's quality.
+
+    Args:
+        model: Any model whose densities are known.
+        series: The data; NaN in `y` is what is asked for.
+        num_samples: Number of paths.
+        guide: Gives the proposals; `None` moves particles by the model.
+        num_particles: Particles of each series.
+
+    Returns:
+        `(num_samples, *batch, time, state)` and `(num_samples, *batch, time, obs)`.
+
+    Source: Godsill, Doucet, West (2004), Monte Carlo smoothing, algorithm 1.
+    """
+    cloud = _cloud(model, series, guide, num_particles)
+    path = [_chosen(cloud[-1], cloud[-1].log_weight[:, None], num_samples)]
+    # So many paths at a time that their pairs with particles fit into memory.
+    some = max(1, 200_000 // cloud[-1].log_weight.numel())
+    for t in range(series.time - 2, -1, -1):
+        weight, chosen = cloud[t].log_weight[:, None], []
+        for after in path[-1].split(some):
+            logits = weight + _arrival(model, series, cloud[t], after, t + 1)
+            chosen.append(_chosen(cloud[t], logits, len(after)))
+        path.append(torch.cat(chosen))
+    both = torch.stack(path[::-1], -2)
+    return both[..., : model.state_dim], both[..., model.state_dim :]
+
+
+def _cloud(
+    model: StateSpaceModel, series: Series, guide: nn.Module | None, count: int
+) -> list[Particles]:
+    """Return particles `(count, *batch, state + obs)` of every step after its reading."""
+    law: GuideLaw | None = None if guide is None else guide.filtering(model, series)  # type: ignore[operator]
+    shape, n = (count, *series.batch_shape), model.state_dim
+    now = Particles(series.y.new_zeros(*shape, n), series.y.new_full(shape, -math.log(count)))
+    cloud: list[Particles] = []
+    for t in range(series.time):
+        u, prior = at(series.u, t), model.initial().expand(torch.Size(shape))
+        if t:
+            both = resample_if_uneven(cloud[-1])
+            now, y = both._replace(z=both.z[..., :n]), both.z[..., n:]
+            u = fed(model, u, y)
+            prior = model.transition(now.z, u, at(series.dt, t, axes=1))
+        z, ratio = (draw(prior), 0.0) if law is None else propose(law, now, prior, t)
+        emission = model.emission(z, u)
+        weight = now.log_weight + ratio + observed_log_prob(emission, series.y[..., t, :])
+        whole = completed(emission, series.y[..., t, :])
+        cloud.append(Particles(torch.cat([z, whole], -1), weight - weight.logsumexp(0)))
+    return cloud
+
+
+def _arrival(
+    model: StateSpaceModel, series: Series, cloud: Particles, after: Tensor, t: int
+) -> Tensor:
+    """Return `log p` of the states and readings of step `t` after each particle of the one before.
+
+    Args:
+        model: The model.
+        series: The data.
+        cloud: Particles of step `t - 1`.
+        after: State and reading of step `t` of each path, `(paths, *batch, state + obs)`.
+        t: The step.
+
+    Returns:
+        `(particles, paths, *batch)`, up to a constant by series.
+    """
+    n = model.state_dim
+    z, y = cloud.z[:, None, ..., :n], cloud.z[:, None, ..., n:]
+    u = fed(model, at(series.u, t), y)
+    prior = model.transition(z, u, at(series.dt, t, axes=1))
+    arrival = prior.log_prob(after[..., :n])
+    if bool(torch.isnan(series.y[..., t - 1, :]).any()):
+        # After a reading that was seen the density of the next is the same for all particles.
+        spread = after[None, ..., :n].expand(len(z), *after.shape[:-1], n)
+        emission = model.emission(spread, u)
+        arrival = arrival + observed_log_prob(emission, after[..., n:])
+    return arrival
+
+
+def _chosen(cloud: Particles, logits: Tensor, count: int) -> Tensor:
+    """Draw a particle a path by the trick of Gumbel, `(paths, *batch, state + obs)`."""
+    logits = logits.expand(len(logits), count, *logits.shape[2:])
+    noise = -torch.empty_like(logits).exponential_().log()
+    index = (logits + noise).argmax(0)[..., None]
+    return cloud.z.gather(0, index.expand(*index.shape[:-1], cloud.z.shape[-1]))
+
+
+def _moments(draws: Tensor) -> tuple[Tensor, Tensor]:
+    mean = draws.mean(0)
+    centred = draws - mean
+    return mean, torch.einsum("s...i,s...j->...ij", centred, centred) / max(len(draws) - 1, 1)

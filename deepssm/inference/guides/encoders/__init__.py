@@ -1,0 +1,1 @@
+"""Networks that read observations and inputs for a guide."""

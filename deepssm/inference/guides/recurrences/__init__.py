@@ -1,0 +1,1 @@
+"""Compiled recursions of guides and encoders with their own backward passes."""

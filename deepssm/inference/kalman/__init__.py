@@ -1,0 +1,1 @@
+"""The exact filter of linear-Gaussian models, its smoother and its gradient."""

@@ -1,0 +1,1 @@
+"""The compiled exact filter on CPUs: data layout, driver, moments, gradient."""

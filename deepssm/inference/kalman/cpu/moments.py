@@ -1,0 +1,83 @@
+"""The moments a filter returns, from the factors its kernel leaves behind.
+
+Where every series has factors of its own at every step, a few series at a time are filtered and
+their covariances written, so that the factors live in one small piece of memory.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from ..conditioning import Answer
+from ..diffuse import diffuse_moments, posterior_mix
+from .problem import Pass, Problem, allocate
+from .run import MOMENTS, alike, covariances, factor_slots, run_forward, run_with
+from .vector.individual import lane_filter, suits
+
+_TOGETHER = 16
+
+
+def filtered(problem: Problem) -> tuple[Answer, Pass]:
+    """Run the filter; of the second result `log_likelihood`, `worst` and `info` may be used."""
+    found = lane_filter(problem) if suits(problem) and not alike(problem) else None
+    if found is not None:
+        result, (m, a, cov, predicted_cov) = found[0], map(torch.from_numpy, found[1])
+        ll = torch.from_numpy(result.log_likelihood)
+        return Answer(m[..., 0], cov, a[..., 0], predicted_cov, ll), result
+    size = problem.sizes
+    if size.series > _TOGETHER and size.time > 0 and not size.k:
+        if factor_slots(problem) == size.time and not alike(problem):
+            return _in_turns(problem)
+    result = run_forward(problem, MOMENTS)
+    return moments(problem, result), result
+
+
+def moments(problem: Problem, result: Pass) -> Answer:
+    """Return filtered and predicted moments of a run that kept its means."""
+    a, m = torch.from_numpy(result.a), torch.from_numpy(result.m)
+    room = np.empty((2, *result.slot.shape, *result.F.shape[2:]))
+    cov = torch.from_numpy(covariances(problem, result.slot, result.F, room[0]))
+    predicted_cov = torch.from_numpy(covariances(problem, result.slot, result.L, room[1]))
+    ll = torch.from_numpy(result.log_likelihood)
+    if problem.sizes.k == 0:
+        return Answer(m[..., 0], cov, a[..., 0], predicted_cov, ll)
+    info = torch.from_numpy(result.info)
+    before = torch.cat((torch.zeros_like(info[:, :1]), info[:, :-1]), 1)
+    now = diffuse_moments(m, cov, *posterior_mix(info))
+    return Answer(*now, *diffuse_moments(a, predicted_cov, *posterior_mix(before)), ll)
+
+
+def _in_turns(problem: Problem) -> tuple[Answer, Pass]:
+    S, T, n = problem.sizes.series, problem.sizes.time, problem.sizes.n
+    covs, means = np.empty((2, S, T, n, n)), np.empty((2, S, T, n, 1))
+    ll, worst = np.empty((S, T)), np.ones(S)
+    together = _TOGETHER * torch.get_num_threads()
+    scratch = allocate(problem.sizes._replace(series=together), T)
+    for first in range(0, S, together):
+        own = slice(first, first + together)
+        some = _part(problem, own)
+        room = Pass(*(x[: some.sizes.series] for x in scratch))
+        out = room._replace(
+            log_likelihood=ll[own], worst=worst[own], a=means[1, own], m=means[0, own]
+        )
+        run_with(some, out)
+        covariances(some, out.slot, out.F, covs[0, own])
+        covariances(some, out.slot, out.L, covs[1, own])
+    (mean, predicted_mean), (cov, predicted_cov) = map(torch.from_numpy, (means[..., 0], covs))
+    answer = Answer(mean, cov, predicted_mean, predicted_cov, torch.from_numpy(ll))
+    return answer, scratch._replace(log_likelihood=ll, worst=worst)
+
+
+def _part(problem: Problem, own: slice) -> Problem:
+    def part(x: np.ndarray) -> np.ndarray:
+        return x if x.shape[0] == 1 else x[own]
+
+    y = problem.y[own]
+    mean, factor = problem.start
+    return problem._replace(
+        params=tuple(map(part, problem.params)),
+        start=(part(mean), part(factor)),
+        y=y,
+        sizes=problem.sizes._replace(series=len(y)),
+    )

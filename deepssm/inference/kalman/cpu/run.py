@@ -1,0 +1,187 @@
+"""Running the compiled kernels: one series at a time, or many that share their second moments."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from .problem import Pass, Problem, allocate, in_threads
+from .vector.individual import lane_log_likelihood, lane_smoother
+from .vector.shared import run_shared, smooth_shared
+
+Arrays = tuple[np.ndarray, ...]
+_FEW = 256
+
+
+class Backward(NamedTuple):
+    """What the smoother leaves behind.
+
+    Attributes:
+        mean: Smoothed mean and slopes in the diffuse coefficients, `(series, time, n, 1 + k)`.
+        cov: Smoothed covariance given those, `(series or 1, time, n, n)`.
+        cross: Lag-one covariance, entry 0 zero, `(series or 1, time, n, n)`.
+    """
+
+    mean: np.ndarray
+    cov: np.ndarray
+    cross: np.ndarray
+
+
+class Keep(NamedTuple):
+    """Which means of every step a caller needs: predicted, filtered, innovations."""
+
+    predicted: bool
+    filtered: bool
+    innovations: bool
+
+
+NOTHING, MOMENTS = Keep(False, False, False), Keep(True, True, False)
+SMOOTHER, SCORE = Keep(True, True, True), Keep(True, False, True)
+
+
+def run_forward(problem: Problem, keep: Keep) -> Pass:
+    """Run the filter; second moments are kept with any of the means."""
+    size = problem.sizes
+    if size.series == 0 or size.time == 0:
+        return allocate(size, size.time)
+    pattern = shared_pattern(problem)
+    if pattern is not None:
+        return run_shared(problem, pattern, keep)
+    found = None if any(keep) else lane_log_likelihood(problem)
+    return _run(problem, store=any(keep)) if found is None else found
+
+
+def run_smoother(problem: Problem) -> tuple[Pass, Backward]:
+    """Run filter and smoother; of the first result `log_likelihood`, `worst`, `info` are set."""
+    pattern = shared_pattern(problem)
+    if pattern is not None:
+        result, found = smooth_shared(problem, pattern)
+        return result, _second_moments(problem, *found)
+    found = lane_smoother(problem)
+    if found is not None:
+        return found[0], Backward(*found[1])
+    result = run_forward(problem, SMOOTHER)
+    return result, _second_moments(problem, *_smooth(problem, result))
+
+
+def shared_pattern(problem: Problem) -> Pass | None:
+    """Run the first of several series, if its second moments are those of all."""
+    size = problem.sizes
+    if size.series == 0 or size.time == 0 or not alike(problem):
+        return None
+    first = _first_series(problem)
+    pattern = _start_alone(first) or _run(first, store=True)
+    return pattern if _regular(first, pattern) else None
+
+
+def covariances(
+    problem: Problem, slot: np.ndarray, factor: np.ndarray, out: np.ndarray | None = None
+) -> np.ndarray:
+    """`L L'` of the factor in each step's slot, `(series or 1, time, n, n)`."""
+    from .scalar.covariances import gram
+
+    cov = np.empty((*slot.shape, *factor.shape[2:])) if out is None else out
+    in_threads(gram, problem.sizes._replace(series=slot.shape[0]), slot, factor, cov)
+    return cov
+
+
+def _second_moments(
+    problem: Problem, mean: np.ndarray, factor: np.ndarray, gain: np.ndarray, shared: np.ndarray
+) -> Backward:
+    """Covariances from the factors and gains that each step uses."""
+    from .scalar.covariances import cross_covariances
+
+    room = np.empty((2, *shared.shape, *factor.shape[2:]))
+    cov, cross = room[0], room[1]
+    covariances(problem, shared, factor, cov)
+    cross[:, :1] = 0.0
+    size = problem.sizes._replace(series=cov.shape[0])
+    in_threads(cross_covariances, size, shared, gain, cov, cross)
+    return Backward(mean, cov, cross)
+
+
+def _run(problem: Problem, *, store: bool) -> Pass:
+    size = problem.sizes
+    if not store:
+        return run_with(problem, allocate(size, 2))
+    out = run_with(problem, allocate(size, size.time, factor_slots(problem)))
+    return run_with(problem, allocate(size, size.time)) if (out.worst < 0).any() else out
+
+
+def factor_slots(problem: Problem) -> int:
+    """Room for factors: few where they soon repeat themselves, for fresh memory is slow."""
+    A, _, LQ, C, _, R = problem.params
+    constant = all(x.shape[1] == 1 for x in (A, LQ, C, R))
+    # A finite sum means that nothing is missing; one series speaks for all, as this is a guess.
+    repeats = constant and math.isfinite(problem.y[0].sum())
+    return min(_FEW if repeats else problem.sizes.time, problem.sizes.time)
+
+
+def run_with(problem: Problem, out: Pass) -> Pass:
+    """Run the filter series by series into `out`, whose means have a step each or are scratch."""
+    from .scalar.filter import forward_kernel, forward_space
+
+    size = problem.sizes
+    store = out.a.shape[1] == size.time
+    flat = tuple(x.reshape(size.series, -1) for x in (problem.y, out.a, out.m, out.E))
+    arguments = (problem.params, problem.start, problem.y, tuple(out), flat, store)
+    kernel = forward_kernel(size.constants)
+    in_threads(kernel, size, *arguments, space=lambda: forward_space(*size[2:]))
+    return out
+
+
+def alike(problem: Problem) -> bool:
+    """True when all series have the same proper model and the same pattern of gaps."""
+    size = problem.sizes
+    if size.series == 1 or size.k or any(x.shape[0] > 1 for x in problem.params + problem.start):
+        return False
+    # A finite sum means that nothing is missing.
+    if math.isfinite(torch.from_numpy(problem.y).sum()):
+        return True
+    gaps = np.isnan(problem.y)
+    return bool((gaps == gaps[:1]).all())
+
+
+def _first_series(problem: Problem) -> Problem:
+    return problem._replace(y=problem.y[:1], sizes=problem.sizes._replace(series=1))
+
+
+def _start_alone(first: Problem) -> Pass | None:
+    """Second moments of a complete series whose gain soon settles, from its first steps."""
+    T = first.sizes.time
+    if not factor_slots(first) == _FEW < T:
+        return None
+    short = first._replace(y=first.y[:, :_FEW], sizes=first.sizes._replace(time=_FEW))
+    found = run_with(short, allocate(short.sizes, _FEW))
+    last = found.slot[0, -1]
+    if last != found.slot[0, -2]:
+        return None
+    return found._replace(slot=np.append(found.slot, np.full((1, T - _FEW), last), 1))
+
+
+def _regular(first: Problem, pattern: Pass) -> bool:
+    """True when every observed component had a pivot of its own."""
+    seen = (~np.isnan(first.y[0])).sum(-1)
+    return bool((pattern.count[0][pattern.slot[0]] == seen).all())
+
+
+def _smooth(problem: Problem, result: Pass) -> Arrays:
+    slots, T = result.F.shape[1], problem.sizes.time
+    found = _smooth_with(problem, result, min(T, 3 * slots))
+    return found if (found[3] >= 0).all() else _smooth_with(problem, result, T)
+
+
+def _smooth_with(problem: Problem, result: Pass, slots: int) -> Arrays:
+    from .scalar.smoother import backward_kernel, backward_space
+
+    size, r = problem.sizes, result
+    factor, gain = np.empty((2, size.series, slots, size.n, size.n))
+    mean, shared = np.empty_like(r.m), np.zeros_like(r.slot)
+    stored = (r.slot, r.a, r.L, r.m, r.F, r.G, r.chol, r.E, r.count)
+    arguments = (problem.params, problem.y, stored, (mean, factor, gain, shared))
+    kernel = backward_kernel(size.constants)
+    in_threads(kernel, size, *arguments, space=lambda: backward_space(*size[2:]))
+    return mean, factor, gain, shared

@@ -1,0 +1,1 @@
+"""Compiled loops of the exact filter, one series at a time."""

@@ -1,0 +1,43 @@
+"""Covariances from factors, copied where a step repeats the one before."""
+
+from __future__ import annotations
+
+from .....ops.cache import kept
+from .predict import DRIVER, copy_matrix
+
+
+@kept(**DRIVER)
+def gram(first, last, slot, L, cov, _):  # noqa: ANN001, ANN201
+    """`cov[s, t] = L L'` for the factor in slot `slot[s, t]`; repeated slots are copied."""
+    n = L.shape[2]
+    for s in range(first, last):
+        for t in range(slot.shape[1]):
+            i = slot[s, t]
+            if t > 0 and slot[s, t - 1] == i:
+                copy_matrix(n, n, cov[s, t - 1], cov[s, t])
+                continue
+            for r in range(n):
+                for c in range(r + 1):
+                    total = 0.0
+                    for j in range(n):
+                        total += L[s, i, r, j] * L[s, i, c, j]
+                    cov[s, t, r, c] = total
+                    cov[s, t, c, r] = total
+
+
+@kept(**DRIVER)
+def cross_covariances(first, last, shared, gain, cov, cross, _):  # noqa: ANN001, ANN201
+    """`cross[s, t] = gain cov[s, t-1]` for the gain that links `t-1` to `t`."""
+    n = cov.shape[2]
+    for s in range(first, last):
+        for t in range(1, cov.shape[1]):
+            i = shared[s, t - 1]
+            if t > 1 and shared[s, t - 2] == i:
+                copy_matrix(n, n, cross[s, t - 1], cross[s, t])
+                continue
+            for r in range(n):
+                for c in range(n):
+                    total = 0.0
+                    for j in range(n):
+                        total += gain[s, i, r, j] * cov[s, t - 1, j, c]
+                    cross[s, t, r, c] = total

@@ -1,0 +1,185 @@
+"""Scalar building blocks of the square-root Kalman kernels, compiled by numba.
+
+A Gaussian is a mean and a factor `L` with `cov = L L'`; no covariance is formed or inverted.
+Means carry `1 + k` columns: the value at `delta = 0`, then its slope in each of the `k` diffuse
+coefficients, so that an exactly diffuse start is `k` more right-hand sides and no special case.
+
+The functions take the sizes as arguments; the drivers in `filter.py` can pass them as
+compile-time constants, which lets the compiler unroll every loop.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+# Not the whole of fastmath: `nnan` and `ninf` would remove the tests for missing data.
+_FAST = {"contract", "reassoc", "nsz", "arcp"}
+INLINE: dict[str, Any] = {"forceinline": True, "fastmath": _FAST, "error_model": "numpy"}
+# For functions that call others, which are inlined before sizes are lost: LLVM inlines one that is
+# optimised already, with all that it calls, for sizes unknown to it.
+SPLICE: dict[str, Any] = {"inline": "always"}
+# Drivers allocate nothing, so that numba need not count references to every view of an array.
+DRIVER: dict[str, Any] = {
+    "nogil": True, "fastmath": _FAST, "error_model": "numpy", "_nrt": False,
+}  # fmt: skip
+_EPS = 2.220446049250313e-16
+_UNDERFLOW = 1e-280  # squares whose reciprocal is not a number
+_HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
+
+
+@njit(inline="always")
+def pick(t: int, size: int) -> int:
+    """Index of entry `t` along an axis that has one entry a step, or a single one."""
+    return t if size > 1 else 0
+
+
+@njit(**INLINE)
+def clear(rows: int, cols: int, X: np.ndarray) -> None:
+    """`X[:rows, :cols] = 0`."""
+    for i in range(rows):
+        for j in range(cols):
+            X[i, j] = 0.0
+
+
+@njit(**INLINE)
+def copy_matrix(rows: int, cols: int, source: np.ndarray, target: np.ndarray) -> None:
+    """`target[:rows, :cols] = source[:rows, :cols]`."""
+    for i in range(rows):
+        for j in range(cols):
+            target[i, j] = source[i, j]
+
+
+@njit(**INLINE)
+def copy_row(size: int, source: np.ndarray, target: np.ndarray) -> None:
+    """`target[:size] = source[:size]`."""
+    for i in range(size):
+        target[i] = source[i]
+
+
+@njit(**INLINE)
+def reflect(W: np.ndarray, i: int, c: int, rows: int, cols: int) -> float:
+    """Zero `W[i, c+1:cols]` by a Householder reflection of the columns; return `W[i, c] >= 0`."""
+    square = 0.0
+    for j in range(c, cols):
+        square += W[i, j] * W[i, j]
+    if square < _UNDERFLOW:
+        for j in range(c, cols):
+            W[i, j] = 0.0
+        return 0.0
+    norm = math.sqrt(square)
+    head = W[i, c] + math.copysign(norm, W[i, c])
+    beta = 1.0 / (norm * abs(head))
+    flip = -1.0 if head > 0.0 else 1.0
+    W[i, c] = head
+    for r in range(i + 1, rows):
+        dot = 0.0
+        for j in range(c, cols):
+            dot += W[i, j] * W[r, j]
+        dot *= beta
+        for j in range(c, cols):
+            W[r, j] -= dot * W[i, j]
+        W[r, c] *= flip
+    W[i, c] = norm
+    for j in range(c + 1, cols):
+        W[i, j] = 0.0
+    return norm
+
+
+@njit(**INLINE)
+def observed(p: int, y: np.ndarray, order: np.ndarray) -> int:
+    """List the components of `y` that are not missing; return their number."""
+    o = 0
+    for i in range(p):
+        if not math.isnan(y[i]):
+            order[o] = i
+            o += 1
+    return o
+
+
+@njit(**INLINE)
+def decorrelate(R: np.ndarray, order: np.ndarray, o: int, M: np.ndarray) -> None:
+    """`R = M D M'` on the observed rows, `M` unit lower triangular, `D` kept on its diagonal."""
+    for i in range(o):
+        for j in range(i + 1):
+            total = R[order[i], order[j]]
+            for r in range(j):
+                total -= M[i, r] * M[j, r] * M[r, r]
+            if i == j:
+                small = total <= 8.0 * _EPS * o * R[order[i], order[i]]
+                M[i, i] = 0.0 if small else total
+            else:
+                M[i, j] = total / M[j, j] if M[j, j] > 0.0 else 0.0
+
+
+@njit(**INLINE)
+def absorb(U: np.ndarray, k: int, row: np.ndarray) -> float:
+    """Rotate the equation `row[1:] . delta = -row[0]` into `U`; return its log-density.
+
+    `U` has a spare last row, the work space.
+    """
+    h = U[k]
+    for i in range(k):
+        h[i] = row[1 + i]
+    rhs, volume = -row[0], 1.0
+    for i in range(k):
+        if h[i] == 0.0:
+            continue
+        old = U[i, i]
+        radius = math.hypot(old, h[i])
+        volume *= radius / old if old > 0.0 else radius
+        cos, sin = old / radius, h[i] / radius
+        U[i, i] = radius
+        for j in range(i + 1, k):
+            U[i, j], h[j] = cos * U[i, j] + sin * h[j], cos * h[j] - sin * U[i, j]
+        U[i, k], rhs = cos * U[i, k] + sin * rhs, cos * rhs - sin * U[i, k]
+    return -0.5 * rhs * rhs - math.log(volume)
+
+
+@njit(**SPLICE)
+def predict_factor(
+    n: int, q: int, A: np.ndarray, F: np.ndarray, LQ: np.ndarray, W: np.ndarray, L: np.ndarray
+) -> None:
+    """`L L' = A F F' A' + LQ LQ'`, lower triangular with a non-negative diagonal."""
+    for i in range(n):
+        for j in range(n):
+            total = 0.0
+            for m in range(n):
+                total += A[i, m] * F[m, j]
+            W[i, j] = total
+        for j in range(q):
+            W[i, n + j] = LQ[i, j]
+    for i in range(n):
+        reflect(W, i, i, n, n + q)
+    for i in range(n):
+        for j in range(n):
+            L[i, j] = W[i, j] if j <= i else 0.0
+
+
+@njit(**INLINE)
+def predict_mean(
+    n: int, k: int, A: np.ndarray, b: np.ndarray, m: np.ndarray, a: np.ndarray
+) -> None:
+    """`a = A m + b`; the slopes in the diffuse coefficients have no offset."""
+    for i in range(n):
+        for c in range(1 + k):
+            total = b[i] if c == 0 else 0.0
+            for j in range(n):
+                total += A[i, j] * m[j, c]
+            a[i, c] = total
+
+
+@njit(**INLINE)
+def settled(n: int, L: np.ndarray, old: np.ndarray) -> bool:
+    """True when a factor repeats itself to round-off, row by row, hence in any units."""
+    for i in range(n):
+        square, change = 0.0, 0.0
+        for j in range(n):
+            square += L[i, j] * L[i, j]
+            change = max(change, abs(L[i, j] - old[i, j]))
+        if change > 4.0 * _EPS * math.sqrt(square):
+            return False
+    return True

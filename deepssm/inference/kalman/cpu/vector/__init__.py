@@ -1,0 +1,1 @@
+"""Compiled loops of the exact filter, several series in SIMD vectors."""

@@ -1,0 +1,1 @@
+"""The exact filter by one CUDA thread a series."""

@@ -1,0 +1,217 @@
+"""The square-root Kalman filter one step at a time, by the compiled steps of the batch filter."""
+
+from __future__ import annotations
+
+import math
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...core.gaussian import psd_factor
+from ...core.model import LinearConditional, LinearGaussianModel, LinearParameters, StateSpaceModel
+from ...core.results import Filtered
+from ..online.state import Reading, as_numbers, require_state
+from .cpu.problem import Pass, Problem, allocate, prepare, transition_arrays
+from .diffuse import diffuse_moments, posterior_mix
+
+Moves: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray]
+# Parameters of this many different time steps are kept.
+_MOST_STEPS = 256
+
+
+class OnlineKalman:
+    """A running Kalman filter over one series; see `OnlineFilter`.
+
+    Parameters are read from the model when it is made; call `refresh` after changing them.
+
+    Args:
+        model: A linear-Gaussian model without a batch of parameters.
+    """
+
+    def __init__(self, model: StateSpaceModel) -> None:
+        from .cpu.scalar.filter import forward_space, predict_once, update_once
+
+        self._predict, self._update = predict_once, update_once
+        self._model = model
+        self._like = torch.zeros(2, model.obs_dim, dtype=model.dtype)
+        self.log_likelihood = 0.0
+        self._predicted = True
+        self._input: Reading | None = None
+        self.refresh()
+        self._out: Pass = allocate(self._problem.sizes, 1)
+        n, p, k, _ = self._problem.sizes[2:]
+        self._space = forward_space(n, p, k, n)
+        self._out.info[:] = 0.0
+        mean, factor = self._problem.start
+        self._out.a[0, 0], self._out.L[0, 0] = mean[0], factor[0]
+        self._out.m[0, 0], self._out.F[0, 0] = mean[0], factor[0]
+
+    def refresh(self) -> None:
+        """Read the model's parameters again."""
+        # Start and emission need no time step; a model in continuous time may have none to offer.
+        self._problem = self._read(0.0, None)
+        self._steps: dict[float | None, Moves] = {}
+
+    def predict(self, dt: float | None = None, u: Reading | None = None) -> None:
+        """Move the state one step.
+
+        Args:
+            dt: Time since the last step, for models in continuous time.
+            u: Input of the arriving step, `(input,)`.
+        """
+        if dt is not None and not 0 <= dt < math.inf:
+            raise ValueError(f"`dt` must be finite and not negative, got {dt}.")
+        self._input = u
+        moves = self._moves(dt) if u is None else self._transition(dt, u)
+        self._predict((*moves, *self._problem.params[3:]), tuple(self._out), self._space)
+        self._predicted = True
+
+    def update(self, y: Reading, u: Reading | None = None) -> float:
+        """Condition on one observation and return its log-density in nats.
+
+        Args:
+            y: `(obs,)`, NaN where missing.
+            u: Input of this step, `(input,)`, which reaches the emission; by default that of the
+                last `predict`, or zeros at the first step.
+
+        Raises:
+            ValueError: `y` has the wrong size or is infinite.
+        """
+        try:
+            values = np.asarray(y, dtype=float).reshape(-1)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"`y` must hold numbers or NaN, got {y!r}.") from error
+        if values.size != self._model.obs_dim or np.isinf(values).any():
+            raise ValueError(
+                f"`y` must hold {self._model.obs_dim} finite number(s) or NaN, got {values}."
+            )
+        u = self._input if u is None else u
+        problem = self._problem if u is None else self._read(0.0, u)
+        ll = self._update(problem.params, values, tuple(self._out), self._space)
+        self.log_likelihood += ll
+        self._predicted = False
+        return ll
+
+    def filter(
+        self, y: Tensor, u: Tensor | None = None, dt: Tensor | float | None = None
+    ) -> Filtered:
+        """Filter the next steps at once, as fast as a whole series, and stand at the last one.
+
+        A long series filtered block by block equals the series filtered at once, in the memory
+        of a block. Entry 0 of `u` and `dt` drives the step from the last block to this one.
+
+        Args:
+            y: `(time, obs)`, NaN where missing; the model must be constant in time.
+            u: `(time, input)`.
+            dt: `(time,)`, or one number for all steps.
+
+        Raises:
+            ValueError: The data do not fit the model.
+        """
+        from .online_blocks import filter_block
+
+        return filter_block(self, self._model, y, u, dt)
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean of the current state, `(state,)`."""
+        return self._moments()[0]
+
+    @property
+    def cov(self) -> Tensor:
+        """Covariance of the current state, `(state, state)`."""
+        return self._moments()[1]
+
+    @property
+    def predicted(self) -> bool:
+        """Whether the state stands before the reading of its step, rather than after it."""
+        return self._predicted
+
+    def jump(self, mean: Tensor, cov: Tensor, log_likelihood: float) -> None:
+        """Put the state at the filtered moments of a later step.
+
+        Args:
+            mean: Filtered mean, `(state,)`.
+            cov: Filtered covariance, `(state, state)`.
+            log_likelihood: Of the readings in between, added to the sum.
+        """
+        out = self._out
+        for array in (out.m, out.F, out.info):
+            array[0, 0] = 0.0
+        out.m[0, 0, :, 0] = mean.double().numpy()
+        out.F[0, 0] = psd_factor(cov.double(), "cov").numpy()
+        # The diffuse coefficients are known by now: they move nothing and have spread 1.
+        out.info[0, 0, :, : self._problem.sizes.k] = np.eye(self._problem.sizes.k)
+        out.a[0, 0], out.L[0, 0] = out.m[0, 0], out.F[0, 0]
+        self.log_likelihood += log_likelihood
+        self._predicted = False
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return mean, factor and diffuse equations, to go on later."""
+        out = self._out
+        arrays = {"mean": out.m[0, 0], "factor": out.F[0, 0], "diffuse": out.info[0, 0]}
+        state = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
+        state["log_likelihood"] = torch.tensor(self.log_likelihood, dtype=torch.float64)
+        return state | {"predicted": torch.tensor(self._predicted)}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from what `state_dict` returned.
+
+        Raises:
+            ValueError: The sizes are those of another model.
+        """
+        targets = {"mean": self._out.m, "factor": self._out.F, "diffuse": self._out.info}
+        require_state(state, **{name: target.shape[2:] for name, target in targets.items()})
+        for name, target in targets.items():
+            target[0, 0] = state[name].numpy()
+        self._out.a[0, 0], self._out.L[0, 0] = self._out.m[0, 0], self._out.F[0, 0]
+        self.log_likelihood, self._input = float(state["log_likelihood"]), None
+        self._predicted = bool(state["predicted"])
+
+    def _moves(self, dt: float | None) -> Moves:
+        """Transition of a step of length `dt`, read once for each length."""
+        if dt not in self._steps:
+            if len(self._steps) >= _MOST_STEPS:
+                self._steps.clear()
+            self._steps[dt] = self._transition(dt, None)
+        return self._steps[dt]
+
+    def _transition(self, dt: float | None, u: Reading | None) -> Moves:
+        A, b, Q = self._parameters(dt, u).transition
+        last = LinearConditional(A[..., -1:, :, :], b[..., -1:, :], Q[..., -1:, :, :])
+        return transition_arrays(last, torch.Size())
+
+    def _read(self, dt: float | None, u: Reading | None) -> Problem:
+        return prepare(self._parameters(dt, u), self._like)
+
+    @torch.no_grad()
+    def _parameters(self, dt: float | None, u: Reading | None) -> LinearParameters:
+        """Parameters of one step: entry 1 of a series of two, since entry 0 has no transition."""
+        model, size = self._model, self._model.input_dim
+        if not isinstance(model, LinearGaussianModel):
+            raise ValueError(
+                f"`Kalman` needs a linear-Gaussian model, got {type(model).__name__}."
+            )
+        step = None if dt is None else self._like.new_full((2,), float(dt))
+        inputs = self._like.new_zeros(2, size) if size else None
+        if inputs is not None and u is not None:
+            inputs = as_numbers(u, inputs).expand(2, size)
+        found = model.linear_parameters(inputs, step)
+        if max(x.shape[-3] for part in found[1:] for x in (part.matrix, part.cov)) > 2:
+            raise ValueError(
+                "A running filter does not know which step it is at, so the model's matrices must "
+                "be the same at all times or depend on `dt` alone. Filter the whole series with "
+                "`deepssm.filter`."
+            )
+        return found
+
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        columns, factor, info = (
+            torch.from_numpy(x[0, 0].copy()) for x in (self._out.m, self._out.F, self._out.info)
+        )
+        mean, cov = columns[:, 0], factor @ factor.mT
+        if self._problem.sizes.k:
+            mean, cov = diffuse_moments(columns, cov, *posterior_mix(info))
+        return mean.to(self._model.dtype), cov.to(self._model.dtype)

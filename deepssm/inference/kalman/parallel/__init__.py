@@ -1,0 +1,1 @@
+"""The exact filter as scans and convolutions, torch code for any device."""

@@ -1,0 +1,217 @@
+"""The Kalman filter of a time-invariant model: settled steps run through the linear core.
+
+The covariance of such a filter does not depend on the data and settles. From then on the filter is
+a `LinearSystem` whose input is the data, and all settled steps are one call of
+`LinearSystem.apply`, the function that deep layers call, by blocks, convolution or scan. What is
+not settled (the start, a gap and the steps after it) is filtered exactly, by the scan, until the
+covariance is back at its steady state. Several such stretches may alternate.
+
+Source: Anderson & Moore (1979), Optimal Filtering, chapter 4.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ....core.gaussian import outer, psd_factor, standard_normal_log_prob
+from ....linear.chunk import chunked_by
+from ....linear.recurrence import View
+from ....linear.riccati import adjoint_innovations, innovations, lyapunov, steady_state
+from ....linear.system import LinearSystem
+from .layout import Columns
+from .scan import Forward, Gains, scan_filter, update
+
+_SHORT = 16  # A shorter settled stretch is not worth a call.
+_RESOLVED = 1e-9  # Of a filtered variance, the least that the smoother may leave.
+_SETTLED = 1e-12  # Of a covariance; round-off keeps it from repeating to the last digit.
+
+
+class Settled(NamedTuple):
+    """A model's steady filter.
+
+    Attributes:
+        filter: From `(y - d, b)` to filtered means. adjoint: Its transpose, from `S^{-1} v`.
+        gains: One slot. cov: Filtered covariance, `(members or 1, n, n)`.
+        limit: What the smoother's `N` settles to, `(members or 1, n, n)`.
+        steps: After so many steps a small disturbance of the covariance has gone.
+    """
+
+    filter: LinearSystem
+    adjoint: LinearSystem
+    gains: Gains
+    cov: Tensor
+    limit: Tensor
+    steps: int
+
+
+class Stretch(NamedTuple):
+    """Steps `first ... last - 1`, settled or not."""
+
+    first: int
+    last: int
+    settled: bool
+
+
+class Plan(NamedTuple):
+    """How a series was divided."""
+
+    settled: Settled
+    stretches: list[Stretch]
+
+
+def stationary_filter(columns: Columns) -> Forward | None:
+    """Filter all steps; `None` where no steady state is reached for half of them.
+
+    Args:
+        columns: A model with constant matrices, and data.
+    """
+    settled = settle(columns)
+    if settled is None:
+        return None
+    steps = settled.steps
+    while (plan := stretches(columns, steps)) is not None:
+        forward = _run(columns, settled, plan)
+        if forward is not None:
+            return forward._replace(plan=Plan(settled._replace(steps=steps), plan))
+        steps *= 2
+    return None
+
+
+def settle(columns: Columns) -> Settled | None:
+    """Return the steady filter; `None` where there is none or `S` is singular."""
+    noises = outer(columns.LQ), outer(columns.LR)
+    A, C, Q, R = (member(x) for x in (columns.A, columns.C, *noises))
+    try:
+        steady = steady_state(A, C, Q, R)
+    except (ValueError, RuntimeError):  # singular, somewhere on the way
+        return None
+    if not bool(steady.converged.all()):
+        return None
+    factor = psd_factor(steady.cov, "P").reshape(1, -1, *A.shape[-2:])
+    complete = torch.ones_like(columns.seen[:1, :1]).expand(1, factor.shape[1], -1)
+    gains = update(columns._replace(seen=complete), factor)
+    limit = lyapunov(steady.transition.mT, outer((member(gains.H) @ A).mT))
+    F = member(gains.F)
+    left = torch.linalg.eigvalsh(torch.eye(F.shape[-1]).to(F) - F.mT @ limit @ F)
+    if not bool((left > _RESOLVED).all()):
+        return None
+    radius = float(torch.linalg.eigvals(steady.transition).abs().max())
+    steps = math.ceil(math.log(1e-17) / (2 * math.log(min(max(radius, 1e-9), 1 - 1e-9))))
+    return Settled(
+        innovations(A, C, Q, R, offset=True, steady=steady),
+        adjoint_innovations(A, C, Q, R, steady=steady),
+        gains,
+        outer(F),
+        limit,
+        steps + A.shape[-1],
+    )
+
+
+def stretches(columns: Columns, steps: int) -> list[Stretch] | None:
+    """Divide time into exact and settled stretches; `None` when most of it is not settled.
+
+    Args:
+        columns: Data; a gap in any series is one in all.
+        steps: How many steps after a gap, or from the start, are not settled.
+    """
+    gaps = (~columns.seen.all(-1).all(-1)).nonzero()[:, 0].tolist()
+    plan: list[Stretch] = []
+    done, settled = 0, steps
+    for gap in [*gaps, columns.time]:
+        if gap >= settled + (_SHORT if gap < columns.time else 1):
+            plan += [Stretch(done, settled, False), Stretch(settled, gap, True)]
+            done = gap
+        settled = gap + 1 + steps
+    if done < columns.time:
+        plan.append(Stretch(done, columns.time, False))
+    exact = sum(s.last - s.first for s in plan if not s.settled)
+    return plan if 2 * exact <= columns.time else None
+
+
+def view_for(u: Tensor) -> View | None:
+    """Short blocks where arithmetic is dear, else whatever the system finds cheapest."""
+    return chunked_by(16) if u.device.type == "cpu" else None
+
+
+def in_rows(x: Tensor) -> Tensor:
+    """Turn `(time, members, row, columns)` into `(columns, members, time, row)`."""
+    return x.permute(3, 1, 0, 2)
+
+
+def in_columns(x: Tensor) -> Tensor:
+    """Turn `(columns, members, time, row)` into `(time, members, row, columns)`."""
+    return x.permute(2, 1, 3, 0)
+
+
+def member(x: Tensor) -> Tensor:
+    """Drop the axis `time` and, where nothing varies over it, `members`."""
+    return x[0, 0] if x.shape[1] == 1 else x[0]
+
+
+def _run(columns: Columns, settled: Settled, plan: list[Stretch]) -> Forward | None:
+    """Filter stretch by stretch; `None` if one ends before its covariance has settled."""
+    start, parts = columns.start, []
+    for first, last, steady in plan:
+        piece = columns.cut(first, last, start)
+        part = _settled_steps(piece, settled) if steady else scan_filter(piece)
+        if part is None or not (steady or last == columns.time or _is_settled(part, settled)):
+            return None
+        parts.append(part)
+        if last < columns.time:
+            start = columns.predict(last, part.m[-1:]), settled.gains.L
+    return _join(parts, plan)
+
+
+def _settled_steps(piece: Columns, settled: Settled) -> Forward:
+    """Run the steady filter through the linear core, and read off what it predicted."""
+    g = Gains(*(x[0] for x in settled.gains))
+    y, d, b = (in_rows(x) for x in (piece.y, piece.d, piece.b))
+    b = b.expand(*y.shape[:-1], -1)
+    A, C = member(piece.A), member(piece.C)
+    first = in_rows(piece.start[0]).expand(*b[..., :1, :].shape)
+    a, y = first, y - d
+    m = first + _innovation(y[..., :1, :], first, C, g) @ g.G.mT
+    if piece.time > 1:
+        u = torch.cat([y, b], -1)[..., 1:, :]
+        m = torch.cat([m, settled.filter.apply(u, m[..., 0, :], view=view_for(u))], -2)
+        a = torch.cat([first, m[..., :-1, :] @ A.mT + b[..., 1:, :]], -2)
+    e = _innovation(y, a, C, g)
+    ll = standard_normal_log_prob(e, y.shape[-1]) - g.volume[:, None]
+    gains, slot = settled.gains, torch.zeros(piece.time, dtype=torch.long, device=y.device)
+    ll = in_columns(ll[..., None])[:, :, 0]
+    return Forward(in_columns(a), in_columns(m), in_columns(e), ll, gains, slot)
+
+
+def _innovation(y: Tensor, a: Tensor, C: Tensor, gains: Gains) -> Tensor:
+    return (y - a @ C.mT) @ gains.W.mT
+
+
+def _is_settled(part: Forward, settled: Settled) -> bool:
+    cov = outer(part.gains.F[-1])
+    scale = settled.cov.diagonal(dim1=-2, dim2=-1).sqrt()
+    near = (cov - settled.cov).abs() <= _SETTLED * scale[..., None] * scale[..., None, :]
+    return bool(near.all())
+
+
+def _join(parts: list[Forward], plan: list[Stretch]) -> Forward:
+    a, m, e = (torch.cat([getattr(part, x) for part in parts]) for x in ("a", "m", "e"))
+    ll = torch.cat([part.log_likelihood for part in parts])
+    slots, kept, count = [], [], 0
+    for part, stretch in zip(parts, plan, strict=True):
+        kept.append(part.gains)
+        size = 1 if stretch.settled else part.a.shape[0]
+        local = torch.arange(size, device=a.device).expand(part.a.shape[0])
+        slots.append(count + local)
+        count += size
+    members = max(gains.F.shape[1] for gains in kept)
+    gains = Gains(
+        *(
+            torch.cat([x.expand(-1, members, *x.shape[2:]) for x in f])
+            for f in zip(*kept, strict=True)
+        )
+    )
+    return Forward(a, m, e, ll, gains, torch.cat(slots))

@@ -1,0 +1,1 @@
+"""Filters that take one observation at a time, whatever the method."""

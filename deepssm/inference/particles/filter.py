@@ -1,0 +1,325 @@
+"""Particle filters and smoothers: any model that can be simulated and scored."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from ...core.gaussian import Pushforward
+from ...core.model import Series, StateSpaceModel
+from ...core.pyro_sites import observed_log_prob, seeded
+from ...core.results import Filtered, Forecast, Smoothed
+from ..gaussian.conditionals import Conditionals, bind
+from ..gaussian.rules import Wrap, identity
+from ..guides.autoregressive import drawn_forecast, last_seen, run_on, state_at
+from .paths import ancestral_paths, backward_paths
+from .proposals import Bootstrap, Proposal, Propose, Proposed
+from .resampling import Resampling, effective_size, systematic
+
+
+class Cloud(NamedTuple):
+    """Weighted particles of all steps, and what they say about the data.
+
+    Attributes:
+        z: One `(particles, *batch, state)` a step.
+        log_weight: Normalised, one `(particles, *batch)` a step.
+        ancestor: Which particle of the step before each one descends from.
+        log_likelihood: One `(*batch,)` a step.
+        predicted: Mean and covariance before each reading.
+    """
+
+    z: list[Tensor]
+    log_weight: list[Tensor]
+    ancestor: list[Tensor]
+    log_likelihood: list[Tensor]
+    predicted: list[tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Particle:
+    """Particle filter and smoother: right for any model as particles grow in number.
+
+    The exponential of the summed log-likelihood is an unbiased estimate of `p(y_{1:T})`. All
+    weights live in the log domain; particles and series are one tensor.
+
+    Args:
+        num_particles: Of each series.
+        proposal: `Bootstrap()`, `Guided(rule)` or `FromGuide(guide)`.
+        auxiliary: Resample with a look at the coming reading.
+        resampling: `systematic`, `stratified`, `residual`, `multinomial` or your own function.
+        threshold: Resample a series when its effective size falls below this share.
+        smoother: Draw paths by backward simulation, or follow ancestors, which needs no
+            transition density but degenerates early in long series.
+        num_paths: Paths behind smoothed moments.
+        differentiable: Let gradients of the log-likelihood through resampling, by weights that
+            are one in value; their mean is the score of the exact likelihood.
+        seed: Of all random numbers of methods that take no generator.
+
+    Source: Chopin & Papaspiliopoulos (2020), An Introduction to Sequential Monte Carlo,
+        chapters 10 and 12; Pitt & Shephard (1999) auxiliary; Ścibior & Wood (2021) gradients.
+    """
+
+    num_particles: int = 1_000
+    proposal: Proposal = field(default_factory=Bootstrap)
+    auxiliary: bool = False
+    resampling: Resampling = systematic
+    threshold: float = 0.5
+    smoother: Literal["backward", "ancestral"] = "backward"
+    num_paths: int = 200
+    differentiable: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the sizes."""
+        if self.num_particles < 2:
+            raise ValueError(f"`num_particles` must be 2 or more, got {self.num_particles}.")
+        if not 0 <= self.threshold <= 1:
+            raise ValueError(f"`threshold` must lie in [0, 1], got {self.threshold}.")
+
+    def filter(self, model: StateSpaceModel, series: Series) -> Filtered:
+        """Return weighted means and covariances before and after each reading."""
+        cloud, wrap = self.run(model, series), bind(model, series).wrap_state
+        pairs = zip(cloud.log_weight, cloud.z, strict=True)
+        filtered = [weighted_moments(weight, z, wrap) for weight, z in pairs]
+        score = torch.stack(cloud.log_likelihood, -1)
+        return Filtered(
+            *_stacked(filtered), *_stacked(cloud.predicted), score, ~torch.isfinite(score).all(-1)
+        )
+
+    def smooth(self, model: StateSpaceModel, series: Series) -> Smoothed:
+        """Return moments of `num_paths` paths drawn from `p(z_{1:T} | y_{1:T})`."""
+        conditionals, cloud = bind(model, series), self.run(model, series)
+        with seeded(torch.Generator().manual_seed(self.seed + 1)):
+            paths = self._paths(conditionals, cloud, self.num_paths)
+        mean = paths[0] + conditionals.wrap_state(paths - paths[0]).mean(0)
+        left = conditionals.wrap_state(paths - mean)
+        cov = torch.einsum("k...i,k...j->...ij", left, left) / (len(paths) - 1)
+        cross = torch.einsum("k...i,k...j->...ij", left[..., 1:, :], left[..., :-1, :])
+        cross = torch.cat((torch.zeros_like(cov[..., :1, :, :]), cross / (len(paths) - 1)), -3)
+        score = torch.stack(cloud.log_likelihood, -1)
+        return Smoothed(mean, cov, cross, score, ~torch.isfinite(score).all(-1))
+
+    def log_likelihood(self, model: StateSpaceModel, series: Series) -> Tensor:
+        """Return an estimate of `log p(y_t | y_{1:t-1})` in nats, `(*batch, time)`."""
+        return torch.stack(self.run(model, series).log_likelihood, -1)
+
+    def sample_posterior(
+        self,
+        model: StateSpaceModel,
+        series: Series,
+        num_samples: int,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Draw paths, `(num_samples, *batch, time, state)`."""
+        with seeded(generator):
+            return self._paths(bind(model, series), self.run(model, series), num_samples)
+
+    def forecast(
+        self,
+        model: StateSpaceModel,
+        series: Series,
+        horizon: int,
+        num_samples: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Forecast:
+        """Let particles run through the last `horizon` steps, whose `y` is NaN."""
+        conditionals, first = bind(model, series), series.time - horizon
+        cloud = self.run(model, Series(series.y[..., :first, :], *_before(series, first)))
+        count = num_samples or self.num_particles
+        if model.reads_past:
+            return self._fed_forecast(model, series, cloud, horizon, count, generator)
+        with torch.no_grad(), seeded(generator or torch.Generator().manual_seed(self.seed + 2)):
+            z = _start(conditionals.initial, count, series.batch_shape)
+            if first:
+                z = _pick(cloud.z[-1], _independent(cloud.log_weight[-1], count))
+            states, readings = [], []
+            for t in range(first, series.time):
+                z = conditionals.transition(z, t).sample() if t else z
+                states.append(z)
+                readings.append(conditionals.emission(z, t).sample())
+        states, samples = torch.stack(states, -2), torch.stack(readings, -2)
+        level = torch.full_like(samples[..., 0], -math.log(count))
+        moments = (
+            weighted_moments(level, samples, conditionals.wrap_obs),
+            weighted_moments(level, states, conditionals.wrap_state),
+        )
+        return Forecast(*moments[0], samples, *moments[1], states)
+
+    def _fed_forecast(
+        self,
+        model: StateSpaceModel,
+        series: Series,
+        cloud: Cloud,
+        horizon: int,
+        count: int,
+        generator: torch.Generator | None,
+    ) -> Forecast:
+        """Draw on from the particles of each series' last reading, draws fed back."""
+        last = last_seen(series.y)
+        z = state_at(torch.stack(cloud.z, -2), last)
+        weight = state_at(torch.stack(cloud.log_weight, -1)[..., None], last)[..., 0]
+        with torch.no_grad(), seeded(generator or torch.Generator().manual_seed(self.seed + 2)):
+            z = _pick(z, _independent(weight, count))
+            return drawn_forecast(*run_on(model, series, z, last, horizon))
+
+    def run(self, model: StateSpaceModel, series: Series) -> Cloud:
+        """Run the filter and return the particles themselves."""
+        with torch.set_grad_enabled(self.differentiable and torch.is_grad_enabled()):
+            with seeded(torch.Generator().manual_seed(self.seed)):
+                return self._run(model, series)
+
+    def _run(self, model: StateSpaceModel, series: Series) -> Cloud:
+        conditionals = bind(model, series)
+        propose = self.proposal.bind(model, conditionals, series)
+        observed = ~torch.isnan(series.y)
+        cloud = Cloud([], [], [], [], [])
+        shape = (self.num_particles, *series.batch_shape)
+        weight = series.y.new_full(shape, -math.log(self.num_particles))
+        z = _start(conditionals.initial, self.num_particles, series.batch_shape)
+        for t in range(series.time):
+            prior = (
+                conditionals.transition(z, t) if t else _everywhere(conditionals.initial, shape)
+            )
+            seen, y = observed[..., t, :], series.y[..., t, :]
+            z, prior, weight, ancestor = self._resample(
+                conditionals, propose, t, z, prior, weight, (y, seen)
+            )
+            z_new, ratio = self._draw(propose, t, z, prior, y, seen)
+            cloud.predicted.append(_predicted(weight, prior, z_new, conditionals.wrap_state))
+            reading = _score(conditionals, conditionals.emission(z_new, t), y, seen)
+            unnormalised = weight + ratio + reading
+            total = torch.logsumexp(unnormalised, 0)
+            dead = torch.isinf(total)
+            weight = torch.where(dead, -math.log(self.num_particles), unnormalised - total)
+            # Where nothing was seen the sum is one up to round-off, and must be one exactly.
+            z, total = z_new, torch.where(seen.any(-1), total, torch.zeros_like(total))
+            for kept, value in zip(cloud[:4], (z, weight, ancestor, total), strict=True):
+                kept.append(value)
+        return cloud
+
+    def _draw(
+        self, propose: Propose, t: int, z: Tensor, prior: Distribution, y: Tensor, seen: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Draw particles; return them with `log p - log q`."""
+        proposed = propose(t, z, prior, y, seen) if bool(seen.any()) else Proposed(None)
+        if proposed.draw is not None and not self.differentiable:
+            return proposed.draw()
+        proposal = proposed.law
+        law = prior if proposal is None else proposal
+        drawn = law.sample() if not isinstance(law, Pushforward) else law.rsample().detach()
+        if proposal is None and not self.differentiable:
+            return drawn, drawn.new_zeros(drawn.shape[:-1])
+        return drawn, prior.log_prob(drawn) - law.log_prob(drawn).detach()
+
+    def _resample(
+        self,
+        conditionals: Conditionals,
+        propose: Propose,
+        t: int,
+        z: Tensor,
+        prior: Distribution,
+        weight: Tensor,
+        reading: tuple[Tensor, Tensor],
+    ) -> tuple[Tensor, Distribution, Tensor, Tensor]:
+        """Replace particles of series that need it; weights stay normalised up to look-ahead."""
+        count = self.num_particles
+        identity_map = torch.arange(count, device=z.device)
+        identity_map = identity_map.reshape(-1, *[1] * (weight.ndim - 1)).expand_as(weight)
+        if t == 0:
+            return z, prior, weight, identity_map
+        choice = weight
+        if self.auxiliary and bool(reading[1].any()):
+            ahead = propose(t, z, prior, *reading).look_ahead
+            if ahead is None:
+                ahead = _score(conditionals, conditionals.emission(prior.mean, t), *reading)
+            choice = torch.log_softmax(weight + ahead, 0)
+        choice = choice.detach()
+        uneven = effective_size(choice) < self.threshold * count
+        if not bool(uneven.any()):
+            return z, prior, weight, identity_map
+        ancestor = torch.where(uneven, self.resampling(choice), identity_map)
+        chosen = weight.gather(0, ancestor) - choice.gather(0, ancestor)
+        fresh = chosen - math.log(count)
+        z, weight = _pick(z, ancestor), torch.where(uneven, fresh, weight)
+        return z, conditionals.transition(z, t), weight, ancestor
+
+    def _paths(self, conditionals: Conditionals, cloud: Cloud, count: int) -> Tensor:
+        with torch.no_grad():
+            if self.smoother == "ancestral":
+                return ancestral_paths(cloud.z, cloud.log_weight, cloud.ancestor, count)
+            return backward_paths(conditionals, cloud.z, cloud.log_weight, count)
+
+
+def weighted_moments(
+    log_weight: Tensor, z: Tensor, wrap: Wrap = identity
+) -> tuple[Tensor, Tensor]:
+    """Return mean and covariance of weighted particles, `(particles, *batch, state)`.
+
+    Angles are averaged about the heaviest particle, by differences taken the short way round.
+    """
+    weight = log_weight.exp()[..., None]
+    if wrap is identity:
+        mean = (weight * z).sum(0)
+    else:
+        heaviest = _pick(z, log_weight.argmax(0, keepdim=True))
+        mean = heaviest[0] + (weight * wrap(z - heaviest)).sum(0)
+    left = wrap(z - mean)
+    return mean, torch.einsum("k...i,k...j->...ij", weight * left, left)
+
+
+def _score(conditionals: Conditionals, law: Distribution, y: Tensor, seen: Tensor) -> Tensor:
+    """Return `log p(y_observed | z)` of every particle."""
+    if not bool(seen.any()):
+        return torch.zeros(law.batch_shape, dtype=y.dtype, device=y.device)
+    if conditionals.wrap_obs is not identity:
+        y = law.mean + conditionals.wrap_obs(y - law.mean)
+    if bool(seen.all()):
+        return law.log_prob(y)
+    return observed_log_prob(law, y.expand(*law.batch_shape, y.shape[-1]))
+
+
+def _predicted(
+    weight: Tensor, prior: Distribution, drawn: Tensor, wrap: Wrap
+) -> tuple[Tensor, Tensor]:
+    weight = torch.log_softmax(weight, 0)
+    if isinstance(prior, Pushforward):
+        return weighted_moments(weight, drawn, wrap)
+    mean, cov = weighted_moments(weight, prior.mean, wrap)
+    within = getattr(prior, "covariance_matrix", None)
+    within = torch.diag_embed(prior.variance) if within is None else within
+    return mean, cov + (weight.exp()[..., None, None] * within).sum(0)
+
+
+def _everywhere(law: Distribution, shape: tuple[int, ...]) -> Distribution:
+    return law.expand(torch.Size(shape))
+
+
+def _start(law: Distribution, count: int, batch: torch.Size) -> Tensor:
+    return _everywhere(law, (count, *batch)).sample()
+
+
+def _pick(z: Tensor, index: Tensor) -> Tensor:
+    return z.gather(0, index[..., None].expand(*index.shape, z.shape[-1]))
+
+
+def _independent(log_weight: Tensor, count: int) -> Tensor:
+    """Draw `count` particles of each series with replacement, `(count, *batch)`."""
+    weight = log_weight.exp().movedim(0, -1)
+    chosen = torch.multinomial(weight.reshape(-1, weight.shape[-1]), count, replacement=True)
+    return chosen.reshape(*weight.shape[:-1], count).movedim(-1, 0)
+
+
+def _before(series: Series, first: int) -> tuple[Tensor | None, Tensor | None]:
+    u = None if series.u is None else series.u[..., :first, :]
+    dt = series.dt
+    return u, dt if dt is None or dt.ndim == 0 else dt[..., :first]
+
+
+def _stacked(moments: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    means, covs = zip(*moments, strict=True)
+    return torch.stack(means, -2), torch.stack(covs, -3)

@@ -1,0 +1,1 @@
+"""Draws from a model: simulation, and runs ahead from given states."""

@@ -1,0 +1,119 @@
+"""Unconditional draws from any state space model."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from ...core.model import LinearGaussianModel, Series, StateSpaceModel
+from ...core.pyro_sites import seeded
+from ...core.results import Simulated
+from ..guides.autoregressive import run_on
+from ..kalman.simulation_smoother import draw_observations, simulate_states
+
+
+def simulate(
+    model: StateSpaceModel,
+    series: Series,
+    lead: tuple[int, ...],
+    generator: torch.Generator | None = None,
+) -> Simulated:
+    """Draw `z` and `y`, `(*lead, *batch, time, ...)`, for the inputs and time steps of `series`.
+
+    An emission that reads earlier readings finds zeros before the first.
+
+    Raises:
+        ValueError: The model starts diffuse.
+    """
+    if isinstance(model, LinearGaussianModel):
+        return _simulate_linear(model, series, lead, generator)
+    shape = torch.Size((*lead, *series.batch_shape))
+    if model.reads_past and series.time:
+        nothing = torch.full(series.batch_shape, -1, device=series.y.device)
+        start = series.y.new_zeros(*shape, model.state_dim)
+        with torch.no_grad(), seeded(generator):
+            return Simulated(*run_on(model, series, start, nothing, series.time))
+    states: list[Tensor] = []
+    for t in range(series.time):
+        u = None if series.u is None else series.u[..., t, :]
+        if t == 0:
+            start = model.initial()
+            states.append(draw(start, _missing(shape, start), generator))
+        else:
+            states.append(draw(model.transition(states[-1], u, _step(series, t)), (), generator))
+    if not states:
+        return Simulated(
+            series.y.new_zeros(*shape, 0, model.state_dim), series.y.expand(*shape, -1, -1)
+        )
+    z = torch.stack(states, -2)
+    if getattr(model, "lags", 0):
+        past = z.new_zeros(*shape, cast(Any, model).lags, model.obs_dim)
+        return Simulated(z, readings_in_turn(model, z, series.u, past, generator))
+    return Simulated(z, draw(model.emission(z, series.u), (), generator))
+
+
+def readings_in_turn(
+    model: StateSpaceModel,
+    z: Tensor,
+    u: Tensor | None,
+    past: Tensor,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Draw readings one by one where each depends on those before it, `(*axes, time, obs)`.
+
+    Args:
+        model: A model with `emission_after` and `lags`.
+        z: States, `(*axes, time, state)`.
+        u: Inputs, `(*batch, time, input)`, or `None`.
+        past: Readings before the first, oldest first, `(*axes, lags, obs)`.
+        generator: Source of randomness.
+    """
+    drawn = []
+    for t in range(z.shape[-2]):
+        now = None if u is None else u[..., t, :].expand(*z.shape[:-2], -1)
+        law = cast(Any, model).emission_after(z[..., t, :], past, now)
+        drawn.append(draw(law, (), generator))
+        past = torch.cat((past[..., 1:, :], drawn[-1][..., None, :]), -2)
+    return torch.stack(drawn, -2)
+
+
+def draw(
+    distribution: Distribution, shape: tuple[int, ...], generator: torch.Generator | None
+) -> Tensor:
+    """Sample with a generator, which `torch.distributions` does not take, by a seeded fork."""
+    if generator is None:
+        return distribution.sample(torch.Size(shape))
+    device = [torch.cuda.current_device()] if generator.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=device):
+        seed = torch.randint(2**62, (), generator=generator, device=generator.device)
+        torch.manual_seed(int(seed))
+        return distribution.sample(torch.Size(shape))
+
+
+def _simulate_linear(
+    model: LinearGaussianModel,
+    series: Series,
+    lead: tuple[int, ...],
+    generator: torch.Generator | None,
+) -> Simulated:
+    parameters = model.linear_parameters(series.u, series.dt)
+    if parameters.initial.diffuse is not None:
+        raise ValueError(
+            "A model with a diffuse start cannot be simulated: its first state has no "
+            "distribution. Give `m0` and `P0`, or draw with `sample_posterior` given data."
+        )
+    with torch.no_grad():
+        shape = (*lead, *series.batch_shape)
+        z = simulate_states(parameters, shape, series.time, generator)
+        return Simulated(z, draw_observations(z, *parameters.emission, generator))
+
+
+def _missing(shape: torch.Size, start: Distribution) -> torch.Size:
+    return shape[: len(shape) - len(start.batch_shape)]
+
+
+def _step(series: Series, t: int) -> Tensor | None:
+    return series.dt if series.dt is None or series.dt.ndim == 0 else series.dt[..., t]

@@ -1,0 +1,1 @@
+"""Training by variational bounds, and inference with what was trained."""

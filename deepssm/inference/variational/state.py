@@ -1,0 +1,203 @@
+"""What a training run keeps: history, best weights, last good state, rescues."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...core.model import Series
+
+
+class Keeper:
+    """Remembers the best and the last good weights of what is trained.
+
+    Args:
+        modules: Everything whose state matters.
+        optimizer: Its state goes with the weights.
+        averaging: Share of the running average of the weights that outlasts a step; 0 for none.
+    """
+
+    def __init__(
+        self, modules: nn.Module, optimizer: torch.optim.Optimizer, averaging: float = 0.0
+    ) -> None:
+        self.modules, self.optimizer, self.averaging = modules, optimizer, averaging
+        self.average = copy.deepcopy(modules.state_dict()) if averaging else {}
+        self.history: list[dict[str, float]] = []
+        self.warnings: list[str] = []
+        self.best: dict[str, float] = {"elbo": -math.inf, "divergence": math.nan}
+        self.since_best, self.rescues, self.caution = 0, 0, 1.0
+        self.best_state = self.good_state = copy.deepcopy(modules.state_dict())
+        self.good_optimizer = copy.deepcopy(optimizer.state_dict())
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of learnt numbers."""
+        return sum(p.numel() for p in self.modules.parameters() if p.requires_grad)
+
+    def update(self, step: int) -> None:
+        """Take the optimiser's step, the `step`-th, and move the average of the weights."""
+        self.optimizer.step()
+        if self.average:
+            # An average over no more than the steps there were, so that the start is forgotten.
+            share = 1 - min(self.averaging, (1 + step) / (10 + step))
+            for name, now in self.modules.state_dict().items():
+                if now.is_floating_point():
+                    self.average[name].lerp_(now, share)
+                else:
+                    self.average[name].copy_(now)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Put the average of the weights, where there is one, in place for the block."""
+        if not self.average:
+            yield
+            return
+        now = copy.deepcopy(self.modules.state_dict())
+        self.modules.load_state_dict(self.average)
+        try:
+            yield
+        finally:
+            self.modules.load_state_dict(now)
+
+    def report(self, step: int, record: dict[str, float]) -> None:
+        """Add a record to the history, and keep the weights where they are the best so far."""
+        score = record.get("bound", record["elbo"])
+        self.history.append({"step": float(step), "objective": score, **record})
+        if not math.isfinite(score):
+            return
+        self.good_state = copy.deepcopy(self.modules.state_dict())
+        self.good_optimizer = copy.deepcopy(self.optimizer.state_dict())
+        self.since_best += 1
+        if score > self.best.get("bound", self.best["elbo"]):
+            self.best, self.since_best, self.best_state = record, 0, self.good_state
+
+    def rescue(self, step: int, where: str, batch: Series, most: int) -> None:
+        """Go back to the last good weights at half the learning rate.
+
+        Args:
+            step: The gradient step.
+            where: What was not finite.
+            batch: Its data.
+            most: Rescues allowed.
+
+        Raises:
+            FloatingPointError: it was done `most` times already.
+        """
+        if self.rescues >= most:
+            self.restore_best()
+            largest = float(torch.nan_to_num(batch.y).abs().max())
+            raise FloatingPointError(
+                f"The loss became non-finite at step {step}, in {where}, and had done so "
+                f"{most} times before. The best weights are restored. Try a lower "
+                f"`learning_rate` or `clip`, or look for outliers in `y`: largest {largest:.3g}."
+            )
+        self.rescues += 1
+        self.caution *= 0.5
+        self.modules.load_state_dict(self.good_state)
+        if self.average:
+            self.average = copy.deepcopy(self.good_state)
+        self.optimizer.load_state_dict(copy.deepcopy(self.good_optimizer))
+        self.warnings.append(
+            f"Step {step}: the loss became non-finite in {where}; training went back to the "
+            "last good weights at half the learning rate."
+        )
+
+    def restore_best(self) -> None:
+        """Put the best weights in place."""
+        self.modules.load_state_dict(self.best_state)
+
+    def saved(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return everything as named tensors and plain data, for a checkpoint."""
+        states = {"now": self.modules.state_dict(), "good": self.good_state}
+        if self.best_state is not self.good_state:
+            states["best"] = self.best_state
+        if self.average:
+            states["average"] = self.average
+        tensors = {f"{k}.{name}": x for k, state in states.items() for name, x in state.items()}
+        optimizers = {
+            "optimizer": self.optimizer.state_dict(),
+            "good_optimizer": self.good_optimizer,
+        }
+        for prefix, state in optimizers.items():
+            for index, moments in state["state"].items():
+                tensors |= {f"{prefix}.{index}.{name}": x for name, x in moments.items()}
+        config = {
+            "history": [_plain(record) for record in self.history],
+            "best": _plain(self.best),
+            "warnings": self.warnings,
+            "counts": [self.since_best, self.rescues],
+            "caution": self.caution,
+        }
+        return tensors, config
+
+    def load_saved(self, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+        """Go back to what `saved` returned.
+
+        Raises:
+            ValueError: it belongs to another model or guide.
+        """
+        own = self.modules.state_dict()
+        wrong = [
+            n for n, x in own.items() if getattr(tensors.get(f"now.{n}"), "shape", 0) != x.shape
+        ]
+        if wrong:
+            raise ValueError(
+                f"`resume`: the checkpoint holds another model or guide; {wrong[0]} is the first "
+                "of its parameters that does not fit. Build both as in the first run."
+            )
+        self.good_state = _like(own, tensors, "good")
+        self.best_state = self.good_state
+        if any(name.startswith("best.") for name in tensors):
+            self.best_state = _like(own, tensors, "best")
+        if self.average:
+            self.average = _like(own, tensors, "average")
+        self.modules.load_state_dict(_like(own, tensors, "now"))
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict(_optimizer(tensors, "optimizer", groups))
+        self.good_optimizer = _optimizer(tensors, "good_optimizer", groups)
+        self.history = [_floats(record) for record in config["history"]]
+        self.best, self.warnings = _floats(config["best"]), list(config["warnings"])
+        self.since_best, self.rescues = config["counts"]
+        self.caution = config["caution"]
+
+
+def _like(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Any]:
+    return {name: tensors[f"{prefix}.{name}"].to(x.device) for name, x in own.items()}
+
+
+def _optimizer(tensors: Mapping[str, Tensor], prefix: str, groups: object) -> dict[str, Any]:
+    """Return an optimiser's state dictionary from the tensors called `prefix.index.name`."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for full, tensor in tensors.items():
+        head, _, rest = full.partition(".")
+        index, _, name = rest.partition(".")
+        if head == prefix and index.isdigit():
+            state.setdefault(int(index), {})[name] = tensor
+    return {"state": state, "param_groups": groups}
+
+
+def _plain(record: Mapping[str, float]) -> dict[str, Any]:
+    return {name: str(x) if not math.isfinite(x) else x for name, x in record.items()}
+
+
+def _floats(record: Mapping[str, Any]) -> dict[str, float]:
+    return {name: float(x) for name, x in record.items()}
+
+
+def check_finite(*values: Tensor) -> bool:
+    """Return whether all values are finite."""
+    return all(bool(torch.isfinite(value).all()) for value in values)
+
+
+def best_line(record: dict[str, float], best: dict[str, float]) -> str:
+    """Return one line of progress."""
+    return (
+        f"elbo {record['elbo']:.3f} (best {best['elbo']:.3f}) "
+        f"kl {record['divergence']:.3f} rec {record['reconstruction']:.3f} nats/step"
+    )

@@ -1,0 +1,1 @@
+"""Files and frames: atomic writes, checkpoints, tables in and out."""

@@ -1,0 +1,1 @@
+"""Models in continuous time: tracking and stationary processes."""

@@ -1,0 +1,1 @@
+"""Neural transitions and emissions, and the deep Markov model."""

@@ -1,0 +1,1 @@
+"""Models with discrete states: hidden Markov and switching linear."""

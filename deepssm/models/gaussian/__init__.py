@@ -1,0 +1,1 @@
+"""Linear and nonlinear models with Gaussian noise, by matrices or by functions."""

@@ -1,0 +1,1 @@
+"""Sequence layers on the linear core, their baselines, stacks and heads."""

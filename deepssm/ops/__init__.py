@@ -1,0 +1,1 @@
+"""The machine level: cached compiled loops, SIMD values, small matrices, memory, threads."""
