@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from . import linear as linear
     from . import models as models
     from . import report as report
+    from .api.backtest import backtest as backtest
     from .api.counterfactual import counterfactual as counterfactual
-    from .api.counterfactual import impute as impute
     from .api.fit import Fit as Fit
+    from .api.imputation import impute as impute
     from .api.validation import as_series as as_series
     from .api.verbs import disturbances as disturbances
     from .api.verbs import filter as filter
@@ -41,13 +42,14 @@ if TYPE_CHECKING:
     from .core.results import Imputed as Imputed
     from .core.results import Simulated as Simulated
     from .core.results import Smoothed as Smoothed
-    from .evaluation.backtest import backtest as backtest
     from .interop.arviz import to_arviz as to_arviz
 
 _FOLDERS = ("data", "evaluation", "inference", "interop", "linear", "models", "report")
 _HOMES = {
-    ".api.counterfactual": ("counterfactual", "impute"),
+    ".api.backtest": ("backtest",),
+    ".api.counterfactual": ("counterfactual",),
     ".api.fit": ("Fit",),
+    ".api.imputation": ("impute",),
     ".api.validation": ("as_series",),
     ".api.verbs": (
         "disturbances", "filter", "fit", "forecast", "log_likelihood", "online",
@@ -56,7 +58,6 @@ _HOMES = {
     ".cli.saved_runs": ("load",),
     ".core.model": ("Series", "StateSpaceModel"),
     ".core.results": ("Disturbances", "Filtered", "Forecast", "Imputed", "Simulated", "Smoothed"),
-    ".evaluation.backtest": ("backtest",),
     ".interop.arviz": ("to_arviz",),
 }  # fmt: skip
 

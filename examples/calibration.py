@@ -47,11 +47,11 @@ def main(quick: bool = False, picture: str | None = None) -> dict[str, float]:
     found = [attrgetter(name)(honest).detach() for name in VARIANCES]
     bold = co2_model([value / 4 for value in found])
     runs = {
-        "fitted": ev.backtest(honest, y, start=start, horizon=HORIZON, period=52),
-        "a quarter of the variances": ev.backtest(
+        "fitted": ds.backtest(honest, y, start=start, horizon=HORIZON, period=52),
+        "a quarter of the variances": ds.backtest(
             bold, y, start=start, horizon=HORIZON, period=52
         ),
-        "seasonal naive": ev.backtest(ev.SeasonalNaive(52), y, start=start, horizon=HORIZON),
+        "seasonal naive": ds.backtest(ev.SeasonalNaive(52), y, start=start, horizon=HORIZON),
     }
     runs = {name: halves(run)[1] for name, run in runs.items()} | {
         "... rescaled by one factor": rescaled(runs["a quarter of the variances"])

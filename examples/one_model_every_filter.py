@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 import deepssm as ds
-from deepssm.core.model import InferenceMethod, StateSpaceModel
+from deepssm.core.methods import InferenceMethod
+from deepssm.core.model import StateSpaceModel
 
 STEP, NOISE = 0.05, 0.2
 

@@ -10,19 +10,14 @@ from torch.distributions import constraints
 
 import deepssm as ds
 from deepssm.api.summary import _interval, _rows
+from deepssm.api.summary import summary_text as summary
+from deepssm.core.methods import Learned
 from deepssm.core.model import Readable, Series
-from deepssm.core.results import Learned
-from deepssm.evaluation.residuals import (
-    autocorrelation,
-    plot_disturbances,
-    plot_residuals,
-    residual_tests,
-    residuals,
-)
-from deepssm.evaluation.residuals import summary_text as summary
+from deepssm.evaluation.residuals import autocorrelation, residual_tests, residuals
 from deepssm.inference.estimation.maximum_likelihood import MaximumLikelihood
 from deepssm.inference.kalman.method import Kalman
 from deepssm.models import LinearGaussian, LocalLevel, LocalLinearTrend
+from deepssm.report.plots_residuals import plot_disturbances, plot_residuals
 
 from . import oracles
 

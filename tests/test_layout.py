@@ -3,46 +3,77 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "deepssm"
+from .imports import MODULES, PACKAGE, circles, imported_modules
+
 FILES = sorted(PACKAGE.rglob("*.py"))
+RANKS = (
+    {"io", "ops", "core"},
+    {"linear", "data"},
+    {"models", "inference"},
+    {"evaluation"},
+    {"report"},
+    {"api"},
+    {"interop"},
+    {"cli"},
+)
+# A later folder of `inference` may import an earlier one.
+INFERENCE = (
+    "online", "kalman", "simulation", "gaussian", "discrete", "particles", "estimation", "guides",
+    "variational",
+)  # fmt: skip
+FACES = {"deepssm", "deepssm.__main__", "deepssm.checkpoint"}
+KERNELS = ("deepssm.ops.",)
 
 
-def _imports(path: Path) -> set[str]:
-    """Dotted names a file imports, relative ones resolved against the package."""
-    found: set[str] = set()
-    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        if isinstance(node, ast.ImportFrom):
-            base = ".".join(parts[: len(parts) - node.level]) if node.level else ""
-            module = ".".join(x for x in (base, node.module or "") if x)
-            found |= {module} | {f"{module}.{alias.name}" for alias in node.names}
-    return found
+def _rank(name: str) -> tuple[int, int]:
+    """Rank of a module's folder, and its place inside `inference`."""
+    parts = name.split(".")
+    if name in FACES:
+        return len(RANKS), 0
+    if name == "deepssm._version":
+        return -1, 0
+    rank = next(i for i, folders in enumerate(RANKS) if parts[1] in folders)
+    if parts[1] != "inference":
+        return rank, 0
+    return rank, len(INFERENCE) if len(parts) == 2 else INFERENCE.index(parts[2])
+
+
+def _folder(name: str) -> str:
+    parts = name.split(".")
+    return parts[1] if len(parts) > 1 else ""
 
 
 def test_there_are_files_to_check() -> None:
-    assert len(FILES) > 30
+    assert len(MODULES) > 250
 
 
-@pytest.mark.parametrize("room", ["models", "inference"])
-def test_models_and_inference_never_import_each_other(room: str) -> None:
-    other = {"models": "deepssm.inference", "inference": "deepssm.models"}[room]
-    for path in (PACKAGE / room).rglob("*.py"):
-        crossings = {name for name in _imports(path) if name.startswith(other)}
-        assert not crossings, f"{path.name} imports {crossings}"
+def test_every_folder_has_a_rank() -> None:
+    ranked = set().union(*RANKS)
+    assert {_folder(name) for name in MODULES if name not in FACES} - {"_version"} == ranked
+    subfolders = {name.split(".")[2] for name in MODULES if name.startswith("deepssm.inference.")}
+    assert subfolders == set(INFERENCE)
 
 
-def test_the_linear_core_knows_no_probability() -> None:
-    for path in (PACKAGE / "linear").rglob("*.py"):
-        allowed = ("deepssm.linear",)
-        inside = {name for name in _imports(path) if name.startswith("deepssm.")}
-        assert all(name.startswith(allowed) for name in inside), f"{path.name} imports {inside}"
-        assert not any(name.startswith("pyro") for name in _imports(path)), path.name
+@pytest.mark.parametrize("name", MODULES)
+def test_files_import_from_lower_ranks_or_their_own_folder(name: str) -> None:
+    for used in imported_modules(name):
+        same = _folder(used) == _folder(name)
+        upwards = _rank(used) > _rank(name) if same else _rank(used)[0] >= _rank(name)[0]
+        assert not upwards, f"{name} imports {used}"
+
+
+def test_no_circle_of_files() -> None:
+    assert circles() == []
+
+
+def test_no_folder_of_more_than_25_files() -> None:
+    sizes = Counter(path.parent for path in FILES)
+    assert {str(folder): n for folder, n in sizes.items() if n > 25} == {}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))

@@ -9,8 +9,9 @@ from torch import Tensor
 
 import deepssm as ds
 from deepssm.api.validation import Labels
+from deepssm.core.methods import Learned
 from deepssm.core.model import LinearParameters, Series
-from deepssm.core.results import Imputed, Learned
+from deepssm.core.results import Imputed
 from deepssm.inference import LinearizedGuide, SmoothingGuide, active_units
 from deepssm.inference.kalman.noises import completed_readings
 from deepssm.inference.variational.active_units import divergence_by_component

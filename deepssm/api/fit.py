@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from ..core.model import InferenceMethod, Series, StateSpaceModel
-from ..core.results import Disturbances, Filtered, Forecast, Imputed, Learned, Simulated, Smoothed
+from ..core.methods import InferenceMethod, Learned
+from ..core.model import Series, StateSpaceModel
+from ..core.results import Disturbances, Filtered, Forecast, Imputed, Simulated, Smoothed
 from .forecasting import Ahead, future_labels
 from .validation import Data, Labels, positive
 
@@ -103,7 +104,7 @@ class Fit(_FitFields):
 
     def impute(self, num_samples: int = 200, generator: torch.Generator | None = None) -> Imputed:
         """Fill the gaps of the training data; see `deepssm.impute`."""
-        from .counterfactual import imputed
+        from .imputation import imputed
 
         found = imputed(self.model, self.series, self.method, num_samples, generator)
         return found.labelled(*self.labels)
@@ -128,7 +129,7 @@ class Fit(_FitFields):
 
     def plot_residuals(self, component: int = 0, *, lags: int = 20) -> Figure:
         """Draw the standardised residuals of one observed component of a single series."""
-        from ..evaluation.residuals import plot_residuals
+        from ..report.plots_residuals import plot_residuals
 
         return plot_residuals(self.residuals()[..., component], lags, index=self.index)
 
@@ -136,12 +137,12 @@ class Fit(_FitFields):
         self, threshold: float = 3.0, *, columns: Sequence[str] | None = None
     ) -> Figure:
         """Draw auxiliary residuals: outliers and breaks; see `deepssm.disturbances`."""
-        from ..evaluation.residuals import plot_disturbances
+        from ..report.plots_residuals import plot_disturbances
 
         return plot_disturbances(self.disturbances(), threshold, columns=columns)
 
     def summary(self) -> str:
         """Return a table of parameters, standard errors and diagnostics as text."""
-        from ..evaluation.residuals import summary_text
+        from .summary import summary_text
 
         return summary_text(self.model, self.learned, self.series, self.labels)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ..core.autoregressive import own_inputs
-from ..core.model import InferenceMethod, Series, StateSpaceModel
+from ..core.methods import InferenceMethod
+from ..core.model import Series, StateSpaceModel
 from ..core.results import Forecast
 from .validation import Data, Labels, as_series, as_tensor
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from ..core.methods import Learned
 from ..core.model import LinearGaussianModel, Readable, Series, StateSpaceModel
-from ..core.results import Learned
 from ..inference.estimation.objective import free_parameters, readable_parameters
 from .validation import Labels
 

@@ -13,7 +13,8 @@ from pyro.nn import PyroModule
 from torch import Tensor
 
 from ..core.autoregressive import with_past
-from ..core.model import FixedLag, InferenceMethod, LearningMethod, Series, StateSpaceModel
+from ..core.methods import FixedLag, InferenceMethod, LearningMethod
+from ..core.model import Series, StateSpaceModel
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..core.model import InferenceMethod, LearningMethod, StateSpaceModel
+from ..core.methods import InferenceMethod, LearningMethod
+from ..core.model import StateSpaceModel
 from ..core.results import Disturbances, Filtered, Forecast, Simulated, Smoothed
+from .defaults import default_learner, default_method
 from .fit import Fit as Fit
 from .forecasting import Ahead, future_labels
 from .validation import Data, as_series, as_steps, infers, labels_of, learns, positive, smoothed
@@ -303,35 +305,10 @@ def online(
         A filter with `.predict(dt=, u=)`, `.update(y)`, `.state_dict()`.
     """
     from ..inference.online.out_of_sequence import BufferedFilter
-    from ..inference.online.protocol import start_online
+    from ..inference.online.start import start_online
 
     started = start_online(model, _method(model, method))
     return BufferedFilter(started, positive("buffer", buffer)) if buffer else started
-
-
-def default_method(model: StateSpaceModel) -> InferenceMethod:
-    """Return the exact method for a model if there is one, else the unscented filter."""
-    from .. import inference
-
-    if hasattr(model, "log_emission"):
-        return inference.ForwardBackward()
-    if hasattr(model, "mode_parameters"):
-        return inference.Switching()
-    return inference.Kalman() if hasattr(model, "linear_parameters") else inference.Unscented()
-
-
-def default_learner(model: StateSpaceModel) -> LearningMethod:
-    """Return `SVI()` for deep models, else maximum likelihood through the default method.
-
-    Hidden Markov models with free transitions learn by EM, from five starts.
-    """
-    from .. import inference, models
-
-    if isinstance(model, models.HiddenMarkov) and model.has_closed_form:
-        return inference.BaumWelch(starts=5)
-    if isinstance(model, models.DeepMarkov):
-        return inference.SVI() if model.image_size is None else inference.image_learner()
-    return inference.MaximumLikelihood(inference=default_method(model))
 
 
 def _method(model: StateSpaceModel, method: InferenceMethod | None) -> InferenceMethod:

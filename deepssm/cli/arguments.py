@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from .. import __version__
+from .._version import __version__
 from .exit_codes import Outcome, UsageError, did_you_mean
 
 if TYPE_CHECKING:

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ..api.backtest import backtest
 from ..api.fit import Fit
-from ..evaluation.backtest import Backtest, backtest
+from ..evaluation.backtests import Backtest
 from ..evaluation.baselines import SeasonalNaive
 from ..evaluation.calibration import calibration_warnings
 from .model_specs import ModelSpec, usual_period

@@ -13,8 +13,8 @@ from .exit_codes import DataError, UsageError
 if TYPE_CHECKING:
     from torch import nn
 
-    from ..core.model import InferenceMethod, LearningMethod, StateSpaceModel
-    from ..core.results import Learned
+    from ..core.methods import InferenceMethod, Learned, LearningMethod
+    from ..core.model import StateSpaceModel
 
 Kind = Literal[
     "local-level", "local-linear-trend", "structural", "constant-velocity", "deep-kalman"

@@ -8,7 +8,7 @@ from torch import Tensor
 from ..api.fit import Fit
 from ..core.model import LinearGaussianModel
 from ..core.results import Forecast, Smoothed
-from ..evaluation.backtest import Backtest
+from ..evaluation.backtests import Backtest
 from ..evaluation.calibration import reliability
 from ..evaluation.consistency import Innovations, consistency, innovations, nis
 from ..evaluation.scores import pit

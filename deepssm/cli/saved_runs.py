@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ..api.fit import Fit
-from ..core.results import Learned
+from ..core.methods import Learned
 from ..io import checkpoint
 from .exit_codes import DataError, did_you_mean
 from .model_specs import ModelSpec, build, build_guide, guide_of, method, spec_from_config

@@ -1,20 +1,14 @@
-"""What a model is and what a method can do: the contracts between `models` and `inference`.
-
-No mathematics lives here. `models` and `inference` both import this file and never each other.
-"""
+"""What a model is: data, three distributions, and the numbers of a linear one."""
 
 from __future__ import annotations
 
 from itertools import chain
-from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from pyro.nn import PyroModule
 from torch import Tensor
 from torch.distributions import Distribution, constraints
-
-if TYPE_CHECKING:
-    from .results import Filtered, Forecast, Learned, Smoothed
 
 
 class Series(NamedTuple):
@@ -88,7 +82,7 @@ class StateSpaceModel(PyroModule):
         state_dim: Size of the latent state `z`.
         obs_dim: Size of an observation `y`.
         input_dim: Size of an input `u`; 0 when there is none.
-        reads_past: Whether a step reads `y_{t-1}`; `Series.u` then holds it, see `autoregressive.py`.
+        reads_past: Whether a step reads `y_{t-1}`; `Series.u` then holds it: `autoregressive.py`.
         reads_time: Whether a step depends on `dt`; if not, steps of several lengths are refused.
     """
 
@@ -183,69 +177,4 @@ class LinearGaussianModel(Protocol):
             u: `(*batch, time, input)` or `None`.
             dt: `(*batch, time)`, `()` or `None`.
         """
-        ...
-
-
-class InferenceMethod(Protocol):
-    """Reasons about the states of a model whose parameters are given. A method is a value."""
-
-    def filter(self, model: StateSpaceModel, series: Series) -> Filtered:
-        """Return `p(z_t | y_{1:t})` and `p(z_t | y_{1:t-1})`."""
-        ...
-
-    def smooth(self, model: StateSpaceModel, series: Series) -> Smoothed:
-        """Return `p(z_t | y_{1:T})`."""
-        ...
-
-    def log_likelihood(self, model: StateSpaceModel, series: Series) -> Tensor:
-        """Return `log p(y_t | y_{1:t-1})` in nats, `(*batch, time)`."""
-        ...
-
-    def sample_posterior(
-        self,
-        model: StateSpaceModel,
-        series: Series,
-        num_samples: int,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """Draw paths from `p(z_{1:T} | y_{1:T})`, `(num_samples, *batch, time, state)`."""
-        ...
-
-    def forecast(
-        self,
-        model: StateSpaceModel,
-        series: Series,
-        horizon: int,
-        num_samples: int | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Forecast:
-        """Forecast the last `horizon` steps of `series`, whose `y` is NaN there.
-
-        `series` holds the past followed by the future, so future inputs and time steps need no
-        second set of arguments.
-        """
-        ...
-
-
-@runtime_checkable
-class FixedLag(Protocol):
-    """A method that can smooth each state from the data up to some steps after it."""
-
-    def fixed_lag(self, model: StateSpaceModel, series: Series, lag: int) -> Smoothed:
-        """Return `p(z_t | y_{1:t+lag})` for every `t`."""
-        ...
-
-
-class LearningMethod(Protocol):
-    """Fits the free parameters of a model, in place. A method is a value."""
-
-    def fit(
-        self,
-        model: StateSpaceModel,
-        series: Series,
-        *,
-        progress: bool = True,
-        generator: torch.Generator | None = None,
-    ) -> Learned:
-        """Move the model's parameters; honour constraints, priors and frozen flags."""
         ...

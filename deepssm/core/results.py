@@ -10,7 +10,6 @@ from torch import Tensor
 if TYPE_CHECKING:
     import pandas as pd
 
-    from .model import InferenceMethod
 
 _R = TypeVar("_R", bound="Labelled")
 
@@ -124,7 +123,7 @@ class Disturbances(Labelled, _DisturbancesFields):
         """Return auxiliary residuals as a frame with a column for each observation and state."""
         residuals = torch.cat([self.observation_residual, self.state_residual], -1)
         columns = {name: residuals[..., i] for i, name in enumerate(self._columns())}
-        return _frame(columns, index if index is not None else self.index)
+        return labelled_frame(columns, index if index is not None else self.index)
 
     def unusual(self, threshold: float = 3.0) -> pd.Series:
         """Return the auxiliary residuals beyond `threshold` deviations, largest first.
@@ -198,7 +197,7 @@ class Imputed(Labelled, _ImputedFields):
         columns: dict[str, Tensor] = {}
         for i, name in enumerate(names):
             columns[name], columns[f"{name}_sd"] = self.mean[..., i], self.sd[..., i]
-        return _frame(columns, index if index is not None else self.index)
+        return labelled_frame(columns, index if index is not None else self.index)
 
 
 class _ForecastFields(NamedTuple):
@@ -274,27 +273,7 @@ class Forecast(Labelled, _ForecastFields):
         for i, name in enumerate(names):
             columns[f"{name}_mean"], columns[f"{name}_sd"] = self.mean[..., i], sd[..., i]
             columns[f"{name}_lower"], columns[f"{name}_upper"] = lower[..., i], upper[..., i]
-        return _frame(columns, index if index is not None else self.index)
-
-
-class Learned(NamedTuple):
-    """What a learner reports besides the parameters it moved in place.
-
-    Attributes:
-        method: How to infer states from now on (a trained guide, or the exact method).
-        objective: Final value of what was maximised, in nats, summed over all data.
-        history: One record a report step: `{"step": .., "objective": .., ...}`.
-        standard_errors: Of each constrained parameter by name, where the learner has them.
-        diagnostics: Scalars such as `aic`, `bic`, `gradient_norm`, `num_parameters`.
-        warnings: Sentences a user should read.
-    """
-
-    method: InferenceMethod
-    objective: float
-    history: list[dict[str, float]]
-    standard_errors: dict[str, Tensor]
-    diagnostics: dict[str, float]
-    warnings: list[str]
+        return labelled_frame(columns, index if index is not None else self.index)
 
 
 def _default_names(prefix: str, size: int) -> tuple[str, ...]:
@@ -307,10 +286,10 @@ def _moments_frame(result: Any, mean: Tensor, cov: Tensor, index: pd.Index | Non
     columns: dict[str, Tensor] = {}
     for i, name in enumerate(names):
         columns[f"{name}_mean"], columns[f"{name}_sd"] = mean[..., i], sd[..., i]
-    return _frame(columns, index if index is not None else result.index)
+    return labelled_frame(columns, index if index is not None else result.index)
 
 
-def _frame(columns: dict[str, Tensor], index: pd.Index | None) -> pd.DataFrame:
+def labelled_frame(columns: dict[str, Tensor], index: pd.Index | None) -> pd.DataFrame:
     """Lay `(*batch, time)` columns out as rows; batch axes become leading index levels."""
     import pandas as pd
 

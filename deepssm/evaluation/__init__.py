@@ -1,10 +1,13 @@
-"""Scores, consistency checks, baselines and backtests."""
+"""Scores, consistency checks, baselines and calibration."""
 
-from .backtest import Backtest as Backtest
-from .backtest import Forecaster as Forecaster
-from .backtest import Grouping as Grouping
-from .backtest import Refit as Refit
-from .backtest import backtest as backtest
+import sys
+import warnings
+from typing import Any
+
+from .backtests import Backtest as Backtest
+from .backtests import Forecaster as Forecaster
+from .backtests import Grouping as Grouping
+from .backtests import Refit as Refit
 from .baselines import SeasonalNaive as SeasonalNaive
 from .baselines import persistence as persistence
 from .baselines import seasonal_naive as seasonal_naive
@@ -38,3 +41,15 @@ from .scores import pit_samples as pit_samples
 from .scores import scaled_error as scaled_error
 from .scores import standard_deviation as standard_deviation
 from .scores import weighted_interval_score as weighted_interval_score
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401
+    if name == "backtest":
+        warnings.warn(
+            "`deepssm.evaluation.backtest` is now `deepssm.backtest`; the old name goes with the "
+            "next release.",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return sys.modules[__name__.partition(".")[0]].backtest
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,10 +7,8 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
-from ..api.summary import summary_text as summary_text
-from ..core.model import InferenceMethod, LinearGaussianModel, Series, StateSpaceModel
-from ..report.plots_residuals import plot_disturbances as plot_disturbances
-from ..report.plots_residuals import plot_residuals as plot_residuals
+from ..core.methods import InferenceMethod
+from ..core.model import LinearGaussianModel, Series, StateSpaceModel
 
 
 class ResidualTests(NamedTuple):

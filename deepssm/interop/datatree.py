@@ -259,7 +259,7 @@ def _parameters(model: StateSpaceModel, draws: int) -> xr.Dataset:
 
 
 def _attributes() -> dict[str, str]:
-    from .. import __version__
+    from .._version import __version__
 
     return {
         "created_at": datetime.now(UTC).isoformat(),

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from ..core.model import InferenceMethod, LinearGaussianModel, Series, StateSpaceModel
+from ..core.methods import InferenceMethod
+from ..core.model import LinearGaussianModel, Series, StateSpaceModel
 from .labelled import Pointwise
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class Draws(NamedTuple):
         return xr.Dataset(variables, {"chain": range(chains), "draw": range(draws)})
 
     def _density(self, model: StateSpaceModel, kind: Pointwise) -> Tensor:
-        from ..api.verbs import default_method
+        from ..api.defaults import default_method
 
         method = self.method or default_method(model)
         if kind == "one_step":

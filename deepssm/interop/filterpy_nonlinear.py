@@ -11,11 +11,13 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from ..core.model import InferenceMethod, Series, StateSpaceModel
+from ..core.methods import InferenceMethod
+from ..core.model import Series, StateSpaceModel
 from ..inference.gaussian.filter import GaussianFilter
+from ..inference.gaussian.linearized import Moments
 from ..inference.gaussian.methods import Cubature, Extended, Unscented
 from ..inference.gaussian.robust import Robust
-from ..inference.gaussian.rules import Moments, weighted
+from ..inference.gaussian.rules import weighted
 from ..inference.particles.ensemble import Ensemble
 from .filterpy_read import by_rows, drive, gain, gaussian, matrix
 

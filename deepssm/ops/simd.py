@@ -15,7 +15,7 @@ from numba.core import types
 from numba.core.datamodel import models
 from numba.extending import intrinsic, register_model
 
-from ..inference.kalman.cpu.problem import lines
+from .memory import lines
 
 WIDTH = 8
 # As in `kalman_steps`: numbers may be regrouped, but NaN and infinity keep their meaning.

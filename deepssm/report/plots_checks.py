@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from ..evaluation.backtest import Backtest
+    from ..evaluation.backtests import Backtest
 
 
 def plot_pit(pit: Tensor, *, bins: int = 10, band: float = 0.9) -> Figure:

@@ -10,8 +10,9 @@ from torch import Tensor
 
 import deepssm as ds
 from deepssm import evaluation as ev
+from deepssm.core.methods import Learned
 from deepssm.core.model import Series, StateSpaceModel
-from deepssm.core.results import Forecast, Learned
+from deepssm.core.results import Forecast
 
 NAN = float("nan")
 
@@ -38,7 +39,7 @@ def _overall(found: ev.Backtest) -> dict[str, float]:
 
 def test_each_forecast_is_the_one_made_by_hand() -> None:
     model, (y, u) = _model(), _data()
-    found = ev.backtest(model, y, u, start=30, horizon=5, stride=4)
+    found = ds.backtest(model, y, u, start=30, horizon=5, stride=4)
     assert found.origins.tolist() == [30, 34, 38, 42, 46, 50, 54]
     for i, origin in enumerate(found.origins.tolist()):
         expected = ds.forecast(model, y[:origin], 5, u=u[:origin], u_future=u[origin : origin + 5])
@@ -49,16 +50,16 @@ def test_each_forecast_is_the_one_made_by_hand() -> None:
 
 def test_the_future_does_not_leak_into_a_forecast() -> None:
     model, (y, u) = _model(), _data()
-    before = ev.backtest(model, y, u, start=30, horizon=5)
+    before = ds.backtest(model, y, u, start=30, horizon=5)
     y[30:] = 1e3
-    after = ev.backtest(model, y, u, start=30, horizon=5)
+    after = ds.backtest(model, y, u, start=30, horizon=5)
     assert torch.equal(before.forecast.mean[0], after.forecast.mean[0])
     assert not torch.equal(before.forecast.mean[1], after.forecast.mean[1])
 
 
 def test_the_table_averages_the_scores_that_exist() -> None:
     model, (y, u) = _model(), _data()
-    found = ev.backtest(model, y, u, start=0.5, horizon=6, stride=6)
+    found = ds.backtest(model, y, u, start=0.5, horizon=6, stride=6)
     forecast, held = found.forecast, found.y
     seen = ~held.isnan()
     sd = forecast.cov.diagonal(dim1=-2, dim2=-1).sqrt()
@@ -81,7 +82,7 @@ def test_the_table_averages_the_scores_that_exist() -> None:
 @pytest.mark.parametrize(("by", "rows"), [("horizon", 6), ("origin", 5), ("column", 3)])
 def test_groups_average_to_the_whole(by: ev.Grouping, rows: int) -> None:
     model, (y, u) = _model(), _data()
-    found = ev.backtest(model, y, u, start=30, horizon=6)
+    found = ds.backtest(model, y, u, start=30, horizon=6)
     table, whole = found.scores(by), _overall(found)
     assert len(table) == rows and int(table["count"].sum()) == whole["count"]
     assert ("log_score" in table) == (by != "column")
@@ -93,8 +94,8 @@ def test_groups_average_to_the_whole(by: ev.Grouping, rows: int) -> None:
 
 def test_batches_are_scored_together() -> None:
     model, (y, u) = _model(), _data()
-    both = ev.backtest(model, torch.stack([y, y]), torch.stack([u, u]), start=30, horizon=5)
-    one = ev.backtest(model, y, u, start=30, horizon=5)
+    both = ds.backtest(model, torch.stack([y, y]), torch.stack([u, u]), start=30, horizon=5)
+    one = ds.backtest(model, y, u, start=30, horizon=5)
     assert both.y.shape == (6, 2, 5, 3)
     expected = {**_overall(one), "count": 2 * _overall(one)["count"]}
     assert _overall(both) == pytest.approx(expected)
@@ -104,7 +105,7 @@ def test_frames_label_origins_and_columns() -> None:
     index = pd.date_range("2020-01-05", periods=40, freq="W", name="week")
     walk = np.cumsum(np.random.default_rng(0).normal(size=(40, 2)), axis=0)
     frame = pd.DataFrame(walk, index, ["a", "b"])
-    found = ev.backtest(ev.SeasonalNaive(), frame, start=20, horizon=10)
+    found = ds.backtest(ev.SeasonalNaive(), frame, start=20, horizon=10)
     assert list(found.scores("origin").index) == [index[19], index[29]]
     assert list(found.scores("column").index) == ["a", "b"]
     assert list(found.scores("horizon").index) == list(range(1, 11))
@@ -117,7 +118,7 @@ def test_a_function_is_a_forecaster_and_its_draws_are_kept() -> None:
         return Forecast(mean, torch.ones(horizon, 1, 1), mean + torch.randn(8, horizon, 1))
 
     y = torch.arange(20.0)
-    found = ev.backtest(guess, y, start=10, horizon=2, stride=3)
+    found = ds.backtest(guess, y, start=10, horizon=2, stride=3)
     assert found.forecast.mean[:, 0, 0].tolist() == [4.5, 6.0, 7.5]
     assert found.forecast.samples is not None and found.forecast.samples.shape == (8, 3, 2, 1)
 
@@ -134,7 +135,7 @@ def test_a_function_is_a_forecaster_and_its_draws_are_kept() -> None:
 def test_windows_that_score_nothing_are_refused(options: dict, message: str) -> None:
     y, u = _data()
     with pytest.raises(ValueError, match=message):
-        ev.backtest(_model(), y, u, **options)
+        ds.backtest(_model(), y, u, **options)
 
 
 class _Shift(NamedTuple):
@@ -162,6 +163,6 @@ def test_a_copy_is_fitted_to_each_past(refit: ev.Refit, levels: list[float]) -> 
     d, eye = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64)), torch.eye(1)
     model = ds.models.LinearGaussian(0 * eye, eye, eye, eye, d=d, P0=eye)
     y = torch.arange(30.0)
-    found = ev.backtest(model, y, start=20, horizon=1, stride=9, refit=refit, learner=_Shift())
+    found = ds.backtest(model, y, start=20, horizon=1, stride=9, refit=refit, learner=_Shift())
     assert found.forecast.mean[:, 0, 0].tolist() == levels
     assert model.get_parameter("d").item() == 0.0

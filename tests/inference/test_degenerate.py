@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import deepssm as ds
-from deepssm.core.model import InferenceMethod, Series, StateSpaceModel
+from deepssm.core.methods import InferenceMethod
+from deepssm.core.model import Series, StateSpaceModel
 from deepssm.models import HiddenMarkov, LinearGaussian, StateEmission, SwitchingLinearGaussian
 from tests.inference.nonlinear_models import NAN, matrix
 

@@ -12,13 +12,8 @@ from torch.distributions import Bernoulli, Independent
 
 import deepssm as ds
 from deepssm.api.validation import as_series
-from deepssm.core.model import (
-    GaussianInitial,
-    InferenceMethod,
-    LinearConditional,
-    LinearParameters,
-    Series,
-)
+from deepssm.core.methods import InferenceMethod
+from deepssm.core.model import GaussianInitial, LinearConditional, LinearParameters, Series
 from deepssm.inference import (
     SVI,
     Amortized,

@@ -9,8 +9,9 @@ from torch.distributions import Distribution, Independent, Normal
 
 from deepssm.core.model import Series
 from deepssm.inference.gaussian import steps as steps
+from deepssm.inference.gaussian.linearized import Linearized, identity
 from deepssm.inference.gaussian.methods import Extended
-from deepssm.inference.gaussian.rules import Linearized, identity, taylor
+from deepssm.inference.gaussian.rules import taylor
 from tests.inference.nonlinear_models import pendulum, readings
 
 SIZES = [(2, 1, 1), (3, 2, 2), (4, 3, 6), (3, 4, 2), (1, 1, 0)]

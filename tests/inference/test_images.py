@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import deepssm as ds
-from deepssm.api.verbs import default_learner
+from deepssm.api.defaults import default_learner
 from deepssm.inference import SVI, ImageReader, MaskedSuffix, SmoothingGuide
 from deepssm.models import DeepMarkov, ImageEmission
 

@@ -10,11 +10,12 @@ import torch
 
 from deepssm.core.model import LinearParameters, Series
 from deepssm.inference.kalman.cpu import run as kalman_passes
-from deepssm.inference.kalman.cpu.problem import Problem, lines, prepare
+from deepssm.inference.kalman.cpu.problem import Problem, prepare
 from deepssm.inference.kalman.cpu.run import shared_pattern
 from deepssm.inference.kalman.cpu.vector import shared as kalman_together
 from deepssm.inference.kalman.cpu.vector import steady_filter as kalman_abreast
 from deepssm.inference.kalman.method import Kalman
+from deepssm.ops.memory import lines
 from tests import oracles
 from tests.given import Given
 from tests.inference.test_kalman import close

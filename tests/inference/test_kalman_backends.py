@@ -9,12 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from deepssm.core.model import (
-    GaussianInitial,
-    LinearConditional,
-    LinearParameters,
-    Series,
-)
+from deepssm.core.model import GaussianInitial, LinearConditional, LinearParameters, Series
 from deepssm.inference import Kalman
 from deepssm.inference.kalman import backends as backends
 from deepssm.inference.kalman.parallel.adjoint import Engine, Run

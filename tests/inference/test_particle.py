@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
 from deepssm.core.model import Series, StateSpaceModel
+from deepssm.inference.gaussian.linearized import circular, identity
 from deepssm.inference.gaussian.methods import Cubature, Extended
-from deepssm.inference.gaussian.rules import circular, identity
 from deepssm.inference.particles.ensemble import Ensemble
 from deepssm.inference.particles.filter import Particle
 from deepssm.inference.particles.proposals import Bootstrap, FromGuide, Guided

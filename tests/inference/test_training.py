@@ -19,8 +19,8 @@ from pyro.nn import PyroSample
 from torch import Tensor
 
 import deepssm as ds
+from deepssm.core.methods import Learned
 from deepssm.core.model import Series
-from deepssm.core.results import Learned
 from deepssm.inference.guides.chain_guide import ChainGuide
 from deepssm.inference.guides.conjugate_guide import ConjugateGuide
 from deepssm.inference.guides.flow_guide import FlowGuide

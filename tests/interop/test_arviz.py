@@ -18,8 +18,8 @@ from torch.distributions import constraints
 import deepssm as ds
 from deepssm import evaluation as ev
 from deepssm.api.validation import as_series
+from deepssm.core.methods import Learned
 from deepssm.core.model import Series, StateSpaceModel
-from deepssm.core.results import Learned
 from deepssm.interop import arviz as bridge
 from deepssm.interop.arviz import import_arviz, loo, to_arviz
 from deepssm.interop.datatree import to_datatree

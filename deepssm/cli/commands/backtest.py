@@ -6,7 +6,7 @@ import argparse
 
 import torch
 
-from ...evaluation.backtest import backtest
+from ...api.backtest import backtest
 from ..exit_codes import DataError, Outcome
 from ..holdout import naive_backtest, naive_name, season
 from ..model_specs import learner

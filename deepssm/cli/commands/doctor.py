@@ -10,7 +10,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from ... import __version__
+from ..._version import __version__
 from ..exit_codes import MissingExtraError, Outcome
 
 

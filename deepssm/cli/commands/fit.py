@@ -208,7 +208,7 @@ def _versions() -> dict[str, str]:
 
 
 def _own_version() -> str:
-    from ... import __version__
+    from ..._version import __version__
 
     return __version__
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...core.gaussian import beside, psd_factor, tria
 from ...core.model import LinearParameters
-from ..gaussian.rules import Linearized
+from ..gaussian.linearized import Linearized
 from ..gaussian.steps import condition
 from .switching_mixtures import Mixture, SwitchingModel, at_step, log_sum, mix
 

@@ -10,8 +10,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from ...core.methods import Learned
 from ...core.model import Series, StateSpaceModel
-from ...core.results import Learned
 from ..discrete.hidden_markov import ForwardBackward
 from .delta_method import readable_errors
 from .objective import Objective, free_count

@@ -10,8 +10,9 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from ...core.methods import Learned
 from ...core.model import Series, StateSpaceModel
-from ...core.results import Learned, Smoothed
+from ...core.results import Smoothed
 from ..kalman.method import Kalman
 from .objective import Objective
 from .sufficient_statistics import emission_moments, transition_moments

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...core.model import InferenceMethod, LinearGaussianModel, Series, StateSpaceModel
-from ...core.results import Learned
+from ...core.methods import InferenceMethod, Learned
+from ...core.model import LinearGaussianModel, Series, StateSpaceModel
 from .delta_method import readable_errors, unknown
 from .maximum_likelihood_batch import Errors, fit_each
 from .objective import Objective, Vector, free_count, readable_parameters, replace_priors
@@ -63,7 +63,7 @@ class MaximumLikelihood:
             ValueError: the log-likelihood cannot be differentiated, or is not finite where
                 learning starts.
         """
-        inference = self.inference or _default_inference(model)
+        inference = self.inference or default_inference(model)
         if self.initialize:
             model.initialize_from(series)
         objective = Objective(model, series, inference, replace_priors(model))
@@ -137,7 +137,7 @@ class MaximumLikelihood:
         return history
 
 
-def _default_inference(model: StateSpaceModel) -> InferenceMethod:
+def default_inference(model: StateSpaceModel) -> InferenceMethod:
     if isinstance(model, LinearGaussianModel):
         from ..kalman.method import Kalman
 

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ...core.results import Learned
+from ...core.methods import Learned
 from .objective import Objective
 from .objective_batch import (
     Climbed,

@@ -14,9 +14,9 @@ from pyro.infer.autoguide.initialization import init_to_median
 from pyro.ops.stats import effective_sample_size, split_gelman_rubin
 from torch import Tensor
 
-from ...core.model import InferenceMethod, Series, StateSpaceModel
-from ...core.results import Learned
-from .maximum_likelihood import _default_inference
+from ...core.methods import InferenceMethod, Learned
+from ...core.model import Series, StateSpaceModel
+from .maximum_likelihood import default_inference
 from .objective import Prior, free_parameters, priors_of, replace_priors
 from .parameter_average import ParameterAverage
 
@@ -64,7 +64,7 @@ class NUTS:
             ValueError: a free parameter has no prior, or no parameter has one.
         """
         places = _require_priors(model)
-        inference = self.inference or _default_inference(model)
+        inference = self.inference or default_inference(model)
         draws, divergences = self._chains(model, series, inference, places, progress, generator)
         replace_priors(model)
         for name, place in places.items():

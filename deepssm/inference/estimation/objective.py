@@ -13,7 +13,8 @@ from pyro.nn import PyroModule, PyroParam
 from torch import Tensor
 from torch.distributions import constraints, transform_to
 
-from ...core.model import InferenceMethod, Readable, Series, StateSpaceModel
+from ...core.methods import InferenceMethod
+from ...core.model import Readable, Series, StateSpaceModel
 
 Vector = np.ndarray[Any, np.dtype[np.float64]]
 

@@ -7,7 +7,8 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
-from ...core.model import InferenceMethod, Series, StateSpaceModel
+from ...core.methods import InferenceMethod
+from ...core.model import Series, StateSpaceModel
 from ..discrete.hidden_markov import ForwardBackward
 from ..kalman.method import Kalman
 from ..simulation.simulate import simulate

@@ -10,7 +10,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from ...core.model import InferenceMethod, Series, StateSpaceModel
+from ...core.methods import InferenceMethod
+from ...core.model import Series, StateSpaceModel
 from ...core.results import Filtered, Forecast, Smoothed
 from .objective import Prior
 

@@ -10,8 +10,8 @@ from operator import attrgetter
 import torch
 from torch import Tensor, nn
 
+from ...core.methods import Learned
 from ...core.model import Series, StateSpaceModel
-from ...core.results import Learned
 from ..particles.filter import Particle
 
 

@@ -9,8 +9,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from ...core.model import InferenceMethod, Series, StateSpaceModel
-from ...core.results import Learned
+from ...core.methods import InferenceMethod, Learned
+from ...core.model import Series, StateSpaceModel
 from ..discrete.hidden_markov import forward_backward
 from ..discrete.switching import Switching
 from ..discrete.switching_bound import parameters_of, score_modes, smooth_states, whiten_all

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 if TYPE_CHECKING:
-    from .rules import Linearized
+    from .linearized import Linearized
 
 LARGEST = 32
 """Rows from which LAPACK's blocked factorisations are faster than plain loops."""

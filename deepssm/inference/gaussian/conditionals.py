@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 
 from ...core.gaussian import mvn, psd_factor
 from ...core.model import LinearConditional, LinearGaussianModel, Series, StateSpaceModel
-from .rules import Wrap, circular
+from .linearized import Wrap, circular
 
 StepConditional = Callable[[Tensor, int], Distribution]
 

@@ -11,12 +11,13 @@ from ...core.gaussian import outer
 from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import seeded
 from ...core.results import Filtered, Forecast, Smoothed
-from ..guides.autoregressive import drawn_forecast, last_seen, run_on, state_at
+from ..simulation.ahead import drawn_forecast, last_seen, run_on, state_at
 from . import steps as steps
 from .conditionals import Conditionals, bind, gaussian_start
+from .linearized import Conditional, Linearized, Moments
 from .online import OnlineGaussian
 from .robust import Robust, gaussian_update
-from .rules import Conditional, Linearized, Moments, inside
+from .rules import inside
 from .steps import Conditioned, Passed, Predicted
 
 

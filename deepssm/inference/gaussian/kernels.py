@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit
 
 from ...ops.cache import kept
-from ..kalman.cpu.scalar.predict import _HALF_LOG_2PI, DRIVER, INLINE, pick, reflect
+from ...ops.small_matrices import DRIVER, HALF_LOG_2PI, INLINE, pick, reflect
 
 
 @njit(**INLINE)
@@ -89,7 +89,7 @@ def absorb_rows(o, n, cols, tiny, W, target, size, white):  # noqa: ANN001, ANN2
             wrong = wrong or abs(left) > 1e3 * tiny * size[i]
             continue
         white[c] = left / pivot
-        score -= 0.5 * white[c] * white[c] + math.log(pivot) + _HALF_LOG_2PI
+        score -= 0.5 * white[c] * white[c] + math.log(pivot) + HALF_LOG_2PI
         c += 1
     return c, score, exact, wrong
 

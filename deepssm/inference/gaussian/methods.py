@@ -6,16 +6,9 @@ import warnings
 from dataclasses import dataclass
 
 from .filter import GaussianFilter
+from .linearized import Moments
 from .robust import Robust
-from .rules import (
-    Moments,
-    cubature_points,
-    hermite_points,
-    simplex_points,
-    taylor,
-    unscented,
-    weighted,
-)
+from .rules import cubature_points, hermite_points, simplex_points, taylor, unscented, weighted
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -13,10 +13,34 @@ from ..online.protocol import checked_reading
 from ..online.state import Reading, as_numbers, require_state
 from . import steps as steps
 from .conditionals import Conditionals, bind, gaussian_start
-from .steps import Predicted
+from .linearized import Linearized, Moments
+from .steps import Conditioned, Predicted
 
-if TYPE_CHECKING:
-    from .filter import GaussianFilter
+
+class Stepping(Protocol):
+    """What a Gaussian filter does in a step, and which rules it follows."""
+
+    def rules(self, model: StateSpaceModel, conditionals: Conditionals) -> tuple[Moments, Moments]:
+        """Return the rules for transitions and emissions."""
+        ...
+
+    def moved(
+        self, rule: Moments, conditionals: Conditionals, t: int, mean: Tensor, factor: Tensor
+    ) -> Linearized:
+        """Linearise the transition that arrives at step `t`."""
+        ...
+
+    def updated(
+        self,
+        rule: Moments,
+        conditionals: Conditionals,
+        t: int,
+        prior: Predicted,
+        y: Tensor,
+        observed: Tensor,
+    ) -> tuple[Conditioned, Tensor]:
+        """Condition step `t` on `y`; return the trust in each component of it too."""
+        ...
 
 
 class OnlineGaussian:
@@ -35,7 +59,7 @@ class OnlineGaussian:
             rejected, NaN missing.
     """
 
-    def __init__(self, method: GaussianFilter, model: StateSpaceModel) -> None:
+    def __init__(self, method: Stepping, model: StateSpaceModel) -> None:
         self.log_likelihood = 0.0
         self.trust = torch.full((model.obs_dim,), torch.nan, dtype=model.dtype)
         self._method, self._model = method, model

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from ...core.autoregressive import refuse_feedback
 from ...core.gaussian import outer, psd_factor
+from ...core.methods import InferenceMethod
 from ...core.model import (
     GaussianInitial,
-    InferenceMethod,
     LinearConditional,
     LinearParameters,
     Series,
@@ -21,8 +21,8 @@ from ...core.results import Filtered, Forecast, Smoothed
 from ..kalman.method import Kalman
 from .conditionals import Conditionals, bind, gaussian_start
 from .filter import GaussianFilter
+from .linearized import Conditional, Moments, Wrap
 from .methods import Extended
-from .rules import Conditional, Moments, Wrap
 
 
 @dataclass(frozen=True)

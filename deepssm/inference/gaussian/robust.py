@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .rules import Linearized
+from .linearized import Linearized
 from .steps import Conditioned, condition
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ...core.gaussian import beside, outer, standard_normal_log_prob, tria
 from . import compiled_steps as compiled
-from .rules import Linearized
+from .linearized import Linearized
 
 
 class Predicted(NamedTuple):

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ...core.methods import InferenceMethod
 from ...core.model import (
     GaussianInitial,
-    InferenceMethod,
     LinearConditional,
     LinearParameters,
     Series,

@@ -11,14 +11,9 @@ from torch import Tensor
 
 from ...core.model import LinearGaussianModel, LinearParameters, Series, StateSpaceModel
 from ...core.results import Filtered, Forecast, Smoothed
-from . import backends as backends
+from . import backends, sequential
 from .autograd import autograd_log_likelihood
-from .conditioning import Answer, second_opinion
 from .cpu.gradient import exact_log_likelihood
-from .cpu.moments import filtered
-from .cpu.problem import Pass, Problem, prepare
-from .cpu.run import Backward, run_smoother
-from .diffuse import diffuse_moments, posterior_mix
 from .fixed_lag import fixed_lag
 from .online import OnlineKalman
 from .simulation_smoother import draw_observations, draw_paths
@@ -56,12 +51,7 @@ class Kalman:
         run = backends.start(self.backend, parameters, series.y)
         if run is not None:
             return backends.filtered(run, parameters, series.y)
-        problem = prepare(parameters, series.y)
-        answer, result = filtered(problem)
-        return Filtered(
-            *(_restore(x, problem, series.y) for x in answer),
-            ill_conditioned=_flag(parameters, series.y, problem, result, answer),
-        )
+        return sequential.filtered(parameters, series.y)
 
     def smooth(self, model: StateSpaceModel, series: Series) -> Smoothed:
         """Return smoothed moments and lag-one covariances."""
@@ -69,16 +59,7 @@ class Kalman:
         run = backends.start(self.backend, parameters, series.y)
         if run is not None:
             return backends.smoothed(run, parameters, series.y)
-        problem = prepare(parameters, series.y)
-        result, found = run_smoother(problem)
-        mean, cov, cross = _smooth_moments(problem, result, found)
-        return Smoothed(
-            mean=_restore(mean, problem, series.y),
-            cov=_restore(cov, problem, series.y),
-            cross_cov=_restore(cross, problem, series.y),
-            log_likelihood=_restore(torch.from_numpy(result.log_likelihood), problem, series.y),
-            ill_conditioned=_flag(parameters, series.y, problem, result),
-        )
+        return sequential.smoothed(parameters, series.y)
 
     def log_likelihood(self, model: StateSpaceModel, series: Series) -> Tensor:
         """Return `log p(y_t | y_{1:t-1})` in nats, `(*batch, time)`, differentiable."""
@@ -153,55 +134,11 @@ def _parameters(model: StateSpaceModel, series: Series) -> LinearParameters:
     return cast(LinearGaussianModel, model).linear_parameters(series.u, series.dt)
 
 
-def _flag(
-    parameters: LinearParameters,
-    y: Tensor,
-    problem: Problem,
-    result: Pass,
-    answer: Answer | None = None,
-) -> Tensor:
-    def again(parameters: LinearParameters, y: Tensor) -> Answer:
-        return filtered(prepare(parameters, y))[0]
-
-    bad, worst = _certainly_bad(problem, result), torch.from_numpy(result.worst)
-    bad = second_opinion(bad, worst, parameters, y, again, answer)
-    return bad.reshape(problem.batch).to(y.device)
-
-
-def _smooth_moments(
-    problem: Problem, result: Pass, found: Backward
-) -> tuple[Tensor, Tensor, Tensor]:
-    columns, cov, cross = (torch.from_numpy(x) for x in found)
-    if problem.sizes.k == 0 or problem.sizes.time == 0:
-        return columns[..., 0], cov, cross
-    mix, undetermined = posterior_mix(torch.from_numpy(result.info[:, -1:]))
-    slopes = (columns @ mix)[..., 1:]
-    cross[:, 1:] += slopes[:, 1:] @ slopes[:, :-1].mT
-    return *diffuse_moments(columns, cov, mix, undetermined), cross
-
-
 def _smoothed_mean(backend: backends.Backend, parameters: LinearParameters, y: Tensor) -> Tensor:
     run = backends.start(backend, parameters, y)
     if run is not None:
         return backends.smoothed_mean(run, parameters, y)
-    problem = prepare(parameters, y)
-    return _restore(_smooth_moments(problem, *run_smoother(problem))[0], problem, y)
-
-
-def _restore(x: Tensor, problem: Problem, y: Tensor) -> Tensor:
-    """Give back the batch axes, the dtype and the device of the data."""
-    x = x.expand(problem.sizes.series, *x.shape[1:]) if x.shape[:1] == (1,) else x
-    return x.reshape(*problem.batch, *x.shape[1:]).to(y.device, y.dtype)
-
-
-def _certainly_bad(problem: Problem, result: Pass) -> Tensor:
-    """Redundant rows, impossible data, diffuse directions that the data leave open."""
-    bad = torch.from_numpy(result.worst == 0.0).expand(problem.sizes.series)
-    # A sum is finite only if every step is, and costs a fraction of looking at each.
-    bad = bad | ~torch.from_numpy(result.log_likelihood).sum(-1).isfinite()
-    if problem.sizes.k and problem.sizes.time:
-        bad = bad | posterior_mix(torch.from_numpy(result.info[:, -1]))[1].any(-1)
-    return bad
+    return sequential.smoothed_mean(parameters, y)
 
 
 def _last(x: Tensor, horizon: int, event: int) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from ...core.model import InferenceMethod, StateSpaceModel
+from ...core.model import StateSpaceModel
 from .state import Reading
 
 
@@ -83,28 +83,6 @@ class OnlineMethod(Protocol):
     def online(self, model: StateSpaceModel) -> OnlineFilter:
         """Return a filter at the model's start."""
         ...
-
-
-def start_online(model: StateSpaceModel, method: InferenceMethod) -> OnlineFilter:
-    """Start an online filter.
-
-    Args:
-        model: The model.
-        method: How to filter.
-
-    Raises:
-        ValueError: The method works on whole series only.
-    """
-    if not isinstance(method, OnlineMethod):
-        raise ValueError(
-            f"`{type(method).__name__}` works on whole series and has no online form. Use "
-            "`Kalman()`, `Extended()`, `Unscented()`, `Switching()` or `ForwardBackward()`."
-        )
-    from .autoregressive import RememberingFilter
-
-    with torch.no_grad():
-        started = method.online(model)
-        return RememberingFilter(started, model) if model.reads_past else started
 
 
 def checked_reading(model: StateSpaceModel, y: Reading, like: Tensor) -> Tensor:

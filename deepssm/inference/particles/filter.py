@@ -15,8 +15,8 @@ from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import observed_log_prob, seeded
 from ...core.results import Filtered, Forecast, Smoothed
 from ..gaussian.conditionals import Conditionals, bind
-from ..gaussian.rules import Wrap, identity
-from ..guides.autoregressive import drawn_forecast, last_seen, run_on, state_at
+from ..gaussian.linearized import Wrap, identity
+from ..simulation.ahead import drawn_forecast, last_seen, run_on, state_at
 from .paths import ancestral_paths, backward_paths
 from .proposals import Bootstrap, Proposal, Propose, Proposed
 from .resampling import Resampling, effective_size, systematic

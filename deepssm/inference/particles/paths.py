@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from ..gaussian.conditionals import Conditionals
-from ..gaussian.rules import identity
+from ..gaussian.linearized import identity
 
 
 def backward_paths(

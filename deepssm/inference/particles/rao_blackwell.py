@@ -17,7 +17,7 @@ from ...core.pyro_sites import seeded
 from ...core.results import Filtered, Forecast, Smoothed
 from ..discrete.switching_mixtures import Mixture, SwitchingModel, Trace, at_step, joint_moments
 from ..discrete.switching_paths import backward_modes, draw_along, simulate, smooth_along
-from ..gaussian.rules import Linearized
+from ..gaussian.linearized import Linearized
 from ..gaussian.steps import condition
 from .paths import ancestral_paths
 from .resampling import Resampling, effective_size, systematic

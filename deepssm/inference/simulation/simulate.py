@@ -11,8 +11,8 @@ from torch.distributions import Distribution
 from ...core.model import LinearGaussianModel, Series, StateSpaceModel
 from ...core.pyro_sites import seeded
 from ...core.results import Simulated
-from ..guides.autoregressive import run_on
 from ..kalman.simulation_smoother import draw_observations, simulate_states
+from .ahead import run_on
 
 
 def simulate(

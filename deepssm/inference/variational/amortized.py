@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import seeded
 from ...core.results import Filtered, Forecast, Smoothed
-from ..guides.autoregressive import drawn_forecast, last_seen, run_on, state_at
 from ..guides.particle_filter import guided_filter
 from ..guides.posterior import GuideLaw
+from ..simulation.ahead import drawn_forecast, last_seen, run_on, state_at
 from .refine import refine
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import at, draw
-from ..guides.autoregressive import run_on
+from ..simulation.ahead import run_on
 
 
 def forecast_score(

@@ -14,9 +14,9 @@ import pyro
 import torch
 from torch import Tensor, nn
 
+from ...core.methods import Learned
 from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import seeded
-from ...core.results import Learned
 from ..guides.smoothing_guide import default_guide
 from . import distributed
 from .amortized import Amortized

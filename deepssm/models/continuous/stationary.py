@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...core.model import GaussianInitial
-from .tracking import ContinuousTime, Value, _last_entry
+from .tracking import ContinuousTime, Value, last_entry
 
 
 class Stationary(ContinuousTime):
@@ -75,7 +75,7 @@ class Matern(Stationary):
         rate, n = self._rate(), len(self.names)
         row = torch.stack([-math.comb(n, i) * rate ** (n - i) for i in range(n)])
         shift = torch.diag(rate.new_ones(n - 1), 1)
-        return shift + _last_entry(n, rate)[:, -1:] * row
+        return shift + last_entry(n, rate)[:, -1:] * row
 
     def stationary_cov(self) -> Tensor:
         """Return the covariances of the process and its derivatives, from the kernel at 0."""

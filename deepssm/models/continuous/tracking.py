@@ -205,7 +205,7 @@ class ConstantVelocity(ContinuousTime):
 
     def diffusion(self) -> Tensor:
         """Return noise on the highest derivative."""
-        return self.spectral_density * _last_entry(self.order, self.spectral_density)
+        return self.spectral_density * last_entry(self.order, self.spectral_density)
 
     def starting_values(self, change: Tensor, spread: Tensor, step: Tensor) -> dict[str, Tensor]:
         """Return the density that explains a tenth of the changes over one step."""
@@ -261,17 +261,17 @@ class Singer(ContinuousTime):
 
     def drift(self) -> Tensor:
         """Return two integrators behind a decaying acceleration."""
-        corner = _last_entry(3, self.manoeuvre_time)
+        corner = last_entry(3, self.manoeuvre_time)
         return torch.diag(corner.new_ones(2), 1) - corner / self.manoeuvre_time
 
     def diffusion(self) -> Tensor:
         """Return the noise that keeps the variance of the acceleration."""
         density = 2 * self.acceleration_variance / self.manoeuvre_time
-        return density * _last_entry(3, density)
+        return density * last_entry(3, density)
 
     def start(self) -> GaussianInitial:
         """Return flat position and velocity, stationary acceleration."""
-        corner = _last_entry(3, self.acceleration_variance)
+        corner = last_entry(3, self.acceleration_variance)
         eye = torch.eye(3, dtype=corner.dtype, device=corner.device)
         return GaussianInitial(corner[0], self.acceleration_variance * corner, eye[:, :2])
 
@@ -332,7 +332,7 @@ class CoordinatedTurn(ContinuousTime):
         return LinearConditional(C, C.new_zeros(1, 2), R[None])
 
 
-def _last_entry(n: int, like: Tensor) -> Tensor:
+def last_entry(n: int, like: Tensor) -> Tensor:
     """Return the `(n, n)` matrix whose only entry is a 1 in the last corner."""
     corner = like.new_zeros(n, n)
     corner[-1, -1] = 1.0

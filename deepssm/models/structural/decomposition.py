@@ -43,7 +43,7 @@ class Decomposition(Labelled, _DecompositionFields):
 
     def to_frame(self, level: float = 0.9, index: pd.Index | None = None) -> pd.DataFrame:
         """Return a frame with `<component>_mean`, `_sd`, `_lower` and `_upper`, one row a step."""
-        from ...core.results import _frame
+        from ...core.results import labelled_frame
 
         lower, upper = self.band(level)
         sd = self.variance.clamp_min(0).sqrt()
@@ -51,4 +51,4 @@ class Decomposition(Labelled, _DecompositionFields):
         for i, name in enumerate(self.names or ()):
             columns[f"{name}_mean"], columns[f"{name}_sd"] = self.mean[..., i], sd[..., i]
             columns[f"{name}_lower"], columns[f"{name}_upper"] = lower[..., i], upper[..., i]
-        return _frame(columns, index if index is not None else self.index)
+        return labelled_frame(columns, index if index is not None else self.index)

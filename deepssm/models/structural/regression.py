@@ -11,7 +11,7 @@ from torch.distributions import constraints
 from ...core.model import GaussianInitial
 from ..gaussian.linear_model import solve_stationary
 from .model import Component, Value
-from .trend_season import _diagonal
+from .trend_season import diagonal
 
 
 class Cycle(Component):
@@ -68,12 +68,12 @@ class Cycle(Component):
         angle = 2 * math.pi / self.period
         cos, sin = self.damping * angle.cos(), self.damping * angle.sin()
         A = torch.stack([cos, sin, -sin, cos], -1).unflatten(-1, (2, 2))
-        return A[..., None, :, :], _diagonal(self.variance, size=2)
+        return A[..., None, :, :], diagonal(self.variance, size=2)
 
     def start(self) -> GaussianInitial:
         """Return the stationary distribution."""
         variance = self.variance / (1 - self.damping.square())
-        return GaussianInitial(self.row.new_zeros(2), _diagonal(variance, size=2)[..., 0, :, :])
+        return GaussianInitial(self.row.new_zeros(2), diagonal(variance, size=2)[..., 0, :, :])
 
     def starting_values(self, scale: Tensor) -> dict[str, Tensor]:
         """Return a share of the variance of the changes, the cycle where it was."""
@@ -141,7 +141,7 @@ class Autoregressive(Component):
         phi, p = self.coefficients, self.state_dim
         shift = torch.diag_embed(self.row.new_ones(p - 1), -1)
         A = shift + self.row[:, None] * phi[..., None, :]
-        return A[..., None, :, :], _diagonal(self.variance, size=p) * torch.diag(self.row)
+        return A[..., None, :, :], diagonal(self.variance, size=p) * torch.diag(self.row)
 
     def start(self) -> GaussianInitial:
         """Return the stationary distribution."""

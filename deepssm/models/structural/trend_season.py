@@ -40,7 +40,7 @@ class LocalLevel(Component):
 
     def dynamics(self) -> tuple[Tensor, Tensor]:
         """Return the identity and the variance of the steps."""
-        return torch.ones_like(self.row)[None, None], _diagonal(self.level_variance)
+        return torch.ones_like(self.row)[None, None], diagonal(self.level_variance)
 
     def starting_values(self, scale: Tensor) -> dict[str, Tensor]:
         """Return a share of the variance of the changes."""
@@ -80,7 +80,7 @@ class LocalLinearTrend(Component):
     def dynamics(self) -> tuple[Tensor, Tensor]:
         """Return the double integrator and both variances."""
         A = self.row.new_tensor([[1.0, 1.0], [0.0, 1.0]])
-        return A[None], _diagonal(self.level_variance, self.slope_variance)
+        return A[None], diagonal(self.level_variance, self.slope_variance)
 
     def starting_values(self, scale: Tensor) -> dict[str, Tensor]:
         """Return shares of the variance of the changes."""
@@ -130,7 +130,7 @@ class DampedTrend(LocalLinearTrend):
         eye = self.row.new_tensor([[1.0, 1.0], [0.0, 0.0]])
         corner = self.row.new_tensor([[0.0, 0.0], [0.0, 1.0]])
         A = eye + self.damping[..., None, None, None] * corner
-        return A, _diagonal(self.level_variance, self.slope_variance)
+        return A, diagonal(self.level_variance, self.slope_variance)
 
     def start(self) -> GaussianInitial:
         """Return a flat level and a stationary slope."""
@@ -194,7 +194,7 @@ class Seasonal(Component):
 
     def dynamics(self) -> tuple[Tensor, Tensor]:
         """Return the rotations and one variance for all harmonics."""
-        return self.rotation, _diagonal(self.variance, size=self.state_dim)
+        return self.rotation, diagonal(self.variance, size=self.state_dim)
 
     def starting_values(self, scale: Tensor) -> dict[str, Tensor]:
         """Return a share of the variance of the changes."""
@@ -242,14 +242,14 @@ class DummySeasonal(Component):
         """Return the shift of the effects; noise enters the newest."""
         A = torch.diag_embed(self.row.new_ones(self.state_dim - 1), -1)
         A = A - torch.outer(self.row, torch.ones_like(self.row))
-        return A[None], _diagonal(self.variance, size=self.state_dim) * torch.diag(self.row)
+        return A[None], diagonal(self.variance, size=self.state_dim) * torch.diag(self.row)
 
     def starting_values(self, scale: Tensor) -> dict[str, Tensor]:
         """Return a share of the variance of the changes."""
         return {"variance": 1e-2 * scale}
 
 
-def _diagonal(*variances: Tensor, size: int | None = None) -> Tensor:
+def diagonal(*variances: Tensor, size: int | None = None) -> Tensor:
     """Return `(*series, 1, n, n)` from variances `(*series)`, or one variance `size` times."""
     stacked = torch.stack(torch.broadcast_tensors(*variances), -1)
     if size is not None:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from ....core.model import GaussianInitial, LinearConditional, LinearParameters
+from ....ops.threads import in_threads
 from ..diffuse import posterior_mix
-from .problem import Pass, Problem, in_threads, prepare
+from .problem import Pass, Problem, prepare
 from .run import NOTHING, SCORE, run_forward, shared_pattern
 from .vector.shared import Together, filter_for_score
 from .vector.shared_gradient import constant, score_together, shapes

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +14,6 @@ from ....core.model import LinearConditional, LinearParameters
 
 # Compiling for given sizes takes seconds, once, and saves a third of each step of a small model.
 _SMALL, _LONG = 4, 10_000
-_LINE = 8  # numbers in a cache line
 
 
 class Sizes(NamedTuple):
@@ -28,6 +25,11 @@ class Sizes(NamedTuple):
     p: int
     k: int
     q: int
+
+    @property
+    def work(self) -> int:
+        """Multiplications of a filter, roughly."""
+        return self.series * self.time * (self.n + self.p) ** 2
 
     @property
     def constants(self) -> tuple[int, int, int, int] | None:
@@ -165,35 +167,6 @@ def allocate(size: Sizes, steps: int, slots: int | None = None) -> Pass:
     )
 
 
-def lines(*shape: int) -> np.ndarray:
-    """Make room that begins with a cache line, which takes a vector in one piece."""
-    size = math.prod(shape)
-    room = np.empty(size + _LINE)
-    first = -room.ctypes.data % (8 * _LINE) // 8
-    return room[first : first + size].reshape(shape)
-
-
-def in_threads(
-    kernel: Callable[..., None],
-    size: Sizes,
-    *arguments: Any,  # noqa: ANN401
-    space: Callable[[], Any] = tuple,
-) -> None:
-    """Call a kernel on ranges of series, one thread and one scratch `space()` each."""
-    work = size.series * size.time * (size.n + size.p) ** 2
-    parts = min(torch.get_num_threads(), size.series) if work > 200_000 else 1
-
-    def call(first: int, last: int) -> None:
-        kernel(first, last, *arguments, space())
-
-    if parts == 1:
-        return call(0, size.series)
-    edges = [size.series * i // parts for i in range(parts + 1)]
-    call(0, 0)  # compiles once, before the threads start
-    with ThreadPoolExecutor(parts) as pool:
-        list(pool.map(call, edges[:-1], edges[1:]))
-
-
 def _start(parameters: LinearParameters, batch: torch.Size) -> tuple[np.ndarray, np.ndarray]:
     start = parameters.initial
     mean, cov = _f64(start.mean)[..., None], start.cov
@@ -225,7 +198,7 @@ def spread_along(directions: Tensor, noise: Tensor) -> Tensor:
 
 def _factor(cov: Tensor, name: str) -> np.ndarray:
     """Lower factor of a covariance; the short way for one regular matrix, else the careful one."""
-    from .scalar.factors import regular_factor
+    from .scalar.covariances import regular_factor
 
     values, n = _f64(cov), cov.shape[-1]
     if values.size == n * n and values.shape[-2] == n:

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from .problem import Pass, Problem, allocate, in_threads
+from ....ops.threads import in_threads
+from .problem import Pass, Problem, allocate
 from .vector.individual import lane_log_likelihood, lane_smoother
 from .vector.shared import run_shared, smooth_shared
 

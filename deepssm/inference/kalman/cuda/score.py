@@ -1,6 +1,6 @@
 """The gradient of the log-likelihood as a CUDA kernel of one thread a series.
 
-The steps of `kalman/cpu/scalar/score.py`, compiled for the other target. As in the smoother's kernel the
+The steps of `cpu/scalar/score.py`, compiled for the other target. As in the smoother's kernel the
 filter leaves predicted moments alone, and each step is conditioned again.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from ..cpu.scalar import predict as steps
+from ....ops import small_matrices
 from ..cpu.scalar import score as score
 from ..cpu.scalar import update as update
 from .filter import loading_step
@@ -43,7 +43,7 @@ def stepping(n: int, p: int) -> Any:  # noqa: ANN401
     """
     second, first = ported(score.second_moments), ported(score.first_moments)
     emission, cross = ported(score.emission_scores), ported(score.cross_scores)
-    copy = ported(steps.copy_matrix)
+    copy = ported(small_matrices.copy_matrix)
     square = max(n, p)
 
     @device
@@ -155,7 +155,7 @@ def _moments(n: int) -> Any:  # noqa: ANN401
 
 @cache
 def _zeros(n: int, p: int) -> Any:  # noqa: ANN401
-    clear = ported(steps.clear)
+    clear = ported(small_matrices.clear)
 
     @device
     def fresh(r, N, dA, dC, dR, dd, dy):  # noqa: ANN001, ANN202

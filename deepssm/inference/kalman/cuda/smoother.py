@@ -1,8 +1,8 @@
 """The two-filter smoother as a CUDA kernel of one thread a series.
 
-What the future says of a state is carried as whitened equations, as in `kalman/cpu/scalar/smoother.py`, whose
-steps are compiled here for the other target. The filter leaves predicted moments alone; filtered
-ones are found again, which costs less than to write and read them.
+What the future says of a state is carried as whitened equations, as in `cpu/scalar/smoother.py`,
+whose steps are compiled here for the other target. The filter leaves predicted moments alone;
+filtered ones are found again, which costs less than to write and read them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from ..cpu.scalar import predict as steps
+from ....ops import small_matrices
 from ..cpu.scalar import smoother as backward
 from .filter import loading_step
 from .steps import (
@@ -82,7 +82,7 @@ def smoother_kernel(n: int, p: int) -> Any:  # noqa: ANN401
     (load, save), vector, write = loading(), loading_vectors(), covariance_writer(n)
     (arrive, observe, shift), condition = loading_step(n, p), conditioning(n, p)
     recede, link, combine = receding(n, p), linking(n), ported(backward.combine)
-    clear = ported(steps.clear)
+    clear = ported(small_matrices.clear)
 
     @cuda.jit(fastmath=False)
     def run(params, y, a_in, L_in, mean_out, cov_out, cross_out):  # noqa: ANN001, ANN202

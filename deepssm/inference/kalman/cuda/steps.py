@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 from numba.core.dispatcher import Dispatcher
 
+from ....ops import small_matrices
+from ....ops.small_matrices import EPS, HALF_LOG_2PI
 from ..cpu.scalar import predict as steps
 from ..cpu.scalar import update as update
-from ..cpu.scalar.predict import _EPS, _HALF_LOG_2PI
 
 
 def _target() -> Any:  # noqa: ANN401
@@ -147,7 +148,7 @@ def prediction(n: int) -> Callable[..., None]:
 def _reflections(i: int, n: int) -> Callable[..., None]:
     if i == n:
         return _nothing()
-    reflect, others = ported(steps.reflect), _reflections(i + 1, n)
+    reflect, others = ported(small_matrices.reflect), _reflections(i + 1, n)
 
     @device
     def triangularise(W):  # noqa: ANN001, ANN202
@@ -174,7 +175,7 @@ def conditioning(n: int, p: int) -> Callable[..., tuple[float, float]]:
     every component has its place, and missing ones are skipped where they stand.
     """
     components, width = _components(0, n, p), n + 1
-    copy, decorrelate = ported(steps.copy_matrix), ported(steps.decorrelate)
+    copy, decorrelate = ported(small_matrices.copy_matrix), ported(steps.decorrelate)
     smallest_part = ported(update.smallest_part)
 
     @device
@@ -227,10 +228,10 @@ def _components(i: int, n: int, p: int) -> Callable[..., None]:
                 v -= H[i, j] * m[j, 0]
             scale = scale_of_row(n, C, R, L, i) if i > 0 else s
             sums[1] = min(sums[1], s / scale) if scale > 0.0 else 0.0
-            size, limit = size_of_parts(n, H[i], m, y[i]), 8.0 * _EPS * (n + p)
+            size, limit = size_of_parts(n, H[i], m, y[i]), 8.0 * EPS * (n + p)
             if M[i, i] == 0.0 and s <= limit * limit * max(scale, size * size):
                 sums[1] = 0.0  # without noise and known already: redundant, or impossible
-                if abs(v) > 1e6 * _EPS * size:
+                if abs(v) > 1e6 * EPS * size:
                     sums[0] = -math.inf
             else:
                 admit(s, v, m, F, M, f, G, sums)
@@ -254,7 +255,7 @@ def _admission(i: int, n: int, p: int) -> Callable[..., None]:
         if not 1e-200 < sums[2] < 1e200:
             sums[0] -= 0.5 * math.log(sums[2])
             sums[2] = 1.0
-        sums[0] += -0.5 * e * e - _HALF_LOG_2PI
+        sums[0] += -0.5 * e * e - HALF_LOG_2PI
         sums[3] = 1.0
 
     return admit

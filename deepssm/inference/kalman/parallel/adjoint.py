@@ -1,7 +1,7 @@
 r"""The log-likelihood of the batched backends as one differentiable function.
 
-Its backward pass is the smoother, as in `kalman/cpu/scalar/score.py`, for all steps at once: with whitened
-innovation `e`, gain `G` and emission `H`, and with `r, N` of the filtered state,
+Its backward pass is the smoother, as in `cpu/scalar/score.py`, for all steps at once: with
+whitened innovation `e`, gain `G` and emission `H`, and with `r, N` of the filtered state,
 
     x = e - G' r,  r <- r + H' x,  N <- H' H + (I - G H)' N (I - G H),
 
@@ -23,7 +23,7 @@ from ....core.gaussian import outer
 from ....core.model import LinearParameters
 from .diffuse_columns import Known
 from .layout import Columns, fold, restore
-from .scan import Forward
+from .passes import Forward
 from .scan_smoother import Adjoint, Smoothing, before
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from ....linear.prefix import prefix_products
 from ..diffuse import solve_equations, spread
 from .layout import Columns
-from .scan import Forward
+from .passes import Forward
 
 # Slopes so small a part of their largest change no digit of any coefficient.
 _GONE = 1e-30

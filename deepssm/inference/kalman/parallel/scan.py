@@ -16,7 +16,7 @@ the operator is made here.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -24,53 +24,10 @@ from torch import Tensor
 from ....core.gaussian import outer, standard_normal_log_prob, tria
 from ....linear.prefix import Element, prefix_products
 from .layout import Columns
+from .passes import Forward, Gains
 
 if TYPE_CHECKING:
-    from .stationary import Plan
-
-
-class Gains(NamedTuple):
-    """What a step does to second moments; all `(slots, members, ...)`.
-
-    Attributes:
-        L: Factor of the predicted covariance, `(n, n)`. F: of the filtered one.
-        G: Whitened gain, `(n, p)`. H: Whitened emission `S^{-1/2} C`, `(p, n)`.
-        W: `S^{-1/2}`, `(p, p)`; rows of missing components are zero in `H` and `W`.
-        volume: `log |S| / 2` of what is observed, `()`.
-        worst: Smallest part of a deviation that an observation or its noise leaves, `()`.
-    """
-
-    L: Tensor
-    F: Tensor
-    G: Tensor
-    H: Tensor
-    W: Tensor
-    volume: Tensor
-    worst: Tensor
-
-    def at(self, slot: Tensor | slice | None) -> Gains:
-        """Return the gains of each step, given which slot each one uses."""
-        return self if slot is None else Gains(*(x[slot] for x in self))
-
-
-class Forward(NamedTuple):
-    """Filtered and predicted moments of all steps.
-
-    Attributes:
-        a: Predicted means, `(time, members, n, columns)`. m: Filtered means.
-        e: Whitened innovations, `(time, members, p, columns)`.
-        log_likelihood: `(time, members, columns)`.
-        gains: Second moments. slot: Which of them each step uses, or `None`: its own.
-        plan: Which stretches were settled, if the stationary filter ran.
-    """
-
-    a: Tensor
-    m: Tensor
-    e: Tensor
-    log_likelihood: Tensor
-    gains: Gains
-    slot: Tensor | None = None
-    plan: Plan | None = None
+    pass
 
 
 def scan_filter(columns: Columns) -> Forward | None:

@@ -16,7 +16,8 @@ from torch import Tensor
 from ....core.gaussian import outer, tria
 from ....linear.prefix import prefix_products
 from .layout import Columns
-from .scan import Forward, Gains, combine, covariances, elements, eliminate, stack
+from .passes import Forward, Gains
+from .scan import combine, covariances, elements, eliminate, stack
 
 
 class Future(NamedTuple):

@@ -12,7 +12,6 @@ Source: Anderson & Moore (1979), Optimal Filtering, chapter 4.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,46 +20,13 @@ from ....core.gaussian import outer, psd_factor, standard_normal_log_prob
 from ....linear.chunk import chunked_by
 from ....linear.recurrence import View
 from ....linear.riccati import adjoint_innovations, innovations, lyapunov, steady_state
-from ....linear.system import LinearSystem
 from .layout import Columns
-from .scan import Forward, Gains, scan_filter, update
+from .passes import Forward, Gains, Plan, Settled, Stretch
+from .scan import scan_filter, update
 
 _SHORT = 16  # A shorter settled stretch is not worth a call.
 _RESOLVED = 1e-9  # Of a filtered variance, the least that the smoother may leave.
 _SETTLED = 1e-12  # Of a covariance; round-off keeps it from repeating to the last digit.
-
-
-class Settled(NamedTuple):
-    """A model's steady filter.
-
-    Attributes:
-        filter: From `(y - d, b)` to filtered means. adjoint: Its transpose, from `S^{-1} v`.
-        gains: One slot. cov: Filtered covariance, `(members or 1, n, n)`.
-        limit: What the smoother's `N` settles to, `(members or 1, n, n)`.
-        steps: After so many steps a small disturbance of the covariance has gone.
-    """
-
-    filter: LinearSystem
-    adjoint: LinearSystem
-    gains: Gains
-    cov: Tensor
-    limit: Tensor
-    steps: int
-
-
-class Stretch(NamedTuple):
-    """Steps `first ... last - 1`, settled or not."""
-
-    first: int
-    last: int
-    settled: bool
-
-
-class Plan(NamedTuple):
-    """How a series was divided."""
-
-    settled: Settled
-    stretches: list[Stretch]
 
 
 def stationary_filter(columns: Columns) -> Forward | None:

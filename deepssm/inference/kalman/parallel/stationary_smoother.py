@@ -19,7 +19,7 @@ from torch import Tensor
 from ....core.gaussian import outer, psd_factor
 from ....linear.structure import Dense
 from .layout import Columns
-from .scan import Forward
+from .passes import Forward, Plan, Settled
 from .scan_smoother import (
     Adjoint,
     Future,
@@ -29,7 +29,7 @@ from .scan_smoother import (
     scan_future,
     scan_smoother,
 )
-from .stationary import Plan, Settled, in_columns, in_rows, member, view_for
+from .stationary import in_columns, in_rows, member, view_for
 
 
 class _Part(NamedTuple):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
+
 from .....ops.cache import kept
-from .predict import DRIVER, copy_matrix
+from .....ops.small_matrices import DRIVER, copy_matrix
 
 
 @kept(**DRIVER)
@@ -41,3 +45,23 @@ def cross_covariances(first, last, shared, gain, cov, cross, _):  # noqa: ANN001
                     for j in range(n):
                         total += gain[s, i, r, j] * cov[s, t - 1, j, c]
                     cross[s, t, r, c] = total
+
+
+@kept(**DRIVER)
+def regular_factor(P: np.ndarray, L: np.ndarray) -> bool:
+    """Write the lower factor of `P` to `L`; false unless `P` is finite, symmetric and regular."""
+    n = P.shape[0]
+    for i in range(n):
+        for j in range(i + 1):
+            total = P[i, j]
+            if total != P[j, i]:
+                return False
+            for r in range(j):
+                total -= L[i, r] * L[j, r]
+            if i > j:
+                L[i, j], L[j, i] = total / L[j, j], 0.0
+            elif not 0.0 < total < math.inf:
+                return False
+            else:
+                L[i, i] = math.sqrt(total)
+    return True

@@ -19,17 +19,8 @@ import numpy as np
 from numba import njit
 
 from .....ops.cache import kept
-from .predict import (
-    DRIVER,
-    SPLICE,
-    clear,
-    copy_matrix,
-    copy_row,
-    pick,
-    predict_factor,
-    predict_mean,
-    settled,
-)
+from .....ops.small_matrices import DRIVER, SPLICE, clear, copy_matrix, copy_row, pick
+from .predict import predict_factor, predict_mean, settled
 from .steady import complete, fold, fold_space, log_volume, repeat, run_repeating
 from .steady_blocks import block_matrices, run_blocks
 from .update import condition

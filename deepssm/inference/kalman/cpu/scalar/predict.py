@@ -11,82 +11,11 @@ compile-time constants, which lets the compiler unroll every loop.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 from numba import njit
 
-# Not the whole of fastmath: `nnan` and `ninf` would remove the tests for missing data.
-_FAST = {"contract", "reassoc", "nsz", "arcp"}
-INLINE: dict[str, Any] = {"forceinline": True, "fastmath": _FAST, "error_model": "numpy"}
-# For functions that call others, which are inlined before sizes are lost: LLVM inlines one that is
-# optimised already, with all that it calls, for sizes unknown to it.
-SPLICE: dict[str, Any] = {"inline": "always"}
-# Drivers allocate nothing, so that numba need not count references to every view of an array.
-DRIVER: dict[str, Any] = {
-    "nogil": True, "fastmath": _FAST, "error_model": "numpy", "_nrt": False,
-}  # fmt: skip
-_EPS = 2.220446049250313e-16
-_UNDERFLOW = 1e-280  # squares whose reciprocal is not a number
-_HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
-
-
-@njit(inline="always")
-def pick(t: int, size: int) -> int:
-    """Index of entry `t` along an axis that has one entry a step, or a single one."""
-    return t if size > 1 else 0
-
-
-@njit(**INLINE)
-def clear(rows: int, cols: int, X: np.ndarray) -> None:
-    """`X[:rows, :cols] = 0`."""
-    for i in range(rows):
-        for j in range(cols):
-            X[i, j] = 0.0
-
-
-@njit(**INLINE)
-def copy_matrix(rows: int, cols: int, source: np.ndarray, target: np.ndarray) -> None:
-    """`target[:rows, :cols] = source[:rows, :cols]`."""
-    for i in range(rows):
-        for j in range(cols):
-            target[i, j] = source[i, j]
-
-
-@njit(**INLINE)
-def copy_row(size: int, source: np.ndarray, target: np.ndarray) -> None:
-    """`target[:size] = source[:size]`."""
-    for i in range(size):
-        target[i] = source[i]
-
-
-@njit(**INLINE)
-def reflect(W: np.ndarray, i: int, c: int, rows: int, cols: int) -> float:
-    """Zero `W[i, c+1:cols]` by a Householder reflection of the columns; return `W[i, c] >= 0`."""
-    square = 0.0
-    for j in range(c, cols):
-        square += W[i, j] * W[i, j]
-    if square < _UNDERFLOW:
-        for j in range(c, cols):
-            W[i, j] = 0.0
-        return 0.0
-    norm = math.sqrt(square)
-    head = W[i, c] + math.copysign(norm, W[i, c])
-    beta = 1.0 / (norm * abs(head))
-    flip = -1.0 if head > 0.0 else 1.0
-    W[i, c] = head
-    for r in range(i + 1, rows):
-        dot = 0.0
-        for j in range(c, cols):
-            dot += W[i, j] * W[r, j]
-        dot *= beta
-        for j in range(c, cols):
-            W[r, j] -= dot * W[i, j]
-        W[r, c] *= flip
-    W[i, c] = norm
-    for j in range(c + 1, cols):
-        W[i, j] = 0.0
-    return norm
+from .....ops.small_matrices import EPS, INLINE, SPLICE, reflect
 
 
 @njit(**INLINE)
@@ -109,7 +38,7 @@ def decorrelate(R: np.ndarray, order: np.ndarray, o: int, M: np.ndarray) -> None
             for r in range(j):
                 total -= M[i, r] * M[j, r] * M[r, r]
             if i == j:
-                small = total <= 8.0 * _EPS * o * R[order[i], order[i]]
+                small = total <= 8.0 * EPS * o * R[order[i], order[i]]
                 M[i, i] = 0.0 if small else total
             else:
                 M[i, j] = total / M[j, j] if M[j, j] > 0.0 else 0.0
@@ -180,6 +109,6 @@ def settled(n: int, L: np.ndarray, old: np.ndarray) -> bool:
         for j in range(n):
             square += L[i, j] * L[i, j]
             change = max(change, abs(L[i, j] - old[i, j]))
-        if change > 4.0 * _EPS * math.sqrt(square):
+        if change > 4.0 * EPS * math.sqrt(square):
             return False
     return True

@@ -21,7 +21,8 @@ import numpy as np
 from numba import njit
 
 from .....ops.cache import kept
-from .predict import DRIVER, INLINE, SPLICE, clear, copy_matrix, copy_row, pick, settled
+from .....ops.small_matrices import DRIVER, INLINE, SPLICE, clear, copy_matrix, copy_row, pick
+from .predict import settled
 from .steady_score import add_run, run_space, score_matrices, score_run
 
 

@@ -18,18 +18,8 @@ import numpy as np
 from numba import njit
 
 from .....ops.cache import kept
-from .predict import (
-    DRIVER,
-    INLINE,
-    SPLICE,
-    clear,
-    copy_matrix,
-    decorrelate,
-    observed,
-    pick,
-    reflect,
-    settled,
-)
+from .....ops.small_matrices import DRIVER, INLINE, SPLICE, clear, copy_matrix, pick, reflect
+from .predict import decorrelate, observed, settled
 
 # A noiseless row enters the smoother with this fraction of its predicted deviation as noise.
 _NOISELESS = 1e-9

@@ -7,7 +7,8 @@ import math
 import numpy as np
 from numba import njit
 
-from .predict import _HALF_LOG_2PI, INLINE, SPLICE, absorb, pick
+from .....ops.small_matrices import HALF_LOG_2PI, INLINE, SPLICE, pick
+from .predict import absorb
 from .steady_blocks import block_space
 
 
@@ -25,7 +26,7 @@ def log_volume(p: int, chol: np.ndarray) -> float:
     """Log-density of a complete observation whose whitened innovation is zero."""
     total = 0.0
     for i in range(p):
-        total -= _HALF_LOG_2PI + math.log(chol[i, i])
+        total -= HALF_LOG_2PI + math.log(chol[i, i])
     return total
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from .predict import INLINE, SPLICE
+from .....ops.small_matrices import INLINE, SPLICE
 
 BLOCK = 4  # steps in a block: more shorten the chain from block to block, and cost products
 

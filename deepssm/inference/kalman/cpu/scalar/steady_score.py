@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from .predict import INLINE, SPLICE, clear
+from .....ops.small_matrices import INLINE, SPLICE, clear
 
 
 def run_space(n: int, p: int) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:

@@ -14,16 +14,8 @@ import math
 import numpy as np
 from numba import njit
 
-from .predict import (
-    _EPS,
-    _HALF_LOG_2PI,
-    INLINE,
-    SPLICE,
-    absorb,
-    copy_matrix,
-    decorrelate,
-    observed,
-)
+from .....ops.small_matrices import EPS, HALF_LOG_2PI, INLINE, SPLICE, copy_matrix
+from .predict import absorb, decorrelate, observed
 
 
 @njit(**INLINE)
@@ -148,10 +140,10 @@ def condition(n, p, k, C, d, R, y, a, L, m, F, G, chol, E, rows, U, work):  # no
         worst = min(worst, s / scale) if scale > 0.0 else 0.0
         place[i] = -1
         if noise == 0.0:
-            size, limit = size_of_parts(n, H[i], m, y[row]), 8.0 * _EPS * (n + o)
+            size, limit = size_of_parts(n, H[i], m, y[row]), 8.0 * EPS * (n + o)
             if s <= limit * limit * max(scale, size * size):
                 worst = 0.0
-                if abs(v[0]) > 1e6 * _EPS * size:
+                if abs(v[0]) > 1e6 * EPS * size:
                     ll = -np.inf
                 continue
         root = math.sqrt(s)
@@ -166,7 +158,7 @@ def condition(n, p, k, C, d, R, y, a, L, m, F, G, chol, E, rows, U, work):  # no
         if not 1e-200 < volume < 1e200:
             ll -= 0.5 * math.log(volume)
             volume = 1.0
-        ll += (absorb(U, k, v) if k > 0 else -0.5 * v[0] * v[0]) - _HALF_LOG_2PI
+        ll += (absorb(U, k, v) if k > 0 else -0.5 * v[0] * v[0]) - HALF_LOG_2PI
         c += 1
     worst = min(worst, smallest_part(n, L, F)) if c > 0 else worst
     return c, ll - 0.5 * math.log(volume), math.sqrt(worst)

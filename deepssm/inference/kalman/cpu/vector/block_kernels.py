@@ -15,7 +15,7 @@ from numba import njit
 
 from .....ops.cache import kept
 from .....ops.simd_products import LANES, add_outer, product
-from ..scalar.predict import DRIVER, SPLICE
+from .....ops.small_matrices import DRIVER, SPLICE
 
 BLOCK = LANES  # steps of a block
 

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..problem import Pass, Problem, Sizes, allocate, in_threads
+from .....ops.threads import in_threads
+from ..problem import Pass, Problem, Sizes, allocate
 
 Arrays = tuple[np.ndarray, ...]
 

@@ -34,7 +34,7 @@ from .....ops.simd import (
     where_less,
     where_number,
 )
-from ..scalar.predict import _EPS, _HALF_LOG_2PI, DRIVER
+from .....ops.small_matrices import DRIVER, EPS, HALF_LOG_2PI
 from .individual_steps import (
     CALLED,
     copy_lanes,
@@ -205,7 +205,7 @@ def condition_lanes(n, p, model, noise, state, f, worst):  # noqa: ANN001, ANN20
         e = where_number(get(Z, i), mul(v, inverse), zero)
         update_factor(n, f, inverse, shrink, e, m, F)
         ll = sub(ll, mul(fill(0.5), mul(e, e)))
-        ll = sub(ll, where_number(get(Z, i), fill(_HALF_LOG_2PI), zero))
+        ll = sub(ll, where_number(get(Z, i), fill(HALF_LOG_2PI), zero))
         volume = mul(volume, where_number(get(Z, i), mantissa(s), one))
         power = add(power, where_number(get(Z, i), exponent(s), zero))
     put(worst, 0, smallest_left(n, L, F, least))
@@ -250,7 +250,7 @@ def lane_forward(first, last, base, plan, sources, start, y, out, keep, space): 
                 load_model(sources, series[g], times, model)
             if mixed or t == 0 or varying:
                 lost = decorrelate_lanes(p, model[5], Y, M, D)
-                if any_less(lost, fill(8.0 * _EPS * p)):
+                if any_less(lost, fill(8.0 * EPS * p)):
                     worst[g, 0] = -1.0  # a redundant component
                     break
             if t == 0:

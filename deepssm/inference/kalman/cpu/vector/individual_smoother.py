@@ -27,7 +27,7 @@ from .....ops.simd import (
     sub_product,
     where_number,
 )
-from ..scalar.predict import DRIVER
+from .....ops.small_matrices import DRIVER
 from .individual_filter import at_step, decorrelate_lanes, load_model, whiten_rows
 from .individual_steps import (
     CALLED,

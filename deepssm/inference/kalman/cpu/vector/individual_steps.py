@@ -1,6 +1,6 @@
 """Building blocks of the Kalman kernels that run eight series at a time.
 
-What they do is what their scalar namesakes in `kalman/cpu/scalar/predict.py` and `kalman/cpu/scalar/update.py` do. All
+What they do is what their scalar namesakes in `scalar/predict.py` and `scalar/update.py` do. All
 matrices are row by row in arrays of `lane_values`, so an entry is `X[i * width + j]`.
 """
 
@@ -29,7 +29,7 @@ from .....ops.simd import (
     where_less,
     with_sign,
 )
-from ..scalar.predict import _UNDERFLOW, pick
+from .....ops.small_matrices import UNDERFLOW, pick
 
 _LN2 = math.log(2.0)
 # Not inlined by force: a call costs little beside eight series, and compiling half as long.
@@ -94,7 +94,7 @@ def reflect_lanes(W, width, i, first, last, rows):  # noqa: ANN001, ANN201
         w = get(W, i * width + j)
         square = add_product(w, w, square)
     one, head = fill(1.0), get(W, i * width + first)
-    limit = fill(_UNDERFLOW)
+    limit = fill(UNDERFLOW)
     norm = root(square)
     pivot = add(head, with_sign(norm, head))
     beta = where_less(

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ..problem import Pass, Problem, in_threads, lines
+from .....ops.memory import lines
+from .....ops.threads import in_threads
+from ..problem import Pass, Problem
 
 if TYPE_CHECKING:
     from .block_matrices import Filter

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ..problem import Problem, in_threads
+from .....ops.threads import in_threads
+from ..problem import Problem
 from .shared import Arrays, Together
 
 Array = np.ndarray

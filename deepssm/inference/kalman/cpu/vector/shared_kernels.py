@@ -12,7 +12,8 @@ import numpy as np
 from numba import njit
 
 from .....ops.cache import kept
-from ..scalar.predict import DRIVER, INLINE, SPLICE, clear, copy_matrix, observed, pick, settled
+from .....ops.small_matrices import DRIVER, INLINE, SPLICE, clear, copy_matrix, pick
+from ..scalar.predict import observed, settled
 from ..scalar.smoother import backward_gain, mean_map, step_maps
 from ..scalar.steady import log_volume
 

@@ -1,11 +1,12 @@
-"""The gradient of many series with one model and one pattern of gaps; see `kalman/cpu/scalar/score.py`."""
+"""The gradient of many series with one model and one pattern of gaps; see `scalar/score.py`."""
 
 from __future__ import annotations
 
 from numba import njit
 
 from .....ops.cache import kept
-from ..scalar.predict import DRIVER, INLINE, SPLICE, clear, copy_matrix, pick, settled
+from .....ops.small_matrices import DRIVER, INLINE, SPLICE, clear, copy_matrix, pick
+from ..scalar.predict import settled
 from ..scalar.score import second_moments
 from .shared_kernels import WIDTH, affine, affine_t
 

@@ -2,7 +2,7 @@
 
 The lanes of a vector are eight series. Eight steps at a time their numbers are transposed in
 registers on the way in and out, so that memory is read and written once and in order. Steps move
-by the folded recursion of `kalman/cpu/scalar/steady.py`, whose matrices are stored for `ops/simd_products.py`.
+by the folded recursion of `scalar/steady.py`, its matrices stored for `ops/simd_products.py`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .....ops.simd_products import (
     two_rows,
     write_tile,
 )
-from ..scalar.predict import DRIVER, INLINE, SPLICE
+from .....ops.small_matrices import DRIVER, INLINE, SPLICE
 from ..scalar.steady import fold, log_volume
 
 BLOCK = LANES  # steps of a block

@@ -1,0 +1,116 @@
+"""What a silent sensor would have said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..core.methods import InferenceMethod
+from ..core.model import LinearGaussianModel, Series, StateSpaceModel
+from ..core.pyro_sites import completed, seeded
+from ..core.results import Imputed
+from .defaults import default_method
+from .validation import Data, as_series, labels_of, positive
+
+
+def impute(
+    model: StateSpaceModel,
+    y: Data,
+    u: Data | None = None,
+    *,
+    dt: Data | float | None = None,
+    lengths: Data | None = None,
+    num_samples: int = 200,
+    method: InferenceMethod | None = None,
+    generator: torch.Generator | None = None,
+) -> Imputed:
+    """Fill the gaps: draw from `p(y_missing | y_seen)`, component by component.
+
+    Args:
+        model: Any state space model.
+        y: Observations, `(*batch, time, obs)` or a frame; NaN is what is asked for.
+        u: Inputs, `(*batch, time, input)`.
+        dt: Time steps, a number or `(*batch, time)`.
+        lengths: Valid steps of each series, `(*batch,)`.
+        num_samples: Number of draws, at least 2.
+        method: How to infer; see `filter`.
+        generator: Source of randomness.
+
+    Returns:
+        Means, standard deviations and draws in the units of `y`.
+
+    Raises:
+        ValueError: the data do not fit the model, or `num_samples` is below 2.
+    """
+    series = as_series(model, y, u, dt, lengths)
+    inference = default_method(model) if method is None else method
+    found = imputed(model, series, inference, num_samples, generator)
+    return found.labelled(*labels_of(y))
+
+
+def imputed(
+    model: StateSpaceModel,
+    series: Series,
+    method: InferenceMethod,
+    num_samples: int,
+    generator: torch.Generator | None,
+) -> Imputed:
+    """Fill the gaps of checked data; see `impute`.
+
+    Raises:
+        ValueError: `num_samples` is below 2.
+    """
+    if positive("num_samples", num_samples) < 2:
+        raise ValueError(f"`num_samples` must be at least 2 for a spread, got {num_samples}.")
+    with torch.no_grad():
+
+        def draw(inference: InferenceMethod, count: int) -> tuple[Tensor, Tensor]:
+            return complete_draws(model, series, inference, count, generator)
+
+        draws = drawn_with_parameters(method, draw, num_samples)[1]
+        seen = ~torch.isnan(series.y)
+        sd = torch.where(seen, torch.zeros_like(draws[0]), draws.std(0))
+        return Imputed(torch.where(seen, series.y, draws.mean(0)), sd, draws)
+
+
+def drawn_with_parameters(
+    method: InferenceMethod,
+    draw: Callable[[InferenceMethod, int], tuple[Tensor, ...]],
+    num_samples: int,
+) -> tuple[Tensor, ...]:
+    """Draw, readings too under the parameters their states were drawn with, if those vary."""
+    from ..inference.estimation.parameter_average import ParameterAverage
+
+    if isinstance(method, ParameterAverage):
+        return method.mixed(lambda count: draw(method.inference, count), num_samples)
+    return draw(method, num_samples)
+
+
+def complete_draws(
+    model: StateSpaceModel,
+    series: Series,
+    method: InferenceMethod,
+    num_samples: int,
+    generator: torch.Generator | None,
+) -> tuple[Tensor, Tensor]:
+    """Draw states and whole readings given what was seen."""
+    from ..inference.guides.autoregressive import fill
+    from ..inference.guides.linearized_guide import LinearizedGuide
+    from ..inference.guides.smoothing_guide import has_real_values
+    from ..inference.kalman.noises import completed_readings
+
+    if model.reads_past:
+        with seeded(generator):
+            guide = getattr(method, "guide", None)
+            if guide is None and has_real_values(model, series):
+                guide = LinearizedGuide()
+            size = max(500, num_samples, getattr(method, "num_particles", 0))
+            return fill(model, series, num_samples, guide, size)
+    z = method.sample_posterior(model, series, num_samples, generator)
+    if isinstance(model, LinearGaussianModel):
+        emission = model.linear_parameters(series.u, series.dt).emission
+        return z, completed_readings(emission, z, series.y, generator)
+    with seeded(generator):
+        return z, completed(model.emission(z, series.u), series.y)

@@ -1,0 +1,98 @@
+"""What a method of inference or learning can do: the contracts that `models` and `api` rely on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from .model import Series, StateSpaceModel
+
+if TYPE_CHECKING:
+    from .results import Filtered, Forecast, Smoothed
+
+
+class Learned(NamedTuple):
+    """What a learner reports besides the parameters it moved in place.
+
+    Attributes:
+        method: How to infer states from now on (a trained guide, or the exact method).
+        objective: Final value of what was maximised, in nats, summed over all data.
+        history: One record a report step: `{"step": .., "objective": .., ...}`.
+        standard_errors: Of each constrained parameter by name, where the learner has them.
+        diagnostics: Scalars such as `aic`, `bic`, `gradient_norm`, `num_parameters`.
+        warnings: Sentences a user should read.
+    """
+
+    method: InferenceMethod
+    objective: float
+    history: list[dict[str, float]]
+    standard_errors: dict[str, Tensor]
+    diagnostics: dict[str, float]
+    warnings: list[str]
+
+
+class InferenceMethod(Protocol):
+    """Reasons about the states of a model whose parameters are given. A method is a value."""
+
+    def filter(self, model: StateSpaceModel, series: Series) -> Filtered:
+        """Return `p(z_t | y_{1:t})` and `p(z_t | y_{1:t-1})`."""
+        ...
+
+    def smooth(self, model: StateSpaceModel, series: Series) -> Smoothed:
+        """Return `p(z_t | y_{1:T})`."""
+        ...
+
+    def log_likelihood(self, model: StateSpaceModel, series: Series) -> Tensor:
+        """Return `log p(y_t | y_{1:t-1})` in nats, `(*batch, time)`."""
+        ...
+
+    def sample_posterior(
+        self,
+        model: StateSpaceModel,
+        series: Series,
+        num_samples: int,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Draw paths from `p(z_{1:T} | y_{1:T})`, `(num_samples, *batch, time, state)`."""
+        ...
+
+    def forecast(
+        self,
+        model: StateSpaceModel,
+        series: Series,
+        horizon: int,
+        num_samples: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Forecast:
+        """Forecast the last `horizon` steps of `series`, whose `y` is NaN there.
+
+        `series` holds the past followed by the future, so future inputs and time steps need no
+        second set of arguments.
+        """
+        ...
+
+
+@runtime_checkable
+class FixedLag(Protocol):
+    """A method that can smooth each state from the data up to some steps after it."""
+
+    def fixed_lag(self, model: StateSpaceModel, series: Series, lag: int) -> Smoothed:
+        """Return `p(z_t | y_{1:t+lag})` for every `t`."""
+        ...
+
+
+class LearningMethod(Protocol):
+    """Fits the free parameters of a model, in place. A method is a value."""
+
+    def fit(
+        self,
+        model: StateSpaceModel,
+        series: Series,
+        *,
+        progress: bool = True,
+        generator: torch.Generator | None = None,
+    ) -> Learned:
+        """Move the model's parameters; honour constraints, priors and frozen flags."""
+        ...
