@@ -89,7 +89,7 @@ def main(steps: int = 300, seed: int = 0) -> dict[str, float]:
     truth = z.argmax(-1)
     filtered = ds.filter(model, y, u).mean.argmax(-1)
     smoothed = ds.smooth(model, y, u).mean.argmax(-1)
-    path, _ = ds.inference.ForwardBackward().viterbi(model, ds.base.Series(y, u))
+    path, _ = ds.inference.ForwardBackward().viterbi(model, ds.Series(y, u))
     found = {
         "found by the filter": (filtered == truth).double().mean().item(),
         "found by the smoother": (smoothed == truth).double().mean().item(),

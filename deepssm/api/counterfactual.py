@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
+from ..core.abilities import LinearGaussianModel
 from ..core.autoregressive import fed, own_inputs, with_past
 from ..core.methods import InferenceMethod
-from ..core.model import LinearGaussianModel, Series, StateSpaceModel
+from ..core.model import Series, StateSpaceModel
 from ..core.pyro_sites import at, seeded
 from ..core.results import Simulated
 from .defaults import default_method

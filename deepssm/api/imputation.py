@@ -7,8 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..core.abilities import LinearGaussianModel
 from ..core.methods import InferenceMethod
-from ..core.model import LinearGaussianModel, Series, StateSpaceModel
+from ..core.model import Series, StateSpaceModel
 from ..core.pyro_sites import completed, seeded
 from ..core.results import Imputed
 from .defaults import default_method

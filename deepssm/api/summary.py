@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from ..core.abilities import LinearGaussianModel
 from ..core.methods import Learned
-from ..core.model import LinearGaussianModel, Readable, Series, StateSpaceModel
+from ..core.model import Readable, Series, StateSpaceModel
 from ..inference.estimation.objective import free_parameters, readable_parameters
 from .validation import Labels
 

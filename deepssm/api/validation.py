@@ -14,15 +14,12 @@ from torch import Tensor
 
 from ..core.autoregressive import with_past
 from ..core.methods import FixedLag, InferenceMethod, LearningMethod
-from ..core.model import Series, StateSpaceModel
+from ..core.model import Data, Series, StateSpaceModel
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from ..core.results import Smoothed
-
-Data = Tensor | ArrayLike
-"""A tensor, an array, or a pandas or polars frame."""
 
 
 class Labels(NamedTuple):

@@ -20,7 +20,7 @@ from .validation import learnable as learnable
 from .validation import to_learn as to_learn
 
 if TYPE_CHECKING:
-    from ..inference.online.protocol import OnlineFilter
+    from ..core.methods import OnlineFilter
 
 
 def filter(  # noqa: A001

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..core.model import LinearGaussianModel, Series, StateSpaceModel
+from ..core.abilities import LinearGaussianModel
+from ..core.model import Series, StateSpaceModel
 
 
 class Readings(NamedTuple):

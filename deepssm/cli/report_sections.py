@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..api.fit import Fit
-from ..core.model import LinearGaussianModel
+from ..core.abilities import LinearGaussianModel
 from ..core.results import Forecast, Smoothed
 from ..evaluation.backtests import Backtest
 from ..evaluation.calibration import reliability

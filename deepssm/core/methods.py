@@ -1,4 +1,8 @@
-"""What a method of inference or learning can do: the contracts that `models` and `api` rely on."""
+"""What a method of inference or of learning must do, and what it may do.
+
+A method is a value: a frozen dataclass, so that users complete and configure it. Whoever has the
+members of a Protocol here is such a method; nothing is registered.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from .model import Series, StateSpaceModel
+from .model import Data, Series, StateSpaceModel
 
 if TYPE_CHECKING:
     from .results import Filtered, Forecast, Smoothed
@@ -95,4 +99,52 @@ class LearningMethod(Protocol):
         generator: torch.Generator | None = None,
     ) -> Learned:
         """Move the model's parameters; honour constraints, priors and frozen flags."""
+        ...
+
+
+class OnlineFilter(Protocol):
+    """A running filter. `update` conditions on an observation, `predict` moves one step.
+
+    It starts at `p(z_1)`: the first call is `update`, then `predict` and `update` alternate.
+    A run over a series equals the batch filter.
+    """
+
+    @property
+    def log_likelihood(self) -> float:
+        """Sum of the log-densities of the observations so far, in nats."""
+        ...
+
+    def predict(self, dt: float | None = None, u: Data | None = None) -> None:
+        """Move the state one step; `dt` and `u` are those of the arriving step."""
+        ...
+
+    def update(self, y: Data, u: Data | None = None) -> float:
+        """Condition on one observation, `(obs,)`, NaN where missing; return its log-density."""
+        ...
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean of the current state, `(state,)`."""
+        ...
+
+    @property
+    def cov(self) -> Tensor:
+        """Covariance of the current state, `(state, state)`."""
+        ...
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return everything needed to go on later, as tensors."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from what `state_dict` returned."""
+        ...
+
+
+@runtime_checkable
+class OnlineMethod(Protocol):
+    """A method that can run one step at a time."""
+
+    def online(self, model: StateSpaceModel) -> OnlineFilter:
+        """Return a filter at the model's start."""
         ...

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from itertools import chain
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, TypeAlias
 
 import torch
+from numpy.typing import ArrayLike
 from pyro.nn import PyroModule
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
+from torch.nn.modules.conv import _ConvNd
+
+Data: TypeAlias = Tensor | ArrayLike
+"""A tensor, an array, a list of numbers, or a pandas or polars frame."""
+
+_LAYERS = (
+    nn.Linear, nn.Bilinear, nn.Embedding, nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase,
+    _ConvNd,
+)  # fmt: skip
 
 
 class Series(NamedTuple):
@@ -84,6 +94,8 @@ class StateSpaceModel(PyroModule):
         input_dim: Size of an input `u`; 0 when there is none.
         reads_past: Whether a step reads `y_{t-1}`; `Series.u` then holds it: `autoregressive.py`.
         reads_time: Whether a step depends on `dt`; if not, steps of several lengths are refused.
+        circular_state: Which components of `z` are angles in radians.
+        circular_obs: Which components of `y` are angles in radians.
     """
 
     state_dim: int
@@ -91,6 +103,8 @@ class StateSpaceModel(PyroModule):
     input_dim: int = 0
     reads_past: bool = False
     reads_time: bool = True
+    circular_state: tuple[int, ...] = ()
+    circular_obs: tuple[int, ...] = ()
 
     def initial(self) -> Distribution:
         """Return `p(z_1)` with event shape `(state,)`."""
@@ -122,6 +136,15 @@ class StateSpaceModel(PyroModule):
 
     def initialize_from(self, series: Series) -> None:
         """Set starting values of the parameters that the user left open; learners call it once."""
+
+    @property
+    def neural(self) -> bool:
+        """Whether networks stand in it, so that `SVI` learns it by default.
+
+        True where some part is a layer with a matrix of weights. A model of other networks, or
+        one whose layers are to be learnt by maximum likelihood, sets `neural` in its class.
+        """
+        return any(isinstance(part, _LAYERS) for part in self.modules())
 
     @property
     def state_names(self) -> tuple[str, ...]:
@@ -164,17 +187,3 @@ class Readable(NamedTuple):
     value: Tensor
     support: constraints.Constraint = constraints.real
     count: int | None = None
-
-
-@runtime_checkable
-class LinearGaussianModel(Protocol):
-    """A model whose three distributions are linear and Gaussian, and which can say so."""
-
-    def linear_parameters(self, u: Tensor | None, dt: Tensor | None) -> LinearParameters:
-        """Return the matrices; `B u` and `D u` are part of the offsets.
-
-        Args:
-            u: `(*batch, time, input)` or `None`.
-            dt: `(*batch, time)`, `()` or `None`.
-        """
-        ...

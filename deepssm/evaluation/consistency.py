@@ -7,7 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..core.model import LinearGaussianModel, Series
+from ..core.abilities import LinearGaussianModel
+from ..core.model import Series
 from ..core.results import Filtered
 from .scores import mask_gaussian
 

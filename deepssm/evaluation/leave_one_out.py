@@ -8,7 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..core.model import LinearGaussianModel, Series
+from ..core.abilities import LinearGaussianModel
+from ..core.model import Series
 from ..inference.kalman.disturbances import offset_scores, proper_scores
 
 # A pivot this small a part of its bound is round-off: the other steps leave the state open.

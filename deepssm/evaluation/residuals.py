@@ -7,8 +7,9 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
+from ..core.abilities import LinearGaussianModel
 from ..core.methods import InferenceMethod
-from ..core.model import LinearGaussianModel, Series, StateSpaceModel
+from ..core.model import Series, StateSpaceModel
 
 
 class ResidualTests(NamedTuple):

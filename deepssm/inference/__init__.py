@@ -1,5 +1,22 @@
 """How to reason about it: filters, smoothers, guides and learners."""
 
+from ..core.guides import Combiner as Combiner
+from ..core.guides import CombinerStep as CombinerStep
+from ..core.guides import Encoder as Encoder
+from ..core.guides import FilteringGuide as FilteringGuide
+from ..core.guides import Guide as Guide
+from ..core.guides import InitializesGuide as InitializesGuide
+from ..core.guides import Loss as Loss
+from ..core.guides import Objective as Objective
+from ..core.guides import PathCombiner as PathCombiner
+from ..core.guides import PosteriorLaw as PosteriorLaw
+from ..core.guides import RefinableGuide as RefinableGuide
+from ..core.methods import FixedLag as FixedLag
+from ..core.methods import InferenceMethod as InferenceMethod
+from ..core.methods import Learned as Learned
+from ..core.methods import LearningMethod as LearningMethod
+from ..core.methods import OnlineFilter as OnlineFilter
+from ..core.methods import OnlineMethod as OnlineMethod
 from .discrete.hidden_markov import ForwardBackward as ForwardBackward
 from .discrete.hidden_markov_pyro import enumerated as enumerated
 from .discrete.switching import Switching as Switching

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from ..core.abilities import LinearGaussianModel
 from ..core.methods import InferenceMethod
-from ..core.model import LinearGaussianModel, Series, StateSpaceModel
+from ..core.model import Series, StateSpaceModel
 from .labelled import Pointwise
 
 if TYPE_CHECKING:

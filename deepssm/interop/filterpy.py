@@ -15,7 +15,8 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from ..core.model import LinearGaussianModel, LinearParameters
+from ..core.abilities import LinearGaussianModel
+from ..core.model import LinearParameters
 from .filterpy_nonlinear import Changes, Emission, Migrated, Transition, migrate
 from .filterpy_read import drive, gain, gaussian, matrix
 

@@ -1,5 +1,15 @@
 """What the world is: state space models, classical and neural."""
 
+from ..core.abilities import ClosedFormEM as ClosedFormEM
+from ..core.abilities import ConditionallyLinear as ConditionallyLinear
+from ..core.abilities import DiscreteModel as DiscreteModel
+from ..core.abilities import HasReadableParameters as HasReadableParameters
+from ..core.abilities import HasWeightPrior as HasWeightPrior
+from ..core.abilities import LinearGaussianModel as LinearGaussianModel
+from ..core.abilities import NonAdditiveNoise as NonAdditiveNoise
+from ..core.abilities import PaintsImages as PaintsImages
+from ..core.abilities import ReadsEarlierObservations as ReadsEarlierObservations
+from ..core.abilities import SwitchingModel as SwitchingModel
 from .continuous.stationary import DampedOscillator as DampedOscillator
 from .continuous.stationary import Matern as Matern
 from .continuous.stationary import OrnsteinUhlenbeck as OrnsteinUhlenbeck

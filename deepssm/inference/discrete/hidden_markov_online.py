@@ -7,9 +7,9 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor
 
-from ...core.model import StateSpaceModel
-from ..online.protocol import checked_reading
-from ..online.state import Reading, as_numbers, require_state
+from ...core.model import Data, StateSpaceModel
+from ..online.state import as_numbers, require_state
+from ..online.wrapping import checked_reading
 
 
 class DiscreteModel(Protocol):
@@ -43,7 +43,7 @@ class OnlineForward:
     def __init__(self, model: StateSpaceModel) -> None:
         self.log_likelihood = 0.0
         self._model, self._chain = model, cast(DiscreteModel, model)
-        self._given: Reading | None = None
+        self._given: Data | None = None
         lags = int(getattr(model, "lags", 0))
         with torch.no_grad():
             self._log = self._chain.log_initial().clone()
@@ -51,7 +51,7 @@ class OnlineForward:
         self._readings = self._log.new_full((lags + 1, model.obs_dim), torch.nan)
 
     @torch.no_grad()
-    def predict(self, dt: float | None = None, u: Reading | None = None) -> None:
+    def predict(self, dt: float | None = None, u: Data | None = None) -> None:
         """Move the state one step.
 
         Args:
@@ -66,7 +66,7 @@ class OnlineForward:
         self._readings = torch.cat((self._readings[1:], empty))
 
     @torch.no_grad()
-    def update(self, y: Reading, u: Reading | None = None) -> float:
+    def update(self, y: Data, u: Data | None = None) -> float:
         """Condition on one observation and return its log-density in nats.
 
         Args:
@@ -115,7 +115,7 @@ class OnlineForward:
         self._readings = state["readings"].to(self._readings, copy=True)
         self.log_likelihood, self._given = float(state["log_likelihood"]), None
 
-    def _input(self, u: Reading | None) -> Tensor | None:
+    def _input(self, u: Data | None) -> Tensor | None:
         size = self._model.input_dim
         if not size:
             return None

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from ...core.gaussian import psd_factor
-from ...core.model import LinearParameters, StateSpaceModel
-from ..online.protocol import checked_reading
-from ..online.state import Reading, as_numbers, require_state
+from ...core.model import Data, LinearParameters, StateSpaceModel
+from ..online.state import as_numbers, require_state
+from ..online.wrapping import checked_reading
 from .switching_mixtures import Mixture, SwitchingModel, merge, moments
 from .switching_steps import move, start, update
 
@@ -43,7 +43,7 @@ class OnlineSwitching:
         self.log_likelihood = 0.0
         self._order: Literal[1, 2] = order
         self._model = model
-        self._input: Reading | None = None
+        self._input: Data | None = None
         self.refresh()
         with torch.no_grad():
             # Start and emission need no time step; kinematic modes may have none to offer.
@@ -55,7 +55,7 @@ class OnlineSwitching:
         self._steps: dict[float | None, _Step] = {}
 
     @torch.no_grad()
-    def predict(self, dt: float | None = None, u: Reading | None = None) -> None:
+    def predict(self, dt: float | None = None, u: Data | None = None) -> None:
         """Move the state one step.
 
         Args:
@@ -69,7 +69,7 @@ class OnlineSwitching:
         )
 
     @torch.no_grad()
-    def update(self, y: Reading, u: Reading | None = None) -> float:
+    def update(self, y: Data, u: Data | None = None) -> float:
         """Condition on one observation and return its log-density in nats.
 
         Args:
@@ -120,7 +120,7 @@ class OnlineSwitching:
         self._state = Mixture(*(state[name].to(own, copy=True) for name in Mixture._fields))
         self.log_likelihood, self._input = float(state["log_likelihood"]), None
 
-    def _read(self, dt: float | None, u: Reading | None) -> _Step:
+    def _read(self, dt: float | None, u: Data | None) -> _Step:
         """Return one step; those without inputs are kept."""
         if u is not None:
             return self._step(dt, u)
@@ -130,7 +130,7 @@ class OnlineSwitching:
             self._steps[dt] = self._step(dt, None)
         return self._steps[dt]
 
-    def _step(self, dt: float | None, u: Reading | None) -> _Step:
+    def _step(self, dt: float | None, u: Data | None) -> _Step:
         """Read entry 1 of a series of two, since entry 0 has no transition."""
         model, inputs = self._model, None
         if model.input_dim:

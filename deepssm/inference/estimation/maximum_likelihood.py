@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...core.abilities import LinearGaussianModel
 from ...core.methods import InferenceMethod, Learned
-from ...core.model import LinearGaussianModel, Series, StateSpaceModel
+from ...core.model import Series, StateSpaceModel
 from .delta_method import readable_errors, unknown
 from .maximum_likelihood_batch import Errors, fit_each
 from .objective import Objective, Vector, free_count, readable_parameters, replace_priors
@@ -138,6 +139,7 @@ class MaximumLikelihood:
 
 
 def default_inference(model: StateSpaceModel) -> InferenceMethod:
+    """Return the exact method for a model if there is one, else the unscented filter."""
     if isinstance(model, LinearGaussianModel):
         from ..kalman.method import Kalman
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from ...core.abilities import LinearGaussianModel
 from ...core.gaussian import mvn, psd_factor
-from ...core.model import LinearConditional, LinearGaussianModel, Series, StateSpaceModel
+from ...core.model import LinearConditional, Series, StateSpaceModel
 from .linearized import Wrap, circular
 
 StepConditional = Callable[[Tensor, int], Distribution]

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from ...core.gaussian import outer
-from ...core.model import Series, StateSpaceModel
-from ..online.protocol import checked_reading
-from ..online.state import Reading, as_numbers, require_state
+from ...core.model import Data, Series, StateSpaceModel
+from ..online.state import as_numbers, require_state
+from ..online.wrapping import checked_reading
 from . import steps as steps
 from .conditionals import Conditionals, bind, gaussian_start
 from .linearized import Linearized, Moments
@@ -63,7 +63,7 @@ class OnlineGaussian:
         self.log_likelihood = 0.0
         self.trust = torch.full((model.obs_dim,), torch.nan, dtype=model.dtype)
         self._method, self._model = method, model
-        self._input: Reading | None = None
+        self._input: Data | None = None
         with torch.no_grad():
             conditionals, series = self._bind(0.0, None)
             self._move, self._emit = method.rules(model, conditionals)
@@ -75,7 +75,7 @@ class OnlineGaussian:
             self._move, self._emit = self._method.rules(self._model, self._bind(0.0, None)[0])
 
     @torch.no_grad()
-    def predict(self, dt: float | None = None, u: Reading | None = None) -> None:
+    def predict(self, dt: float | None = None, u: Data | None = None) -> None:
         """Move the state one step.
 
         Args:
@@ -89,7 +89,7 @@ class OnlineGaussian:
         self._mean, self._factor = predicted.mean, predicted.factor
 
     @torch.no_grad()
-    def update(self, y: Reading, u: Reading | None = None) -> float:
+    def update(self, y: Data, u: Data | None = None) -> float:
         """Condition on one observation and return its log-density in nats.
 
         Args:
@@ -144,7 +144,7 @@ class OnlineGaussian:
         self._mean, self._factor, self._input = mean, factor, None
         self.log_likelihood = float(state["log_likelihood"])
 
-    def _bind(self, dt: float | None, u: Reading | None) -> tuple[Conditionals, Series]:
+    def _bind(self, dt: float | None, u: Data | None) -> tuple[Conditionals, Series]:
         """Bind one step: entry 1 of a series of two, since entry 0 has no transition."""
         model = self._model
         nothing = torch.full((2, model.obs_dim), torch.nan, dtype=model.dtype, device=model.device)

@@ -3,34 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...core.guides import CombinerStep
 from ...ops.products import linear
 from .recurrences.cuda_graph import direct
 from .recurrences.gated_path import gated_path
-
-
-class Step(NamedTuple):
-    """What a combiner may look at, at one step or at many.
-
-    Attributes:
-        z: The state before, `(*axes, state)`.
-        mean: Mean of `p(z_t | z_{t-1})`, `(*axes, state)`.
-        scale: Its standard deviation, `(*axes, state)`.
-        innovation: `y_t` less what the prior mean predicts, in units of the data's spread and 0
-            where missing, `(*axes, obs)`; `None` where the combiner does not use it.
-        context: Projected context of the encoder, `(*axes, hidden)`.
-    """
-
-    z: Tensor
-    mean: Tensor
-    scale: Tensor
-    innovation: Tensor | None
-    context: Tensor
 
 
 class ProductCombiner(nn.Module):
@@ -70,7 +51,7 @@ class ProductCombiner(nn.Module):
         with torch.no_grad():
             self.output.bias[scale.shape[-1] :] = -2 * scale.log()
 
-    def forward(self, step: Step) -> tuple[Tensor, Tensor]:
+    def forward(self, step: CombinerStep) -> tuple[Tensor, Tensor]:
         """Return the guide's mean and standard deviation, each `(*axes, state)`."""
         hidden = torch.tanh(self.state(step.mean) + step.context)
         shift, log_precision = self.output(hidden).chunk(2, dim=-1)
@@ -110,7 +91,7 @@ class GateCombiner(nn.Module):
         self.output = nn.Linear(hidden, 2 * state_dim)
         self.run: Callable[..., None] = direct
 
-    def forward(self, step: Step) -> tuple[Tensor, Tensor]:
+    def forward(self, step: CombinerStep) -> tuple[Tensor, Tensor]:
         """Return the guide's mean and standard deviation, each `(*axes, state)`."""
         hidden = 0.5 * (torch.tanh(self.state(step.z)) + step.context)
         mean, raw = self.output(hidden).chunk(2, dim=-1)
@@ -154,7 +135,7 @@ class IndependentCombiner(nn.Module):
         self.min_scale, self.hidden = min_scale, hidden
         self.output = nn.Linear(hidden, 2 * state_dim)
 
-    def forward(self, step: Step) -> tuple[Tensor, Tensor]:
+    def forward(self, step: CombinerStep) -> tuple[Tensor, Tensor]:
         """Return the guide's mean and standard deviation, each `(*axes, state)`."""
         mean, raw = self.output(step.context).chunk(2, dim=-1)
         scale = F.softplus(raw) + self.min_scale

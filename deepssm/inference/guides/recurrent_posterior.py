@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from ...core.guides import CombinerStep
 from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import MarkovSequence, at, draw
-from .combiners import GateCombiner, IndependentCombiner, Step
+from .combiners import GateCombiner, IndependentCombiner
 from .posterior import GuideLaw, Path
 
-Combine = Callable[[Step], tuple[Tensor, Tensor]]
+Combine = Callable[[CombinerStep], tuple[Tensor, Tensor]]
 
 
 class GuideSequence(GuideLaw):
@@ -126,4 +127,4 @@ class GuideSequence(GuideLaw):
             residual = (filled - self.model.emission(mean, u).mean) / self.spread
             innovation = torch.where(seen, residual, torch.zeros_like(residual))
         context = self.context[..., t, :]
-        return self.combine(Step(z, mean, prior.variance.sqrt(), innovation, context))
+        return self.combine(CombinerStep(z, mean, prior.variance.sqrt(), innovation, context))

@@ -18,14 +18,9 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
+from ...core.abilities import LinearGaussianModel
 from ...core.gaussian import psd_factor
-from ...core.model import (
-    LinearConditional,
-    LinearGaussianModel,
-    LinearParameters,
-    Series,
-    StateSpaceModel,
-)
+from ...core.model import LinearConditional, LinearParameters, Series, StateSpaceModel
 from ...core.results import Disturbances
 from .cpu.gradient import exact_log_likelihood
 from .cpu.problem import batch_shape, spread_along

@@ -9,7 +9,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from ...core.model import LinearGaussianModel, LinearParameters, Series, StateSpaceModel
+from ...core.abilities import LinearGaussianModel
+from ...core.model import LinearParameters, Series, StateSpaceModel
 from ...core.results import Filtered, Forecast, Smoothed
 from . import backends, sequential
 from .autograd import autograd_log_likelihood

@@ -9,17 +9,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...core.abilities import LinearGaussianModel
 from ...core.gaussian import psd_factor
 from ...core.model import (
+    Data,
     GaussianInitial,
     LinearConditional,
-    LinearGaussianModel,
     LinearParameters,
     Series,
     StateSpaceModel,
 )
 from ...core.results import Filtered
-from ..online.state import Reading, as_numbers, require_state
+from ..online.state import as_numbers, require_state
 from .cpu.problem import Pass, Problem, allocate, prepare, transition_arrays
 from .diffuse import diffuse_moments, posterior_mix
 from .sequential import filtered
@@ -46,7 +47,7 @@ class OnlineKalman:
         self._like = torch.zeros(2, model.obs_dim, dtype=model.dtype)
         self.log_likelihood = 0.0
         self._predicted = True
-        self._input: Reading | None = None
+        self._input: Data | None = None
         self.refresh()
         self._out: Pass = allocate(self._problem.sizes, 1)
         n, p, k, _ = self._problem.sizes[2:]
@@ -62,7 +63,7 @@ class OnlineKalman:
         self._problem = self._read(0.0, None)
         self._steps: dict[float | None, Moves] = {}
 
-    def predict(self, dt: float | None = None, u: Reading | None = None) -> None:
+    def predict(self, dt: float | None = None, u: Data | None = None) -> None:
         """Move the state one step.
 
         Args:
@@ -76,7 +77,7 @@ class OnlineKalman:
         self._predict((*moves, *self._problem.params[3:]), tuple(self._out), self._space)
         self._predicted = True
 
-    def update(self, y: Reading, u: Reading | None = None) -> float:
+    def update(self, y: Data, u: Data | None = None) -> float:
         """Condition on one observation and return its log-density in nats.
 
         Args:
@@ -184,16 +185,16 @@ class OnlineKalman:
             self._steps[dt] = self._transition(dt, None)
         return self._steps[dt]
 
-    def _transition(self, dt: float | None, u: Reading | None) -> Moves:
+    def _transition(self, dt: float | None, u: Data | None) -> Moves:
         A, b, Q = self._parameters(dt, u).transition
         last = LinearConditional(A[..., -1:, :, :], b[..., -1:, :], Q[..., -1:, :, :])
         return transition_arrays(last, torch.Size())
 
-    def _read(self, dt: float | None, u: Reading | None) -> Problem:
+    def _read(self, dt: float | None, u: Data | None) -> Problem:
         return prepare(self._parameters(dt, u), self._like)
 
     @torch.no_grad()
-    def _parameters(self, dt: float | None, u: Reading | None) -> LinearParameters:
+    def _parameters(self, dt: float | None, u: Data | None) -> LinearParameters:
         """Parameters of one step: entry 1 of a series of two, since entry 0 has no transition."""
         model, size = self._model, self._model.input_dim
         if not isinstance(model, LinearGaussianModel):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...core.model import StateSpaceModel
-from .protocol import Around, OnlineFilter
-from .state import Reading, as_numbers
+from ...core.methods import OnlineFilter
+from ...core.model import Data, StateSpaceModel
+from .state import as_numbers
+from .wrapping import Around
 
 
 class RememberingFilter(Around):
@@ -23,15 +24,15 @@ class RememberingFilter(Around):
         self.model = model
         self._before = torch.zeros(2 * model.obs_dim, dtype=model.dtype, device=model.device)
         self._now = self._before.clone()
-        self._input: Reading | None = None
+        self._input: Data | None = None
 
-    def predict(self, dt: float | None = None, u: Reading | None = None) -> None:
+    def predict(self, dt: float | None = None, u: Data | None = None) -> None:
         """Move the state one step; `dt` and `u`, `(input,)`, are those of the arriving step."""
         self._before, self._now = self._now, torch.zeros_like(self._now)
         self._input = u
         self.inner.predict(dt, self._joined(u))
 
-    def update(self, y: Reading, u: Reading | None = None) -> float:
+    def update(self, y: Data, u: Data | None = None) -> float:
         """Condition on one observation, `(obs,)`, NaN where missing; return its log-density.
 
         Without `u` the input is that of the last `predict`, or zeros at the first step.
@@ -58,7 +59,7 @@ class RememberingFilter(Around):
         self._input = None
         self.inner.load_state_dict(rest)
 
-    def _joined(self, u: Reading | None) -> Tensor:
+    def _joined(self, u: Data | None) -> Tensor:
         own = self._before.new_zeros(self.model.input_dim)
         if u is not None:
             own = as_numbers(u, own).reshape(-1)

@@ -1,4 +1,4 @@
-"""Readings that arrive late: a running filter that can roll back some steps and replay them."""
+"""Observations that arrive late: a running filter that rolls back some steps and replays them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .protocol import Around, OnlineFilter
-from .state import Reading
+from ...core.methods import OnlineFilter
+from ...core.model import Data
+from .wrapping import Around
 
 
 @dataclass
@@ -38,13 +39,13 @@ class BufferedFilter(Around):
         self.size = size
         self._steps = deque([_Step(inner.state_dict())], maxlen=size + 1)
 
-    def predict(self, dt: float | None = None, u: Reading | None = None) -> None:
+    def predict(self, dt: float | None = None, u: Data | None = None) -> None:
         """Move the state one step; `dt` and `u` are those of the arriving step."""
         self.inner.predict(dt, u)
         kept = None if u is None else _numbers(u)
         self._steps.append(_Step(self.inner.state_dict(), dt, kept))
 
-    def update(self, y: Reading, u: Reading | None = None, *, back: int = 0) -> float:
+    def update(self, y: Data, u: Data | None = None, *, back: int = 0) -> float:
         """Condition on a reading and return its log-density given all others so far, in nats.
 
         A late reading completes the reading of its step where that is missing; where both hold a
@@ -132,7 +133,7 @@ def _taken_in(
     return [*readings, (late, u)]
 
 
-def _numbers(values: Reading) -> Tensor:
+def _numbers(values: Data) -> Tensor:
     return torch.as_tensor(values, dtype=torch.float64).detach().clone()
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from ...core.methods import InferenceMethod
+from ...core.methods import InferenceMethod, OnlineFilter, OnlineMethod
 from ...core.model import StateSpaceModel
-from .protocol import OnlineFilter, OnlineMethod
 
 
 def start_online(model: StateSpaceModel, method: InferenceMethod) -> OnlineFilter:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TypeAlias
 
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor
 
-Reading: TypeAlias = Tensor | ArrayLike
-"""One observation or one input: a tensor, an array or a list of numbers."""
+from ...core.model import Data
 
 
-def as_numbers(values: Reading, like: Tensor) -> Tensor:
+def as_numbers(values: Data, like: Tensor) -> Tensor:
     """Return a tensor of the dtype of `like`, on its device; a list keeps all its digits.
 
     Args:

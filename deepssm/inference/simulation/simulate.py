@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from ...core.model import LinearGaussianModel, Series, StateSpaceModel
+from ...core.abilities import LinearGaussianModel
+from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import seeded
 from ...core.results import Simulated
 from ..kalman.simulation_smoother import draw_observations, simulate_states

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, constraints
 
+from ...core.abilities import LinearGaussianModel
 from ...core.gaussian import mvn, psd_factor
 from ...core.model import (
     GaussianInitial,
     LinearConditional,
-    LinearGaussianModel,
     LinearParameters,
     Readable,
     StateSpaceModel,

@@ -1,0 +1,52 @@
+"""One observation at a time: the filter as an object that predicts and updates."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ...core.methods import OnlineFilter
+from ...core.model import Data, StateSpaceModel
+
+
+class Around:
+    """What a running filter put around another passes on: its state, and its likelihood.
+
+    Args:
+        inner: The other, at its start.
+    """
+
+    def __init__(self, inner: OnlineFilter) -> None:
+        self.inner = inner
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean of the current state, `(state,)`."""
+        return self.inner.mean
+
+    @property
+    def cov(self) -> Tensor:
+        """Covariance of the current state, `(state, state)`."""
+        return self.inner.cov
+
+    @property
+    def log_likelihood(self) -> float:
+        """Sum of the log-densities of the readings so far, in nats."""
+        return self.inner.log_likelihood
+
+
+def checked_reading(model: StateSpaceModel, y: Data, like: Tensor) -> Tensor:
+    """Return one reading on the model's dtype and device, `(obs,)`.
+
+    Raises:
+        ValueError: it has the wrong size or is infinite.
+    """
+    try:
+        reading = torch.as_tensor(y, dtype=like.dtype, device=like.device).reshape(-1)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`y` must hold numbers or NaN, got {y!r}.") from error
+    if reading.numel() != model.obs_dim or bool(torch.isinf(reading).any()):
+        raise ValueError(
+            f"`y` must hold {model.obs_dim} finite number(s) or NaN, got {reading.tolist()}."
+        )
+    return reading
