@@ -38,7 +38,7 @@ def renamed_arguments(**new: str) -> Callable[[Callable[_P, _R]], Callable[_P, _
             for old in new.keys() & kwargs.keys():
                 if new[old] in kwargs:
                     raise TypeError(f"`{name}` got both `{old}` and `{new[old]}`, its new name.")
-                warn_renamed(f"`{old}` of `{name}`", f"`{new[old]}`", stacklevel=3)
+                warn_renamed(f"`{old}` of `{name}`", f"`{new[old]}`")
                 kwargs[new[old]] = kwargs.pop(old)
             return function(*args, **kwargs)
 
@@ -56,7 +56,7 @@ def renamed_class(old: str, new: type[_R]) -> Callable[..., _R]:
     """
 
     def build(*args: Any, **kwargs: Any) -> _R:  # noqa: ANN401
-        warn_renamed(f"`{old}`", f"`{new.__name__}`", stacklevel=3)
+        warn_renamed(f"`{old}`", f"`{new.__name__}`")
         return new(*args, **kwargs)
 
     return build
