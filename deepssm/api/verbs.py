@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from numbers import Integral
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from ..core.methods import InferenceMethod, LearningMethod
+from ..core.methods import InferenceMethod, LearningMethod, TakesInference
 from ..core.model import StateSpaceModel
 from ..core.results import Disturbances, Filtered, Forecast, Simulated, Smoothed
 from .defaults import default_learner, default_method
@@ -286,6 +287,8 @@ def fit(
     """
     series = to_learn(model, as_series(model, y, u, dt, lengths))
     learner = default_learner(model) if method is None else learns(method)
+    if isinstance(learner, TakesInference) and learner.inference is None:
+        learner = replace(learner, inference=default_method(model))
     learned = learner.fit(model, series, progress=progress, generator=generator)
     return Fit(model, learned, series).labelled(labels_of(y), lengths)
 

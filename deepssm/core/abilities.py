@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
@@ -20,7 +21,8 @@ from .model import LinearParameters, Readable, Series
 class LinearGaussianModel(Protocol):
     """A model whose three distributions are linear and Gaussian, and which can say so.
 
-    `Kalman()` infers exactly, `MaximumLikelihood()` learns.
+    `Kalman()` infers exactly, `MaximumLikelihood()` learns. Simulation and every filter read
+    these matrices in the place of the three distributions.
     """
 
     def linear_parameters(self, u: Tensor | None, dt: Tensor | None) -> LinearParameters:
@@ -29,6 +31,10 @@ class LinearGaussianModel(Protocol):
         Args:
             u: `(*batch, time, input)` or `None`.
             dt: `(*batch, time)`, `()` or `None`.
+
+        Returns:
+            Conditionals whose fields have a time axis, of size 1 where nothing changes; entry `t`
+            of the transition leads from `t - 1` to `t`, and entry 0 is unused.
         """
         ...
 
@@ -54,11 +60,33 @@ class ConditionallyLinear(Protocol):
 
 
 @runtime_checkable
+class HasMatrices(Protocol):
+    """A linear-Gaussian model with matrices by name, which `ExpectationMaximization` sets.
+
+    With `LinearGaussianModel` beside it. Each matrix is an attribute of the model under its name:
+    a buffer, an `nn.Parameter`, a `PyroParam`, or `None` where it has none.
+    """
+
+    start: tuple[str, ...]
+    """How each state starts: `"known"` by `m0`, `P0`, else `"stationary"` or `"diffuse"`."""
+
+    def matrices(self) -> Mapping[str, Tensor | None]:
+        """Return the constrained values of `A, B, b, Q, C, D, d, R, m0, P0` by these names."""
+        ...
+
+
+@runtime_checkable
 class DiscreteModel(Protocol):
-    """A Markov chain over finitely many states; `z` is one-hot. `ForwardBackward()` is exact."""
+    """A Markov chain over finitely many states; `ForwardBackward()` is exact.
+
+    `z` is a one-hot vector of size `state_dim`. `initial()` and `transition()` return
+    distributions over such vectors and are read by simulation and by particles only;
+    `emission(z)` takes a one-hot `z` and needs a mean and a variance for forecasts. All that
+    `ForwardBackward()` filters, smooths, draws and learns by are the three logarithms here.
+    """
 
     def log_initial(self) -> Tensor:
-        """Return `log p(z_1)`, `(states,)`."""
+        """Return `log p(z_1)`, `(states,)`, in nats; `-inf` where impossible."""
         ...
 
     def log_transition(self, u: Tensor | None = None, dt: Tensor | None = None) -> Tensor:
@@ -69,15 +97,16 @@ class DiscreteModel(Protocol):
             dt: `(*batch, time)`, `()` or `None`.
 
         Returns:
-            `(states, states)` if it is always the same, else `(*batch, time, states, states)`.
+            `(states, states)` if it is always the same, else `(*batch, time, states, states)`,
+            where `time` may be 1. Entry `t` leads from `t - 1` to `t`; entry 0 is unused.
         """
         ...
 
     def log_emission(self, y: Tensor, u: Tensor | None = None) -> Tensor:
-        """Return `log p(y_t | z_t)` of every state, `(*batch, time, states)`; missing adds 0.
+        """Return `log p(y_t | z_t)` of every state, `(*batch, time, states)`.
 
         Args:
-            y: `(*batch, time, obs)`, NaN where missing.
+            y: `(*batch, time, obs)`, NaN where missing; what is missing adds exactly 0.
             u: `(*batch, time, input)` or `None`.
         """
         ...
@@ -85,29 +114,51 @@ class DiscreteModel(Protocol):
 
 @runtime_checkable
 class SwitchingModel(Protocol):
-    """A Markov chain of modes, each a linear-Gaussian model. `Switching()` infers."""
+    """A Markov chain of modes, each a linear-Gaussian model of one common state.
+
+    `Switching()` and `RaoBlackwellised()` infer. The state of all methods is
+    `(one-hot mode, state)`, so that `state_dim` is `num_modes + latent_dim`.
+    """
+
+    @property
+    def num_modes(self) -> int:
+        """Number of modes."""
+        ...
+
+    @property
+    def latent_dim(self) -> int:
+        """Size of the state that the modes share."""
+        ...
 
     def log_initial(self) -> Tensor:
-        """Return `log p(mode_1)`, `(modes,)`."""
+        """Return `log p(mode_1)`, `(modes,)`, in nats; `-inf` where impossible."""
         ...
 
     def log_transition(self) -> Tensor:
-        """Return `log p(mode_t = j | mode_{t-1} = i)`, `(modes, modes)`."""
+        """Return `log p(mode_t = j | mode_{t-1} = i)` as row `i`, column `j`, `(modes, modes)`."""
         ...
 
     def mode_parameters(self, u: Tensor | None, dt: Tensor | None) -> LinearParameters:
-        """Return the matrices of all modes, which are the last batch axis of each.
+        """Return the matrices of all modes, with an axis for the mode before the event axes.
 
         Args:
             u: `(*batch, time, input)` or `None`.
             dt: `(*batch, time)`, `()` or `None`.
+
+        Returns:
+            Conditionals with `matrix` `(*batch, time or 1, modes, out, in)`, `offset`
+            `(*batch, time or 1, modes, out)` and `cov` alike; a proper start with `mean`
+            `(modes, latent)` and `cov` `(modes, latent, latent)`.
         """
         ...
 
 
 @runtime_checkable
 class ReadsEarlierObservations(Protocol):
-    """A discrete model whose emission reads the last `lags` observations (0: none)."""
+    """A discrete model whose emission reads the last `lags` observations (0: none).
+
+    Its `log_emission` finds them in `y` itself; `emission_after` draws one step.
+    """
 
     @property
     def lags(self) -> int:
@@ -119,28 +170,49 @@ class ReadsEarlierObservations(Protocol):
 
         Args:
             z: `(*axes, state)`.
-            past: The last observations, oldest first, `(*axes, lags, obs)`.
+            past: The last observations, oldest first, `(*axes, lags, obs)`, zeros before the
+                first.
             u: `(*axes, input)`.
         """
         ...
 
 
+def lags_of(model: object) -> int:
+    """Return how many earlier observations a model's emission reads."""
+    return model.lags if isinstance(model, ReadsEarlierObservations) else 0
+
+
 @runtime_checkable
 class ClosedFormEM(Protocol):
-    """A discrete model that can maximise its expected log joint density; `BaumWelch` learns it."""
+    """A discrete model that can maximise its expected log joint density; `BaumWelch` learns it.
+
+    With `DiscreteModel` beside it.
+    """
 
     @property
     def has_closed_form(self) -> bool:
-        """Whether `maximize` sets every free parameter at once."""
+        """Whether `maximize` sets every free parameter at once, so that EM is the default."""
+        ...
+
+    def restart(self, series: Series, generator: torch.Generator) -> None:
+        """Draw new starting values of the free parameters.
+
+        Args:
+            series: The data, from which they may be guessed.
+            generator: Source of randomness.
+
+        Raises:
+            ValueError: `series.y` holds an observation that no state can emit.
+        """
         ...
 
     def maximize(self, series: Series, first: Tensor, pairs: Tensor, smoothed: Tensor) -> None:
-        """Set the free parameters to the maximum of the expected log joint density.
+        """Set the free parameters to the maximum of the expected log joint density, or nearer it.
 
         Args:
             series: The data.
             first: `p(z_1 | y)`, `(*batch, states)`.
-            pairs: `p(z_{t-1}, z_t | y)`, `(*batch, time, states, states)`.
+            pairs: `p(z_{t-1}, z_t | y)`, `(*batch, time, states, states)`; entry 0 is zero.
             smoothed: `p(z_t | y)`, `(*batch, time, states)`.
         """
         ...
@@ -148,11 +220,18 @@ class ClosedFormEM(Protocol):
 
 @runtime_checkable
 class NonAdditiveNoise(Protocol):
-    """A model whose noise enters inside its functions, `f(z, w)`, where it is told so."""
+    """A model whose noise enters inside its functions, `f(z, w)`, where it is told so.
+
+    Its `transition` and `emission` then return a `core.gaussian.Pushforward`, whose function
+    of the noise Gaussian filters push points through.
+    """
 
     @property
     def inner_noise(self) -> tuple[Tensor, Tensor] | None:
-        """Factors of the covariances of the noises inside `f` and `h`; `None` if they add."""
+        """Factors of the covariances of the noises inside `f` and `h`; `None` if they add.
+
+        `(noise, noise)` each, with `L L'` the covariance.
+        """
         ...
 
 

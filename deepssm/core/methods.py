@@ -6,7 +6,7 @@ members of a Protocol here is such a method; nothing is registered.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -99,6 +99,22 @@ class LearningMethod(Protocol):
         generator: torch.Generator | None = None,
     ) -> Learned:
         """Move the model's parameters; honour constraints, priors and frozen flags."""
+        ...
+
+
+@runtime_checkable
+class TakesInference(Protocol):
+    """A learner that climbs the log-likelihood of an inner method.
+
+    It is a dataclass, and its field `inference` may be `None`: `deepssm.fit` then runs a copy
+    that has the model's default method there.
+    """
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def inference(self) -> InferenceMethod | None:
+        """The inner method."""
         ...
 
 

@@ -28,6 +28,10 @@ from .estimation.observation_distribution import ObservationDistribution as Obse
 from .estimation.parameter_average import ParameterAverage as ParameterAverage
 from .estimation.particle_metropolis import ParticleMetropolis as ParticleMetropolis
 from .estimation.variational_em import VariationalEM as VariationalEM
+from .gaussian.filter import GaussianFilter as GaussianFilter
+from .gaussian.linearized import Conditional as Conditional
+from .gaussian.linearized import Linearized as Linearized
+from .gaussian.linearized import Moments as Moments
 from .gaussian.methods import Cubature as Cubature
 from .gaussian.methods import Extended as Extended
 from .gaussian.methods import GaussHermite as GaussHermite
@@ -62,6 +66,7 @@ from .particles.resampling import multinomial as multinomial
 from .particles.resampling import residual as residual
 from .particles.resampling import stratified as stratified
 from .particles.resampling import systematic as systematic
+from .simulation.drawn_forecasts import DrawnForecasts as DrawnForecasts
 from .variational.active_units import active_units as active_units
 from .variational.active_units import divergence_by_component as divergence_by_component
 from .variational.amortized import Amortized as Amortized

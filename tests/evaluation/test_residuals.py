@@ -122,7 +122,7 @@ def test_residuals_need_a_linear_model() -> None:
 def test_summary_shows_estimates_errors_and_tests() -> None:
     model = LocalLevel()
     series = Series(nile())
-    learned = MaximumLikelihood().fit(model, series, progress=False)
+    learned = MaximumLikelihood(inference=Kalman()).fit(model, series, progress=False)
     text = summary(model, learned, series)
     assert "-633.4646" in text and "1270.9291" in text
     level = next(line.split() for line in text.splitlines() if line.startswith("level_variance"))
@@ -138,7 +138,7 @@ def test_summary_shows_estimates_errors_and_tests() -> None:
 def test_summary_carries_warnings_and_counts_alarms_over_many_series() -> None:
     model = LocalLinearTrend()
     series = Series(nile().expand(6, 100, 1))
-    learned = MaximumLikelihood().fit(model, series, progress=False)
+    learned = MaximumLikelihood(inference=Kalman()).fit(model, series, progress=False)
     text = summary(model, learned, series)
     assert "Warning: `slope_variance` sits at its bound 0" in text
     assert "p < 0.05 in 0 of 6" in text

@@ -8,6 +8,7 @@ import torch
 import deepssm as ds
 from deepssm.core.model import Series
 from deepssm.inference.estimation.maximum_likelihood import MaximumLikelihood
+from deepssm.inference.kalman.method import Kalman
 from deepssm.models.gaussian.dynamic_factor import DynamicFactor
 
 from .. import oracles
@@ -20,7 +21,7 @@ def test_maximum_likelihood_reaches_statas_optimum() -> None:
     data = pytest.importorskip(f"{name}.results_varmax").lutkepohl_data
     y = torch.tensor(data, dtype=torch.float64).log().diff(dim=0)[:75]
     model = DynamicFactor(3, 1, 2, mean=False)
-    learned = MaximumLikelihood().fit(model, Series(y), progress=False)
+    learned = MaximumLikelihood(Kalman()).fit(model, Series(y), progress=False)
     assert learned.objective == pytest.approx(594.0902026, abs=1e-4)
     case = torch.tensor(results.lutkepohl_dfm["params"], dtype=torch.float64)
     torch.testing.assert_close(model.loadings[:, 0].abs().detach(), case[:3], rtol=2e-3, atol=0)

@@ -54,7 +54,7 @@ def test_learning_leaves_a_state_that_is_never_reached_finite(emission: StateEmi
     y = y + 0.1 * torch.rand(40, generator=generator) * (
         emission.readable().keys() >= {"raw_scale"}
     )
-    method = ds.inference.BaumWelch(iterations=5)
+    method = ds.inference.BaumWelch(max_iterations=5)
     ds.fit(model, y, method=method, progress=False)
     assert all(bool(p.isfinite().all()) for p in model.parameters())
     smoothed = ds.smooth(model, y)

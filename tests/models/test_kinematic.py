@@ -205,7 +205,7 @@ def test_maximum_likelihood_finds_the_parameters_again() -> None:
         rows.append(z + 0.5**0.5 * torch.randn(1, generator=g, dtype=torch.float64))
     model = OrnsteinUhlenbeck()
     series = Series(torch.stack(rows), None, dt)
-    learned = MaximumLikelihood().fit(model, series, progress=False)
+    learned = MaximumLikelihood(Kalman()).fit(model, series, progress=False)
     for name, true in {"variance": 1.3, "length_scale": 2.0, "noise_variance": 0.5}.items():
         error = learned.standard_errors[name].item()
         assert abs(getattr(model, name).item() - true) < 4 * error < true

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ...core.abilities import ReadsEarlierObservations
 from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import seeded
 from ...core.results import Filtered, Forecast, Smoothed
-from ..simulation.simulate import readings_in_turn
+from ..simulation.simulate import observations_in_turn
 from . import hidden_markov_scan as scan
-from .hidden_markov_online import DiscreteModel, OnlineForward
+from .hidden_markov_online import OnlineForward
+from .required import discrete_model, log_transitions
 
 Backend = Literal["sequential", "scan"]
 
@@ -117,7 +119,6 @@ class ForwardBackward:
 
     def online(self, model: StateSpaceModel) -> OnlineForward:
         """Return a filter that takes one observation at a time."""
-        _require_discrete(model)
         return OnlineForward(model)
 
     def forecast(
@@ -138,10 +139,10 @@ class ForwardBackward:
         u = None if series.u is None else series.u[..., -horizon:, :]
         with torch.no_grad(), seeded(generator):
             z = self.sample_posterior(model, series, count)[..., -horizon:, :]
-            if getattr(model, "lags", 0):
+            if isinstance(model, ReadsEarlierObservations) and model.lags:
                 known = series.y[..., : series.time - horizon, :]
-                past = known[..., -cast(Any, model).lags :, :]
-                y = readings_in_turn(model, z, u, past.expand(count, *past.shape))
+                past = known[..., -model.lags :, :]
+                y = observations_in_turn(model, z, u, past.expand(count, *past.shape))
                 left = y - y.mean(0)
                 cov = torch.einsum("k...i,k...j->...ij", left, left) / (count - 1)
                 return Forecast(y.mean(0), cov, y, p, _spread(p), z)
@@ -234,25 +235,16 @@ def _compiled(pi: Tensor, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor, Tensor,
 
 def _logs(model: StateSpaceModel, series: Series) -> tuple[Tensor, Tensor, Tensor, torch.Size]:
     """Return `pi`, `A` and `B` with one flat batch axis, and the shape it came from."""
-    discrete = cast(DiscreteModel, model)
-    _require_discrete(model)
+    discrete = discrete_model(model)
     if not series.time:
         raise ValueError("`y` has no time step. Pass one reading or more.")
-    A = discrete.log_transition(series.u, series.dt)
+    A = log_transitions(discrete, series.u, series.dt)
     B = discrete.log_emission(series.y, series.u)
     batch = B.shape[:-2]
     flat = A if A.ndim == 4 else A.reshape(-1, *A.shape[-3:])
     if A.ndim > 4:
         flat = A.expand(*batch, *A.shape[-3:]).reshape(-1, *A.shape[-3:])
     return discrete.log_initial(), flat, B.reshape(batch.numel(), *B.shape[-2:]), batch
-
-
-def _require_discrete(model: StateSpaceModel) -> None:
-    if not hasattr(model, "log_transition"):
-        raise ValueError(
-            f"`ForwardBackward()` needs a model with finitely many states, got "
-            f"{type(model).__name__}: use a Gaussian or a particle filter."
-        )
 
 
 def _array(x: Tensor) -> Any:  # noqa: ANN401

@@ -2,32 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Protocol, cast
-
 import torch
 from torch import Tensor
 
+from ...core.abilities import lags_of
 from ...core.model import Data, StateSpaceModel
 from ..online.state import as_numbers, require_state
 from ..online.wrapping import checked_reading
-
-
-class DiscreteModel(Protocol):
-    """A model whose state is one of `state_dim`, written as a one-hot vector."""
-
-    state_dim: int
-
-    def log_initial(self) -> Tensor:
-        """Return `log p(z_1)`, `(state,)`."""
-        ...
-
-    def log_transition(self, u: Tensor | None, dt: Tensor | None) -> Tensor:
-        """Return `log p(z_t = j | z_{t-1} = i)`, `(*batch, time or 1, state, state)`."""
-        ...
-
-    def log_emission(self, y: Tensor, u: Tensor | None) -> Tensor:
-        """Return `log p(y_t | z_t = k)`, `(*batch, time, state)`; 0 where `y` is missing."""
-        ...
+from .required import discrete_model, log_transitions
 
 
 class OnlineForward:
@@ -42,9 +24,9 @@ class OnlineForward:
 
     def __init__(self, model: StateSpaceModel) -> None:
         self.log_likelihood = 0.0
-        self._model, self._chain = model, cast(DiscreteModel, model)
+        self._model, self._chain = model, discrete_model(model)
         self._given: Data | None = None
-        lags = int(getattr(model, "lags", 0))
+        lags = lags_of(model)
         with torch.no_grad():
             self._log = self._chain.log_initial().clone()
         # The readings before this one, and this one, for emissions that look back.
@@ -60,7 +42,7 @@ class OnlineForward:
         """
         step = None if dt is None else self._log.new_full((1,), float(dt))
         self._given = u
-        A = self._chain.log_transition(self._input(u), step)[0]
+        A = log_transitions(self._chain, self._input(u), step)[0]
         self._log = torch.logsumexp(self._log[:, None] + A, 0)
         empty = torch.full_like(self._readings[:1], torch.nan)
         self._readings = torch.cat((self._readings[1:], empty))

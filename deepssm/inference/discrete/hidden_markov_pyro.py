@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import cast
 
 import pyro
 import pyro.distributions as dist
@@ -11,8 +10,9 @@ import torch
 from pyro.ops.indexing import Vindex
 from torch import Tensor
 
+from ...core.abilities import DiscreteModel
 from ...core.model import StateSpaceModel
-from .hidden_markov_online import DiscreteModel
+from .required import log_transitions
 
 
 def enumerated(
@@ -34,7 +34,7 @@ def enumerated(
     Pyro's global store.
 
     Args:
-        model: A `HiddenMarkov` model.
+        model: A model with finitely many states, such as `HiddenMarkov`.
         y: `(*batch, time, obs)`, NaN where missing; every batch axis becomes a plate.
         u: Inputs, `(*batch, time, input)`.
         dt: Time steps, `(*batch, time)` or `()`.
@@ -59,14 +59,13 @@ def enumerated(
         >>> round(loss + ds.log_likelihood(model, y).sum().item(), 10)
         0.0
     """
-    if not hasattr(model, "log_emission"):
+    if not isinstance(model, DiscreteModel):
         raise ValueError(
             f"`model` must have finitely many states, as `HiddenMarkov` has, got "
-            f"{type(model).__name__}. Use `ObservationDistribution(model, time)`."
+            f"{type(model).__name__}. Use `ObservationDistribution(model, time, inference=...)`."
         )
-    discrete = cast(DiscreteModel, model)
-    pi, A = discrete.log_initial(), discrete.log_transition(u, dt)
-    B, states = discrete.log_emission(y, u), []
+    pi, A = model.log_initial(), log_transitions(model, u, dt)
+    B, states = model.log_emission(y, u), []
     with ExitStack() as plates:
         for i, size in enumerate(reversed(y.shape[:-2])):
             plates.enter_context(pyro.plate(f"{name}_batch_{i}", size, dim=-1 - i))

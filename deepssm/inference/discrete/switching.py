@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,7 +12,9 @@ from ...core.gaussian import beside, outer, psd_factor
 from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import seeded
 from ...core.results import Filtered, Forecast, Smoothed
-from .switching_mixtures import SwitchingModel, Trace, at_step, collapse, merge, moments
+from ..simulation.randomness import source
+from .required import switching_model
+from .switching_mixtures import Trace, at_step, collapse, merge, moments
 from .switching_online import OnlineSwitching
 from .switching_paths import draw_along, sample_modes, simulate, smooth_along
 from .switching_steps import move, start, update
@@ -28,6 +30,7 @@ class Switching:
             (GPB2, Kim's filter), slower and closer to the truth.
         num_paths: Paths of modes behind `smooth`.
         seed: Of those paths.
+        generator: Source of them in the place of `seed`; it advances from call to call.
 
     Weights are logarithms and covariances factors; the log-likelihood is differentiable.
 
@@ -38,6 +41,7 @@ class Switching:
     order: Literal[1, 2] = 1
     num_paths: int = 100
     seed: int = 0
+    generator: torch.Generator | None = None
 
     def __post_init__(self) -> None:
         """Check `order`."""
@@ -58,8 +62,8 @@ class Switching:
         the states are smoothed exactly. Kim's collapsed recursion is quicker, but on manoeuvring
         targets it was measured to be worse than not smoothing at all.
         """
-        trace, switching = self.run(model, series), cast(SwitchingModel, model)
-        with torch.no_grad(), seeded(torch.Generator().manual_seed(self.seed)):
+        trace, switching = self.run(model, series), switching_model(model)
+        with torch.no_grad(), seeded(source(self.generator, self.seed)):
             paths = sample_modes(switching, series, trace, self.num_paths)
             found = smooth_along(switching, series, paths)
         score = torch.stack(trace.log_likelihood, -1)
@@ -79,7 +83,7 @@ class Switching:
         """Draw modes and states, `(num_samples, *batch, time, modes + latent)`."""
         with torch.no_grad(), seeded(generator):
             trace = self.run(model, series)
-            switching = cast(SwitchingModel, model)
+            switching = switching_model(model)
             modes = sample_modes(switching, series, trace, num_samples)
             return draw_along(switching, series, modes)
 
@@ -93,7 +97,7 @@ class Switching:
     ) -> Forecast:
         """Forecast the last `horizon` steps, whose `y` is NaN; draws come from the model."""
         trace, first = self.run(model, series), series.time - horizon
-        emission = cast(SwitchingModel, model).mode_parameters(series.u, series.dt).emission
+        emission = switching_model(model).mode_parameters(series.u, series.dt).emission
         laws = []
         for t in range(first, series.time):
             C, d, R = (at_step(x, t, rank) for x, rank in zip(emission, (2, 1, 2), strict=True))
@@ -111,8 +115,7 @@ class Switching:
 
     def run(self, model: StateSpaceModel, series: Series) -> Trace:
         """Run the filter and return the mixtures themselves."""
-        _require_switching(model)
-        switching = cast(SwitchingModel, model)
+        switching = switching_model(model)
         parameters = switching.mode_parameters(series.u, series.dt)
         log_A = switching.log_transition()
         noise = (
@@ -137,12 +140,4 @@ class Switching:
 
     def online(self, model: StateSpaceModel) -> OnlineSwitching:
         """Return a filter that takes one observation at a time."""
-        _require_switching(model)
         return OnlineSwitching(self.order, model)
-
-
-def _require_switching(model: StateSpaceModel) -> None:
-    if not hasattr(model, "mode_parameters"):
-        raise ValueError(
-            f"`Switching()` needs a `SwitchingLinearGaussian` model, got {type(model).__name__}."
-        )

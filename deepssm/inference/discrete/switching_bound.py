@@ -8,7 +8,7 @@ block `L^-1 [I, -M, -o]`, whose square is what a log-density charges.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from ...core.model import (
 from ...core.results import Smoothed
 from ..gaussian.posterior_linearization import LinearizedModel
 from ..kalman.method import Kalman
+from .required import switching_model
 
 _LOG_2PI = math.log(2 * math.pi)
 
@@ -253,6 +254,4 @@ def _common(x: Tensor, rank: int) -> bool:
 
 def parameters_of(model: StateSpaceModel, series: Series) -> LinearParameters:
     """Return the matrices of all modes for the inputs and time steps of a series."""
-    from .switching_mixtures import SwitchingModel
-
-    return cast(SwitchingModel, model).mode_parameters(series.u, series.dt)
+    return switching_model(model, "VariationalEM()").mode_parameters(series.u, series.dt)

@@ -2,32 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ...core.gaussian import outer, tria
-from ...core.model import LinearParameters
-
-
-class SwitchingModel(Protocol):
-    """A model whose matrices are chosen by a Markov chain."""
-
-    num_modes: int
-    latent_dim: int
-
-    def log_initial(self) -> Tensor:
-        """Return log-probabilities of the first mode, `(modes,)`."""
-        ...
-
-    def log_transition(self) -> Tensor:
-        """Return `log p(s_t = j | s_{t-1} = i)`, `(modes, modes)`."""
-        ...
-
-    def mode_parameters(self, u: Tensor | None, dt: Tensor | None) -> LinearParameters:
-        """Return matrices with a mode axis after the time axis."""
-        ...
 
 
 class Mixture(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, cast
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,7 +11,8 @@ from ...core.gaussian import psd_factor
 from ...core.model import Data, LinearParameters, StateSpaceModel
 from ..online.state import as_numbers, require_state
 from ..online.wrapping import checked_reading
-from .switching_mixtures import Mixture, SwitchingModel, merge, moments
+from .required import switching_model
+from .switching_mixtures import Mixture, merge, moments
 from .switching_steps import move, start, update
 
 # Parameters of this many different time steps are kept.
@@ -42,13 +43,12 @@ class OnlineSwitching:
     def __init__(self, order: Literal[1, 2], model: StateSpaceModel) -> None:
         self.log_likelihood = 0.0
         self._order: Literal[1, 2] = order
-        self._model = model
+        self._model, self._chain = model, switching_model(model)
         self._input: Data | None = None
         self.refresh()
         with torch.no_grad():
             # Start and emission need no time step; kinematic modes may have none to offer.
-            chain = cast(SwitchingModel, model)
-            self._state = start(chain, self._read(0.0, None).parameters, torch.Size())
+            self._state = start(self._chain, self._read(0.0, None).parameters, torch.Size())
 
     def refresh(self) -> None:
         """Read the model's parameters again, keeping the state."""
@@ -139,12 +139,11 @@ class OnlineSwitching:
             inputs = given.to(model.device, model.dtype).expand(2, model.input_dim)
         like = torch.zeros(2, dtype=model.dtype, device=model.device)
         times = None if dt is None else torch.full_like(like, float(dt))
-        chain = cast(SwitchingModel, model)
-        found = chain.mode_parameters(inputs, times)
+        found = self._chain.mode_parameters(inputs, times)
         if found.transition.matrix.shape[-4] > 2:
             raise ValueError(
                 "`model` has modes that vary over a fixed stretch of time, which has no online "
                 "form. Use constant modes, or `filter` the whole series."
             )
         LQ, LR = psd_factor(found.transition.cov, "Q"), psd_factor(found.emission.cov, "R")
-        return _Step(found, LQ, LR, chain.log_transition())
+        return _Step(found, LQ, LR, self._chain.log_transition())

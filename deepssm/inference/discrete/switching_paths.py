@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.distributions import Categorical
 from torch.nn import functional
 
+from ...core.abilities import SwitchingModel
 from ...core.gaussian import beside, psd_factor, tria
 from ...core.model import (
     GaussianInitial,
@@ -17,11 +18,11 @@ from ...core.model import (
     Series,
     StateSpaceModel,
 )
-from ..gaussian.conditionals import bind
 from ..gaussian.methods import Extended
 from ..gaussian.posterior_linearization import LinearizedModel
+from ..simulation.conditionals import bind
 from .switching_bound import fix_readings, whiten
-from .switching_mixtures import Mixture, SwitchingModel, Trace, at_step
+from .switching_mixtures import Mixture, Trace, at_step
 
 
 def smooth_along(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ...core.model import LinearConditional, LinearParameters, Series, StateSpaceModel
 from ...core.results import Smoothed
+from .required import switching_model
 from .switching_bound import (
     Whitened,
     emission_moment,
@@ -18,7 +19,6 @@ from .switching_bound import (
     transition_moment,
     whiten,
 )
-from .switching_mixtures import SwitchingModel
 
 
 class Posterior(NamedTuple):
@@ -63,7 +63,7 @@ class ExpectedDensity:
 
     def log_likelihood(self, model: StateSpaceModel, series: Series) -> Tensor:
         """Return the parts of the expectation, whose sum counts, `(parts,)`, in nats."""
-        parameters, chain = parameters_of(model, series), cast(SwitchingModel, model)
+        parameters, chain = parameters_of(model, series), switching_model(model)
         laws = [
             _expected(whiten(parameters.transition, "Q"), self.transition),
             _expected(whiten(parameters.emission, "R", self.emission.seen), self.emission),

@@ -7,11 +7,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ...core.abilities import SwitchingModel
 from ...core.gaussian import beside, psd_factor, tria
 from ...core.model import LinearParameters
 from ..gaussian.linearized import Linearized
 from ..gaussian.steps import condition
-from .switching_mixtures import Mixture, SwitchingModel, at_step, log_sum, mix
+from .switching_mixtures import Mixture, at_step, log_sum, mix
 
 
 def start(model: SwitchingModel, parameters: LinearParameters, shape: torch.Size) -> Mixture:

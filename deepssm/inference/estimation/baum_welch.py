@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
-from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from ...core.abilities import ClosedFormEM
+from ...core.deprecation import renamed_arguments
 from ...core.methods import Learned
 from ...core.model import Series, StateSpaceModel
 from ..discrete.hidden_markov import ForwardBackward
@@ -26,23 +27,23 @@ class BaumWelch:
     Transitions driven by inputs climb by L-BFGS within each step.
 
     Args:
-        iterations: Most EM steps of each start.
+        max_iterations: Most EM steps of each start.
         tolerance: Stop when the log-likelihood gains less than this share of itself.
         starts: How many different starts; the best result is kept. The first is the model's own
             if `keep_start`, the others draw new clusters.
         keep_start: Begin from the model's present parameters instead of its initialisation.
-        forward_backward: The expectation step.
+        inference: The expectation step.
         curvature_limit: Up to this many parameters, take standard errors from the Hessian.
 
     Source: Baum, Petrie, Soules & Weiss (1970); Rabiner (1989), section III.C; Bengio & Frasconi
         (1995) for inputs.
     """
 
-    iterations: int = 200
+    max_iterations: int = 200
     tolerance: float = 1e-9
     starts: int = 1
     keep_start: bool = False
-    forward_backward: ForwardBackward = ForwardBackward()
+    inference: ForwardBackward = ForwardBackward()
     curvature_limit: int = 60
 
     def fit(
@@ -58,19 +59,19 @@ class BaumWelch:
         Raises:
             ValueError: the model is no hidden Markov model, or no state can emit some reading.
         """
-        if not hasattr(model, "maximize"):
+        if not isinstance(model, ClosedFormEM):
             raise ValueError(
-                f"`BaumWelch()` needs a `HiddenMarkov` model, got {type(model).__name__}."
+                f"`BaumWelch()` needs a `HiddenMarkov` model, got {type(model).__name__}, "
+                "which lacks members of `deepssm.models.ClosedFormEM`."
             )
-        cast(Any, model).family.check(series.y)
         generator = generator or torch.Generator().manual_seed(0)
         best, best_state, history, totals = -torch.inf, None, [], []
         origin = copy.deepcopy(model.state_dict())
         for start in range(self.starts):
             model.load_state_dict(origin)
             if start or not self.keep_start:
-                _begin(model, series, generator)
-            trace = self._climb(model, series)
+                model.restart(series, generator)
+            trace = self._climb(model, model, series)
             totals.append(trace[-1])
             if trace[-1] > best:
                 best, best_state = trace[-1], copy.deepcopy(model.state_dict())
@@ -84,21 +85,21 @@ class BaumWelch:
         model.load_state_dict(best_state)
         report, warnings = self._report(model, series, totals)
         errors = self._errors(model, series)
-        return Learned(self.forward_backward, best, history, errors, report, warnings)
+        return Learned(self.inference, best, history, errors, report, warnings)
 
-    def _climb(self, model: StateSpaceModel, series: Series) -> list[float]:
+    def _climb(self, model: StateSpaceModel, em: ClosedFormEM, series: Series) -> list[float]:
         trace: list[float] = []
-        for _ in range(self.iterations):
-            chain = self.forward_backward.run(model, series)
+        for _ in range(self.max_iterations):
+            chain = self.inference.run(model, series)
             trace.append(float(chain.log_likelihood.sum()))
             if len(trace) > 1 and trace[-1] - trace[-2] <= self.tolerance * abs(trace[-1]):
                 break
             first = chain.smoothed[..., 0, :]
-            cast(Any, model).maximize(series, first, chain.pairs, chain.smoothed)
+            em.maximize(series, first, chain.pairs, chain.smoothed)
         return trace
 
     def _errors(self, model: StateSpaceModel, series: Series) -> dict[str, Tensor]:
-        objective = Objective(model, series, self.forward_backward)
+        objective = Objective(model, series, self.inference)
         at = objective.vector()
         if not 0 < len(at) <= self.curvature_limit:
             return {}
@@ -129,16 +130,6 @@ class BaumWelch:
         }, warnings
 
 
-def _begin(model: StateSpaceModel, series: Series, generator: torch.Generator) -> None:
-    any_model = cast(Any, model)
-    any_model.family.initialize(series.y, series.u, generator)
-    with torch.no_grad():
-        for name in ("initial_logits", "transition_logits"):
-            logits: Tensor | None = dict(model.named_parameters()).get(name)
-            if logits is None or not logits.requires_grad:
-                continue
-            n = logits.shape[-1]
-            noise = 0.2 * torch.rand(logits.shape, generator=generator, dtype=logits.dtype)
-            logits.copy_(noise.to(logits.device))
-            if logits.ndim == 2 and n > 1:
-                logits.diagonal().add_(torch.log(torch.tensor(9.0 * (n - 1))))
+BaumWelch.__init__ = renamed_arguments(iterations="max_iterations", forward_backward="inference")(
+    BaumWelch.__init__
+)

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from ...core.abilities import HasMatrices
 from ...core.methods import Learned
 from ...core.model import Series, StateSpaceModel
 from ...core.results import Smoothed
 from ..kalman.method import Kalman
 from .objective import Objective
-from .sufficient_statistics import emission_moments, transition_moments
+from .sufficient_statistics import Moments, emission_moments, transition_moments
 
 _REGRESSIONS = ("A", "B", "b", "C", "D", "d", "m0")
 _COVARIANCES = ("Q", "R", "P0")
@@ -103,20 +103,13 @@ class ExpectationMaximization:
         )
 
     def _maximise(
-        self,
-        model: Any,  # noqa: ANN401
-        series: Series,
-        smoothed: Smoothed,
-        free: set[str],
+        self, model: StateSpaceModel, series: Series, smoothed: Smoothed, free: set[str]
     ) -> None:
-        emission = emission_moments(
-            series.y,
-            smoothed,
-            series.u,
-            model.C.detach(),
-            _offset(model, series),
-            model.R.detach(),
-        )
+        now = _present(model)
+        C, R = now["C"], now["R"]
+        assert C is not None and R is not None
+        offset = _offset(now["D"], now["d"], series)
+        emission = emission_moments(series.y, smoothed, series.u, C, offset, R)
         self._regress(model, free, ("C", "D", "d"), "R", emission)
         if series.time > 1 and free & {"A", "B", "b", "Q"}:
             moments = transition_moments(smoothed, series.u)
@@ -125,38 +118,37 @@ class ExpectationMaximization:
         if "m0" in free:
             _write(model, "m0", first.mean(0))
         if "P0" in free:
-            gap = first - (0.0 if model.m0 is None else model.m0.detach())
+            mean = _present(model)["m0"]
+            gap = first if mean is None else first - mean
             within = smoothed.cov[..., 0, :, :].reshape(-1, *smoothed.cov.shape[-2:]).mean(0)
             self._write_cov(model, "P0", within + gap.mT @ gap / len(gap))
 
     def _regress(
         self,
-        model: Any,  # noqa: ANN401
+        model: StateSpaceModel,
         free: set[str],
         names: tuple[str, str, str],
         cov: str,
-        moments: Any,  # noqa: ANN401
+        moments: Moments,
     ) -> None:
         """Update the matrices of one regression, then its noise."""
         rows, columns = moments.sx.shape
         state, inputs = model.state_dim, columns - model.state_dim - 1
         widths = dict(zip(names, (state, inputs, 1), strict=True))
-        parts, moves = [], []
+        parts, moves, present = [], [], _present(model)
         for name, width in widths.items():
-            value = getattr(model, name)
-            value = moments.sx.new_zeros(rows, width) if value is None else value.detach()
+            value = present[name]
+            value = moments.sx.new_zeros(rows, width) if value is None else value
             parts.append(value.reshape(rows, width))
             moves.append(torch.full((width,), name in free, device=value.device))
         solution = moments.solve(torch.cat(parts, -1), torch.cat(moves))
-        for (name, _), block in zip(
-            widths.items(), solution.split(list(widths.values()), -1), strict=True
-        ):
-            if name in free:
-                _write(model, name, block.reshape(getattr(model, name).shape))
+        for name, block in zip(names, solution.split(list(widths.values()), -1), strict=True):
+            if name in free and (value := present[name]) is not None:
+                _write(model, name, block.reshape(value.shape))
         if cov in free:
             self._write_cov(model, cov, moments.noise(solution))
 
-    def _write_cov(self, model: Any, name: str, value: Tensor) -> None:  # noqa: ANN401
+    def _write_cov(self, model: StateSpaceModel, name: str, value: Tensor) -> None:
         mask = torch.eye(len(value)).to(value) if name in self.diagonal else torch.ones_like(value)
         value = value * mask
         if name in model._pyro_params and bool(torch.linalg.cholesky_ex(value).info):
@@ -171,65 +163,69 @@ class _SingularError(Exception):
     """A covariance left the inside of its constraint."""
 
 
-def _offset(model: Any, series: Series) -> Tensor:  # noqa: ANN401
+def _offset(D: Tensor | None, d: Tensor | None, series: Series) -> Tensor:
     """Return the present `D u + d`, broadcastable to `y`."""
-    total = series.y.new_zeros(model.obs_dim)
-    total = total if model.d is None else total + model.d.detach()
-    if model.D is None or series.u is None:
-        return total
-    return total + series.u @ model.D.detach().mT
+    total = series.y.new_zeros(series.y.shape[-1]) if d is None else d
+    return total if D is None or series.u is None else total + series.u @ D.mT
 
 
-def _write(model: Any, name: str, value: Tensor) -> None:  # noqa: ANN401
+def _present(model: StateSpaceModel) -> dict[str, Tensor | None]:
+    """Return the matrices of a model that has them, without a gradient."""
+    assert isinstance(model, HasMatrices)
+    return {k: None if x is None else x.detach() for k, x in model.matrices().items()}
+
+
+def _write(model: StateSpaceModel, name: str, value: Tensor) -> None:
     """Set a parameter; a covariance goes through its constraint."""
     if name in model._pyro_params:
         setattr(model, name, value)
     else:
-        getattr(model, name).data.copy_(value)
+        model.get_parameter(name).data.copy_(value)
 
 
 def _learnable(model: StateSpaceModel) -> set[str]:
     """Return the names of the matrices to update, or refuse what has no closed form."""
     names = (*_REGRESSIONS, *_COVARIANCES)
-    if not all(hasattr(model, name) for name in names):
+    if not isinstance(model, HasMatrices):
         raise ValueError(
             f"`ExpectationMaximization` needs a `LinearGaussian`, got {type(model).__name__}. Use "
             "`MaximumLikelihood()`."
         )
-    assert isinstance(model, PyroModule)
     if model._pyro_samples:
         raise ValueError(
             f"`{next(iter(model._pyro_samples))}` has a prior, which has no closed form here. Use "
             "`MaximumLikelihood()` for the posterior maximum, or `NUTS()`."
         )
-    known = {id(p) for name in names if (p := _tensor(model, name)) is not None}
-    free = {name for name in names if (p := _tensor(model, name)) is not None and p.requires_grad}
+    tensors = {name: p for name in names if (p := _tensor(model, name)) is not None}
+    known = {id(p) for p in tensors.values()}
+    free = {name for name, p in tensors.items() if p.requires_grad}
     total = [p for p in model.parameters() if p.requires_grad]
     if len(total) != len(free) or any(id(p) not in known for p in total):
         raise ValueError(
             f"{type(model).__name__} has tied or additional parameters, which have no closed form "
             "here. Use `MaximumLikelihood()`."
         )
-    if "stationary" in getattr(model, "start", ()) and free & {"A", "b", "Q"}:
+    if "stationary" in model.start and free & {"A", "b", "Q"}:
         raise ValueError(
             '`initial="stationary"` ties the start to `A`, `b` and `Q`, which leaves no closed '
             "form. Use `MaximumLikelihood()`, or learn `m0` and `P0`."
         )
-    _require_constant(model)
+    present = _present(model)
+    _require_constant(present)
     for name in free:
-        _require_closed_form(model, name)
+        _require_closed_form(model, name, present[name])
     return free
 
 
-def _tensor(model: PyroModule, name: str) -> nn.Parameter | None:
-    key = f"{name}_unconstrained" if name in model._pyro_params else name
-    value = getattr(model, key)
-    return value if isinstance(value, nn.Parameter) else None
+def _tensor(model: StateSpaceModel, name: str) -> nn.Parameter | None:
+    """Return what the optimiser of a matrix moves, if it is a parameter."""
+    return model._parameters.get(f"{name}_unconstrained" if name in model._pyro_params else name)
 
 
-def _require_closed_form(model: PyroModule, name: str) -> None:
+def _require_closed_form(model: StateSpaceModel, name: str, matrix: Tensor | None) -> None:
     constraint, _ = model._pyro_params.get(name, (constraints.real, None))
-    scalar = getattr(model, name).shape == (1, 1) and type(constraint) is constraints.greater_than
+    single = matrix is not None and matrix.shape == (1, 1)
+    scalar = single and type(constraint) is constraints.greater_than
     kinds = (type(constraints.positive_definite), type(constraints.positive_semidefinite))
     if isinstance(constraint, constraints.independent):
         constraint = constraint.base_constraint
@@ -243,9 +239,8 @@ def _require_closed_form(model: PyroModule, name: str) -> None:
         )
 
 
-def _require_constant(model: PyroModule) -> None:
-    for name in ("A", "Q", "C", "R", "B", "D", "b", "d", "m0", "P0"):
-        matrix = getattr(model, name)
+def _require_constant(present: dict[str, Tensor | None]) -> None:
+    for name, matrix in present.items():
         if matrix is not None and matrix.ndim > (1 if name in ("b", "d", "m0") else 2):
             raise ValueError(
                 f"`{name}` varies in time or over series, for which there is no closed form. Use "

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...core.abilities import LinearGaussianModel
 from ...core.methods import InferenceMethod, Learned
 from ...core.model import Series, StateSpaceModel
 from .delta_method import readable_errors, unknown
 from .maximum_likelihood_batch import Errors, fit_each
 from .objective import Objective, Vector, free_count, readable_parameters, replace_priors
 from .objective_batch import separable
+from .required import given
 from .standard_errors import Matrix, at_bounds, newton_polish, outer_products, standard_errors
 
 
@@ -29,8 +29,8 @@ class MaximumLikelihood:
     every series of a batch has its own parameters (`series_shape`), each climbs at its own pace.
 
     Attributes:
-        inference: A method with a differentiable log-likelihood; by default `Kalman()`,
-            `ForwardBackward()` and `Switching()` for their models and `Unscented()` for others.
+        inference: A method with a differentiable log-likelihood. `deepssm.fit` takes the model's
+            default method where it is `None`; called directly, `fit` needs one.
         max_iterations: Limit of L-BFGS iterations for each start.
         tolerance: Stop at this largest entry of the gradient per observation.
         starts: Number of starting points; all but the first are drawn around it.
@@ -61,10 +61,10 @@ class MaximumLikelihood:
         """Move the model to the maximum; return errors, criteria and warnings.
 
         Raises:
-            ValueError: the log-likelihood cannot be differentiated, or is not finite where
-                learning starts.
+            ValueError: `inference` is `None`, the log-likelihood cannot be differentiated, or it
+                is not finite where learning starts.
         """
-        inference = self.inference or default_inference(model)
+        inference = given(self.inference, "MaximumLikelihood")
         if self.initialize:
             model.initialize_from(series)
         objective = Objective(model, series, inference, replace_priors(model))
@@ -136,25 +136,6 @@ class MaximumLikelihood:
                 )
         objective.assign(objective.best[0])
         return history
-
-
-def default_inference(model: StateSpaceModel) -> InferenceMethod:
-    """Return the exact method for a model if there is one, else the unscented filter."""
-    if isinstance(model, LinearGaussianModel):
-        from ..kalman.method import Kalman
-
-        return Kalman()
-    if hasattr(model, "log_emission"):
-        from ..discrete.hidden_markov import ForwardBackward
-
-        return ForwardBackward()
-    if hasattr(model, "mode_parameters"):
-        from ..discrete.switching import Switching
-
-        return Switching()
-    from ..gaussian.methods import Unscented
-
-    return Unscented()
 
 
 def _require_finite_start(objective: Objective, x: Vector) -> None:

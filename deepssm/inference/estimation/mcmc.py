@@ -16,9 +16,9 @@ from torch import Tensor
 
 from ...core.methods import InferenceMethod, Learned
 from ...core.model import Series, StateSpaceModel
-from .maximum_likelihood import default_inference
 from .objective import Prior, free_parameters, priors_of, replace_priors
 from .parameter_average import ParameterAverage
+from .required import given
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class NUTS:
         num_samples: Draws kept, for each chain.
         warmup: Steps that tune step size and mass matrix, for each chain.
         chains: Chains, run one after the other.
-        inference: Method whose log-likelihood is used; exact for linear models by default.
+        inference: Method whose log-likelihood is used. `deepssm.fit` takes the model's default
+            method where it is `None`; called directly, `fit` needs one.
         target_accept: Acceptance rate to tune for.
         max_tree_depth: Limit of trajectory doublings.
         averaged: How many draws, spread evenly, the returned method averages over.
@@ -61,10 +62,10 @@ class NUTS:
         """Draw the parameters; `standard_errors` are posterior standard deviations.
 
         Raises:
-            ValueError: a free parameter has no prior, or no parameter has one.
+            ValueError: `inference` is `None`, a free parameter has no prior, or none has one.
         """
         places = _require_priors(model)
-        inference = self.inference or default_inference(model)
+        inference = given(self.inference, "NUTS")
         draws, divergences = self._chains(model, series, inference, places, progress, generator)
         replace_priors(model)
         for name, place in places.items():

@@ -11,8 +11,9 @@ import torch
 from pyro.distributions import TorchDistribution
 from pyro.nn import PyroModule, PyroParam
 from torch import Tensor
-from torch.distributions import constraints, transform_to
+from torch.distributions import Distribution, constraints, transform_to
 
+from ...core.abilities import HasReadableParameters
 from ...core.methods import InferenceMethod
 from ...core.model import Readable, Series, StateSpaceModel
 
@@ -81,8 +82,7 @@ def free_parameters(model: StateSpaceModel) -> list[Free]:
 
 def readable_parameters(model: StateSpaceModel) -> dict[str, Readable]:
     """Return what a model shows in the place of parameters, by the names of those."""
-    read: Any = getattr(model, "readable", dict)
-    return read()
+    return dict(model.readable()) if isinstance(model, HasReadableParameters) else {}
 
 
 def free_count(model: StateSpaceModel) -> int:
@@ -209,7 +209,7 @@ def _priors(model: StateSpaceModel) -> Iterator[Prior]:
     for module in model.modules():
         if isinstance(module, PyroModule):
             for name, prior in list(module.__dict__["_pyro_samples"].items()):
-                if not hasattr(prior, "log_prob"):
+                if not isinstance(prior, Distribution):
                     raise ValueError(
                         f"The prior of `{name}` is a function, perhaps of other parameters, which "
                         "is not supported. Give it a distribution, or write a Pyro program with "

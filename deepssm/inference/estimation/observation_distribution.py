@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
+from ...core.abilities import DiscreteModel
 from ...core.methods import InferenceMethod
 from ...core.model import Series, StateSpaceModel
 from ..discrete.hidden_markov import ForwardBackward
@@ -28,14 +31,15 @@ class ObservationDistribution(TorchDistribution):
         time: Number of steps.
         u: Inputs, `(*batch, time, input)`.
         dt: Time steps, `(*batch, time)` or `()`.
-        inference: Method whose log-likelihood is the density; by default `ForwardBackward()` for
-            hidden Markov models and `Kalman()` for others.
+        inference: Method whose log-likelihood is the density, such as `Kalman()` or
+            `ForwardBackward()`. Leaving it out is deprecated.
 
     Example:
         >>> import torch
         >>> import deepssm as ds
         >>> model = ds.models.LinearGaussian([[0.9]], [[1.0]], [[1.0]], [[0.5]], P0=[[1.0]])
-        >>> series = ds.inference.ObservationDistribution(model, time=5)
+        >>> exact = ds.inference.Kalman()
+        >>> series = ds.inference.ObservationDistribution(model, time=5, inference=exact)
         >>> series.log_prob(torch.zeros(3, 5, 1, dtype=torch.float64)).shape
         torch.Size([3])
     """
@@ -52,8 +56,7 @@ class ObservationDistribution(TorchDistribution):
         inference: InferenceMethod | None = None,
     ) -> None:
         self.model, self.u, self.dt = model, u, dt
-        exact = ForwardBackward() if hasattr(model, "log_emission") else Kalman()
-        self.inference = exact if inference is None else inference
+        self.inference = _exact(model) if inference is None else inference
         batch = torch.broadcast_shapes(
             () if u is None else u.shape[:-2], () if dt is None else dt.shape[:-1]
         )
@@ -81,3 +84,15 @@ class ObservationDistribution(TorchDistribution):
         )
         series = Series(empty, self.u, self.dt)
         return simulate(self.model, series, tuple(shape), None).y
+
+
+def _exact(model: StateSpaceModel) -> InferenceMethod:
+    """Choose as was done before `inference` was asked for; goes with the next release."""
+    method = ForwardBackward() if isinstance(model, DiscreteModel) else Kalman()
+    warnings.warn(
+        "`ObservationDistribution` without `inference` is deprecated: pass "
+        f"`inference={type(method).__name__}()`.",
+        DeprecationWarning,
+        stacklevel=3,
+    )
+    return method

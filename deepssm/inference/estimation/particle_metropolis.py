@@ -10,6 +10,7 @@ from operator import attrgetter
 import torch
 from torch import Tensor, nn
 
+from ...core.deprecation import renamed_arguments
 from ...core.methods import Learned
 from ...core.model import Series, StateSpaceModel
 from ..particles.filter import Particle
@@ -24,7 +25,7 @@ class ParticleMetropolis:
     are the records of `Learned.history`.
 
     Args:
-        particle: The filter; enough particles for a log-likelihood of standard deviation about 1.
+        inference: The filter; enough particles for a log-likelihood of standard deviation about 1.
         num_samples: Draws kept.
         warmup: Steps before them.
         log_prior: Maps the model to the log prior density of its unconstrained parameters; flat
@@ -34,7 +35,7 @@ class ParticleMetropolis:
     Source: Andrieu, Doucet & Holenstein (2010), JRSS B 72(3); Haario, Saksman & Tamminen (2001).
     """
 
-    particle: Particle = field(default_factory=Particle)
+    inference: Particle = field(default_factory=Particle)
     num_samples: int = 1_000
     warmup: int = 500
     log_prior: Callable[[StateSpaceModel], Tensor] | None = None
@@ -84,7 +85,7 @@ class ParticleMetropolis:
         score = float(self._score(model, series, 0))
         accepted = sum(moved for _, _, moved in kept) / len(kept)
         diagnostics = {"acceptance": accepted, "num_parameters": float(vectors.shape[-1])}
-        return Learned(self.particle, score, history, errors, diagnostics, _warnings(accepted))
+        return Learned(self.inference, score, history, errors, diagnostics, _warnings(accepted))
 
     def _walk(
         self,
@@ -116,7 +117,7 @@ class ParticleMetropolis:
         return walk
 
     def _score(self, model: StateSpaceModel, series: Series, step: int) -> float:
-        particle = replace(self.particle, seed=self.particle.seed + 7919 * step)
+        particle = replace(self.inference, seed=self.inference.seed + 7919 * step)
         total = particle.log_likelihood(model, series).sum()
         prior = 0.0 if self.log_prior is None else float(self.log_prior(model))
         return float(total) + prior
@@ -127,6 +128,9 @@ class ParticleMetropolis:
         _write(model, names, vector)
         public = [name.removesuffix("_unconstrained") for name in names]
         return {name: attrgetter(name)(model).detach().clone() for name in public}
+
+
+ParticleMetropolis.__init__ = renamed_arguments(particle="inference")(ParticleMetropolis.__init__)
 
 
 def _adapted(vectors: Tensor) -> Tensor:

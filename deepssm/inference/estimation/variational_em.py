@@ -9,12 +9,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from ...core.abilities import SwitchingModel
 from ...core.methods import InferenceMethod, Learned
 from ...core.model import Series, StateSpaceModel
 from ..discrete.hidden_markov import forward_backward
+from ..discrete.required import switching_model
 from ..discrete.switching import Switching
 from ..discrete.switching_bound import parameters_of, score_modes, smooth_states, whiten_all
-from ..discrete.switching_mixtures import SwitchingModel
 from ..discrete.switching_statistics import Posterior, expected_density
 from .objective import Objective, Prior, replace_priors
 
@@ -65,7 +66,7 @@ class VariationalEM:
         Raises:
             ValueError: the model does not switch, or a mode has a step without noise.
         """
-        _require_switching(model)
+        _switching(model)
         generator = generator or torch.Generator().manual_seed(0)
         priors, origin = replace_priors(model), copy.deepcopy(model.state_dict())
         best: tuple[float, Any, list[float]] = (-torch.inf, origin, [])
@@ -83,7 +84,7 @@ class VariationalEM:
 
     def posterior(self, model: StateSpaceModel, series: Series) -> Posterior:
         """Return the best `q(s) q(z)` that coordinate ascent finds for the model as it is."""
-        _require_switching(model)
+        _switching(model)
         weight, before = _guess(model, series), -torch.inf
         for _ in range(max(self.max_iterations, 1)):
             q = _sweep(model, series, weight)
@@ -164,7 +165,7 @@ class VariationalEM:
 
 def _sweep(model: StateSpaceModel, series: Series, weight: Tensor) -> Posterior:
     """Update `q(z)` given the modes, then `q(s)` given the states."""
-    chain = cast(SwitchingModel, model)
+    chain = _switching(model)
     with torch.no_grad():
         parameters = parameters_of(model, series)
         laws = whiten_all(parameters, ~torch.isnan(series.y))
@@ -178,8 +179,9 @@ def _sweep(model: StateSpaceModel, series: Series, weight: Tensor) -> Posterior:
 def _guess(model: StateSpaceModel, series: Series) -> Tensor:
     """Return the smoothed modes of the filter's merged mixtures, `(*batch, time, modes)`."""
     with torch.no_grad():
-        filtered = Switching().filter(model, series).mean[..., : cast(Any, model).num_modes]
-        A, steps = cast(SwitchingModel, model).log_transition().exp(), [filtered[..., -1, :]]
+        chain = _switching(model)
+        filtered = Switching().filter(model, series).mean[..., : chain.num_modes]
+        A, steps = chain.log_transition().exp(), [filtered[..., -1, :]]
         for t in range(series.time - 2, -1, -1):
             joint = filtered[..., t, :, None] * A
             back = joint / joint.sum(-2, keepdim=True).clamp_min(1e-300)
@@ -190,7 +192,7 @@ def _guess(model: StateSpaceModel, series: Series) -> Tensor:
 
 def _cuts(model: StateSpaceModel, series: Series, generator: torch.Generator) -> Tensor:
     """Draw modes from their chain without looking at the data, nearly certain of each."""
-    chain = cast(SwitchingModel, model)
+    chain = _switching(model)
     with torch.no_grad():
         A, p = chain.log_transition().exp().cpu(), chain.log_initial().exp().cpu()
     modes, count = [], series.batch_shape.numel()
@@ -206,9 +208,5 @@ def _count(series: Series) -> int:
     return max(1, int((~torch.isnan(series.y)).sum()))
 
 
-def _require_switching(model: StateSpaceModel) -> None:
-    if not hasattr(model, "mode_parameters"):
-        raise ValueError(
-            f"`VariationalEM()` needs a `SwitchingLinearGaussian` model, got "
-            f"{type(model).__name__}. Use `MaximumLikelihood()` or `SVI()`."
-        )
+def _switching(model: StateSpaceModel) -> SwitchingModel:
+    return switching_model(model, "VariationalEM()")

@@ -12,8 +12,8 @@ from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import seeded
 from ...core.results import Filtered, Forecast, Smoothed
 from ..simulation.ahead import drawn_forecast, last_seen, run_on, state_at
+from ..simulation.conditionals import Conditionals, bind, gaussian_start
 from . import steps as steps
-from .conditionals import Conditionals, bind, gaussian_start
 from .linearized import Conditional, Linearized, Moments
 from .online import OnlineGaussian
 from .robust import Robust, gaussian_update
@@ -29,11 +29,15 @@ class GaussianFilter(ABC):
     such filter is the Kalman filter. Emissions need not be Gaussian: the first two conditional
     moments enter.
 
+    To add one, derive a frozen dataclass and define `moments`; all else follows. Two fields are
+    read where a subclass has them: `iterations`, how often each emission is linearised, and
+    `robust`, what to do about outliers.
+
     Source: Särkkä & Svensson (2023), Bayesian Filtering and Smoothing, chapters 7 to 10.
     """
 
-    iterations: int
-    robust: Robust | None
+    iterations: int = 1
+    robust: Robust | None = None
 
     @abstractmethod
     def moments(self, state_dim: int) -> Moments:
@@ -92,7 +96,8 @@ class GaussianFilter(ABC):
         conditionals = bind(model, series)
         forward = self._pass(model, series, joint=False)
         if model.reads_past:
-            return _fed_forecast(model, series, forward, horizon, num_samples, generator)
+            count = num_samples or 1_000
+            return _autoregressive_forecast(model, series, forward, horizon, count, generator)
         rule, first = self.rules(model, conditionals)[1], series.time - horizon
         means, covs = [], []
         for t in range(first, series.time):
@@ -233,16 +238,16 @@ def _simulate(
     return torch.stack(states, -2), torch.stack(readings, -2)
 
 
-def _fed_forecast(
+def _autoregressive_forecast(
     model: StateSpaceModel,
     series: Series,
     forward: Passed,
     horizon: int,
-    num_samples: int | None,
+    count: int,
     generator: torch.Generator | None,
 ) -> Forecast:
-    """Draw on from the filtered state of each series' last reading, draws fed back."""
-    last, count = last_seen(series.y), num_samples or 1000
+    """Draw on from the filtered state of each series' last observation."""
+    last = last_seen(series.y)
     mean = state_at(steps.over_time(forward.mean), last)
     factor = state_at(steps.over_time([f.flatten(-2) for f in forward.factor]), last)
     chosen = generator or torch.Generator(series.y.device).manual_seed(0)

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeAlias
 
-import torch
 from torch import Tensor
-from torch.distributions import (
-    Distribution,
-)
+from torch.distributions import Distribution
 
-Conditional = Callable[[Tensor], Distribution]
+from ..simulation.angles import Wrap
 
-
-Wrap = Callable[[Tensor], Tensor]
+Conditional: TypeAlias = Callable[[Tensor], Distribution]
+"""`z`, `(points, *batch, state)`, to `p(x | z)`: a model's transition or emission at one step."""
 
 
 class Linearized(NamedTuple):
@@ -33,7 +29,12 @@ class Linearized(NamedTuple):
 
 
 class Moments(Protocol):
-    """Pushes `N(mean, factor factor')` through a conditional distribution."""
+    """A rule that pushes `N(mean, factor factor')` through a conditional distribution.
+
+    It evaluates `conditional` at the points of its choice, along a first axis of its own, and
+    returns the best linear description it has. Differences of `x` go through `wrap` before they
+    are averaged. What it returns must be differentiable for learning.
+    """
 
     def __call__(
         self, conditional: Conditional, mean: Tensor, factor: Tensor, wrap: Wrap
@@ -47,27 +48,3 @@ class Moments(Protocol):
             wrap: Brings differences of `x` to their shortest form; identity but for angles.
         """
         ...
-
-
-def identity(difference: Tensor) -> Tensor:
-    """Return the difference unchanged: no component is an angle."""
-    return difference
-
-
-def circular(components: tuple[int, ...], size: int) -> Wrap:
-    """Return the map that brings angular components of a difference to `[-pi, pi)`.
-
-    Args:
-        components: Which components are angles, in radians.
-        size: How many components there are.
-    """
-    if not components:
-        return identity
-    angular = torch.zeros(size, dtype=torch.bool)
-    angular[list(components)] = True
-
-    def wrap(difference: Tensor) -> Tensor:
-        turned = torch.remainder(difference + math.pi, 2 * math.pi) - math.pi
-        return torch.where(angular.to(difference.device), turned, difference)
-
-    return wrap

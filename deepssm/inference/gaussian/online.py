@@ -11,8 +11,8 @@ from ...core.gaussian import outer
 from ...core.model import Data, Series, StateSpaceModel
 from ..online.state import as_numbers, require_state
 from ..online.wrapping import checked_reading
+from ..simulation.conditionals import Conditionals, bind, gaussian_start
 from . import steps as steps
-from .conditionals import Conditionals, bind, gaussian_start
 from .linearized import Linearized, Moments
 from .steps import Conditioned, Predicted
 

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ...core.abilities import LinearGaussianModel
 from ...core.autoregressive import refuse_feedback
+from ...core.deprecation import renamed_arguments
 from ...core.gaussian import outer, psd_factor
 from ...core.methods import InferenceMethod
 from ...core.model import (
@@ -19,9 +21,10 @@ from ...core.model import (
 )
 from ...core.results import Filtered, Forecast, Smoothed
 from ..kalman.method import Kalman
-from .conditionals import Conditionals, bind, gaussian_start
+from ..simulation.angles import Wrap
+from ..simulation.conditionals import Conditionals, bind, gaussian_start
 from .filter import GaussianFilter
-from .linearized import Conditional, Moments, Wrap
+from .linearized import Conditional, Moments
 from .methods import Extended
 
 
@@ -36,30 +39,30 @@ class PosteriorLinearization:
 
     Args:
         rule: How to linearise; its own smoother gives the first path.
-        iterations: Most passes.
+        max_iterations: Most passes.
         tolerance: Stop once no smoothed mean moves by more than this many standard deviations.
-        exact: The linear smoother.
+        inference: The linear smoother, an exact one.
 
     Source: Bell (1994), SIAM J. Optimization 4(3); García-Fernández, Svensson & Särkkä (2017),
         IEEE Transactions on Automatic Control 62(4); Yaghoobi et al. (2021) for all at once.
     """
 
     rule: GaussianFilter = field(default_factory=Extended)
-    iterations: int = 20
+    max_iterations: int = 20
     tolerance: float = 1e-9
-    exact: InferenceMethod = field(default_factory=Kalman)
+    inference: InferenceMethod = field(default_factory=Kalman)
 
     def filter(self, model: StateSpaceModel, series: Series) -> Filtered:
         """Filter the linear model found by smoothing: its linearisation has seen all of `y`."""
-        return self.exact.filter(*self.linearize(model, series))
+        return self.inference.filter(*self.linearize(model, series))
 
     def smooth(self, model: StateSpaceModel, series: Series) -> Smoothed:
         """Return `p(z_t | y_{1:T})` under the last linearisation."""
-        return self.exact.smooth(*self.linearize(model, series))
+        return self.inference.smooth(*self.linearize(model, series))
 
     def log_likelihood(self, model: StateSpaceModel, series: Series) -> Tensor:
         """Return the log-likelihood of the last linear model in nats, `(*batch, time)`."""
-        return self.exact.log_likelihood(*self.linearize(model, series))
+        return self.inference.log_likelihood(*self.linearize(model, series))
 
     def sample_posterior(
         self,
@@ -70,7 +73,7 @@ class PosteriorLinearization:
     ) -> Tensor:
         """Draw paths of the last linear model, `(num_samples, *batch, time, state)`."""
         linear = self.linearize(model, series)
-        return self.exact.sample_posterior(*linear, num_samples, generator)
+        return self.inference.sample_posterior(*linear, num_samples, generator)
 
     def forecast(
         self,
@@ -83,7 +86,7 @@ class PosteriorLinearization:
         """Forecast the last `horizon` steps, linearised about their predicted path."""
         refuse_feedback(model, "a forecast of `PosteriorLinearization`")
         linear = self.linearize(model, series)
-        return self.exact.forecast(*linear, horizon, num_samples, generator)
+        return self.inference.forecast(*linear, horizon, num_samples, generator)
 
     def linearize(self, model: StateSpaceModel, series: Series) -> tuple[LinearizedModel, Series]:
         """Return the linear model of the last pass and the series it is for.
@@ -92,11 +95,11 @@ class PosteriorLinearization:
         """
         conditionals = _all_steps(model, series)
         path = self.rule.smooth(model, series)
-        for iteration in range(self.iterations):
+        for iteration in range(self.max_iterations):
             linear, known = self._about(model, conditionals, series, path)
-            if iteration == self.iterations - 1:
+            if iteration == self.max_iterations - 1:
                 break
-            smoothed = self.exact.smooth(linear, known)
+            smoothed = self.inference.smooth(linear, known)
             sd = smoothed.cov.diagonal(dim1=-2, dim2=-1).clamp_min(1e-300).sqrt()
             moved = ((smoothed.mean - path.mean).abs() / sd).max()
             path = smoothed
@@ -125,6 +128,11 @@ class PosteriorLinearization:
         return LinearizedModel(model, LinearParameters(start, _padded(step), first)), Series(y)
 
 
+PosteriorLinearization.__init__ = renamed_arguments(
+    iterations="max_iterations", exact="inference"
+)(PosteriorLinearization.__init__)
+
+
 class LinearizedModel(StateSpaceModel):
     """A model with every step replaced by a linear one, for exact methods.
 
@@ -149,7 +157,7 @@ class LinearizedModel(StateSpaceModel):
 def _all_steps(model: StateSpaceModel, series: Series) -> Conditionals:
     """Bind a model to all steps at once; the time index of the conditionals is not used."""
     bound = bind(model, Series(series.y))
-    if hasattr(model, "linear_parameters"):
+    if isinstance(model, LinearGaussianModel):
         raise ValueError(
             f"`{type(model).__name__}` is linear already: use `ds.inference.Kalman()`."
         )

@@ -22,8 +22,9 @@ from torch.distributions import (
 from torch.nn import functional
 
 from ...core.gaussian import beside, mvn, outer, psd_factor
+from ..simulation.angles import Wrap
 from . import compiled_steps as compiled
-from .linearized import Conditional, Linearized, Moments, Wrap
+from .linearized import Conditional, Linearized, Moments
 
 
 def taylor(conditional: Conditional, mean: Tensor, factor: Tensor, wrap: Wrap) -> Linearized:

@@ -13,8 +13,10 @@ from ...core.gaussian import outer, standard_normal_log_prob
 from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import draw, seeded
 from ...core.results import Filtered, Forecast, Smoothed
-from ..gaussian.conditionals import Conditionals, bind
 from ..gaussian.rules import noise_factor
+from ..simulation.conditionals import Conditionals, bind
+from ..simulation.drawn_forecasts import DrawnForecasts
+from ..simulation.randomness import source
 
 
 class _Clouds(NamedTuple):
@@ -26,7 +28,7 @@ class _Clouds(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Ensemble:
+class Ensemble(DrawnForecasts):
     """Ensemble Kalman filter and smoother, for states too large for covariances.
 
     `"square_root"` moves the ensemble by a symmetric square root (ETKF), `"deterministic"` by
@@ -41,6 +43,7 @@ class Ensemble:
         localization: Tapers of `Cov(z, y)`, `(state, obs)`, and of `Cov(y)`, `(obs, obs)`, such as
             `gaspari_cohn` of distances; not for `"square_root"`.
         seed: Of all random numbers; the same seed gives the same ensemble.
+        generator: Source of them in the place of `seed`; it advances from call to call.
 
     Source: Evensen (1994); Bishop, Etherton & Majumdar (2001) ETKF; Sakov & Oke (2008) DEnKF;
         Raanes (2016), QJRMS 142, for the smoother.
@@ -51,6 +54,7 @@ class Ensemble:
     inflation: float = 1.0
     localization: tuple[Tensor, Tensor] | None = None
     seed: int = 0
+    generator: torch.Generator | None = None
 
     def __post_init__(self) -> None:
         """Check the options."""
@@ -83,10 +87,6 @@ class Ensemble:
         )
         cross = torch.cat((torch.zeros_like(cov[..., :1, :, :]), cross / (self.size - 1)), -3)
         return Smoothed(mean, cov, cross, *_likelihood_and_flag(clouds, series))
-
-    def log_likelihood(self, model: StateSpaceModel, series: Series) -> Tensor:
-        """Return the Gaussian log-likelihood of the ensemble in nats, `(*batch, time)`."""
-        return torch.stack(self._pass(model, series).log_likelihood, -1)
 
     def sample_posterior(
         self,
@@ -135,7 +135,7 @@ class Ensemble:
         observed = ~torch.isnan(series.y)
         y = torch.where(observed, series.y, series.y.new_zeros(()))
         clouds = _Clouds([], [], [])
-        with seeded(torch.Generator().manual_seed(self.seed)):
+        with seeded(source(self.generator, self.seed)):
             for t in range(series.time):
                 if t == 0:
                     members = _start(conditionals, self.size, series.batch_shape)

@@ -14,9 +14,11 @@ from ...core.gaussian import Pushforward
 from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import observed_log_prob, seeded
 from ...core.results import Filtered, Forecast, Smoothed
-from ..gaussian.conditionals import Conditionals, bind
-from ..gaussian.linearized import Wrap, identity
-from ..simulation.ahead import drawn_forecast, last_seen, run_on, state_at
+from ..simulation.ahead import state_at
+from ..simulation.angles import Wrap, identity
+from ..simulation.conditionals import Conditionals, bind
+from ..simulation.drawn_forecasts import DrawnForecasts
+from ..simulation.randomness import source
 from .paths import ancestral_paths, backward_paths
 from .proposals import Bootstrap, Proposal, Propose, Proposed
 from .resampling import Resampling, effective_size, systematic
@@ -41,7 +43,7 @@ class Cloud(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Particle:
+class Particle(DrawnForecasts):
     """Particle filter and smoother: right for any model as particles grow in number.
 
     The exponential of the summed log-likelihood is an unbiased estimate of `p(y_{1:T})`. All
@@ -58,7 +60,8 @@ class Particle:
         num_paths: Paths behind smoothed moments.
         differentiable: Let gradients of the log-likelihood through resampling, by weights that
             are one in value; their mean is the score of the exact likelihood.
-        seed: Of all random numbers of methods that take no generator.
+        seed: Of all random numbers of functions that take no generator.
+        generator: Source of them in the place of `seed`; it advances from call to call.
 
     Source: Chopin & Papaspiliopoulos (2020), An Introduction to Sequential Monte Carlo,
         chapters 10 and 12; Pitt & Shephard (1999) auxiliary; Ścibior & Wood (2021) gradients.
@@ -73,6 +76,7 @@ class Particle:
     num_paths: int = 200
     differentiable: bool = False
     seed: int = 0
+    generator: torch.Generator | None = None
 
     def __post_init__(self) -> None:
         """Check the sizes."""
@@ -94,7 +98,7 @@ class Particle:
     def smooth(self, model: StateSpaceModel, series: Series) -> Smoothed:
         """Return moments of `num_paths` paths drawn from `p(z_{1:T} | y_{1:T})`."""
         conditionals, cloud = bind(model, series), self.run(model, series)
-        with seeded(torch.Generator().manual_seed(self.seed + 1)):
+        with seeded(source(self.generator, self.seed + 1)):
             paths = self._paths(conditionals, cloud, self.num_paths)
         mean = paths[0] + conditionals.wrap_state(paths - paths[0]).mean(0)
         left = conditionals.wrap_state(paths - mean)
@@ -103,10 +107,6 @@ class Particle:
         cross = torch.cat((torch.zeros_like(cov[..., :1, :, :]), cross / (len(paths) - 1)), -3)
         score = torch.stack(cloud.log_likelihood, -1)
         return Smoothed(mean, cov, cross, score, ~torch.isfinite(score).all(-1))
-
-    def log_likelihood(self, model: StateSpaceModel, series: Series) -> Tensor:
-        """Return an estimate of `log p(y_t | y_{1:t-1})` in nats, `(*batch, time)`."""
-        return torch.stack(self.run(model, series).log_likelihood, -1)
 
     def sample_posterior(
         self,
@@ -128,49 +128,29 @@ class Particle:
         generator: torch.Generator | None = None,
     ) -> Forecast:
         """Let particles run through the last `horizon` steps, whose `y` is NaN."""
-        conditionals, first = bind(model, series), series.time - horizon
-        cloud = self.run(model, Series(series.y[..., :first, :], *_before(series, first)))
         count = num_samples or self.num_particles
-        if model.reads_past:
-            return self._fed_forecast(model, series, cloud, horizon, count, generator)
-        with torch.no_grad(), seeded(generator or torch.Generator().manual_seed(self.seed + 2)):
-            z = _start(conditionals.initial, count, series.batch_shape)
-            if first:
-                z = _pick(cloud.z[-1], _independent(cloud.log_weight[-1], count))
-            states, readings = [], []
-            for t in range(first, series.time):
-                z = conditionals.transition(z, t).sample() if t else z
-                states.append(z)
-                readings.append(conditionals.emission(z, t).sample())
-        states, samples = torch.stack(states, -2), torch.stack(readings, -2)
-        level = torch.full_like(samples[..., 0], -math.log(count))
-        moments = (
-            weighted_moments(level, samples, conditionals.wrap_obs),
-            weighted_moments(level, states, conditionals.wrap_state),
-        )
-        return Forecast(*moments[0], samples, *moments[1], states)
+        chosen = generator or source(self.generator, self.seed + 2)
+        return super().forecast(model, series, horizon, count, chosen)
 
-    def _fed_forecast(
+    def filtered_draws(
         self,
         model: StateSpaceModel,
         series: Series,
-        cloud: Cloud,
-        horizon: int,
-        count: int,
-        generator: torch.Generator | None,
-    ) -> Forecast:
-        """Draw on from the particles of each series' last reading, draws fed back."""
-        last = last_seen(series.y)
+        last: Tensor,
+        num_samples: int,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Draw particles of each series' last observation by their weights."""
+        cloud = self.run(model, series)
         z = state_at(torch.stack(cloud.z, -2), last)
         weight = state_at(torch.stack(cloud.log_weight, -1)[..., None], last)[..., 0]
-        with torch.no_grad(), seeded(generator or torch.Generator().manual_seed(self.seed + 2)):
-            z = _pick(z, _independent(weight, count))
-            return drawn_forecast(*run_on(model, series, z, last, horizon))
+        with seeded(generator):
+            return _pick(z, _independent(weight, num_samples))
 
     def run(self, model: StateSpaceModel, series: Series) -> Cloud:
         """Run the filter and return the particles themselves."""
         with torch.set_grad_enabled(self.differentiable and torch.is_grad_enabled()):
-            with seeded(torch.Generator().manual_seed(self.seed)):
+            with seeded(source(self.generator, self.seed)):
                 return self._run(model, series)
 
     def _run(self, model: StateSpaceModel, series: Series) -> Cloud:
@@ -312,12 +292,6 @@ def _independent(log_weight: Tensor, count: int) -> Tensor:
     weight = log_weight.exp().movedim(0, -1)
     chosen = torch.multinomial(weight.reshape(-1, weight.shape[-1]), count, replacement=True)
     return chosen.reshape(*weight.shape[:-1], count).movedim(-1, 0)
-
-
-def _before(series: Series, first: int) -> tuple[Tensor | None, Tensor | None]:
-    u = None if series.u is None else series.u[..., :first, :]
-    dt = series.dt
-    return u, dt if dt is None or dt.ndim == 0 else dt[..., :first]
 
 
 def _stacked(moments: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from ..gaussian.conditionals import Conditionals
-from ..gaussian.linearized import identity
+from ..simulation.angles import identity
+from ..simulation.conditionals import Conditionals
 
 
 def backward_paths(

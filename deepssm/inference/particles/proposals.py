@@ -13,9 +13,9 @@ from torch.distributions import Distribution, Independent, MultivariateNormal
 from ...core.gaussian import mvn
 from ...core.model import Series, StateSpaceModel
 from ..gaussian import steps as steps
-from ..gaussian.conditionals import Conditionals
 from ..gaussian.filter import GaussianFilter
 from ..gaussian.methods import Extended
+from ..simulation.conditionals import Conditionals
 
 
 class Proposed(NamedTuple):

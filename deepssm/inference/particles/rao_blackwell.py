@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, cast
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.distributions import Categorical
 from torch.nn import functional
 
+from ...core.abilities import SwitchingModel
 from ...core.gaussian import beside, outer, psd_factor, tria
 from ...core.model import LinearParameters, Series, StateSpaceModel
 from ...core.pyro_sites import seeded
-from ...core.results import Filtered, Forecast, Smoothed
-from ..discrete.switching_mixtures import Mixture, SwitchingModel, Trace, at_step, joint_moments
-from ..discrete.switching_paths import backward_modes, draw_along, simulate, smooth_along
+from ...core.results import Filtered, Smoothed
+from ..discrete.required import switching_model
+from ..discrete.switching_mixtures import Mixture, at_step, joint_moments
+from ..discrete.switching_paths import backward_modes, draw_along, smooth_along
 from ..gaussian.linearized import Linearized
 from ..gaussian.steps import condition
+from ..simulation.ahead import state_at
+from ..simulation.drawn_forecasts import DrawnForecasts
+from ..simulation.randomness import source
 from .paths import ancestral_paths
 from .resampling import Resampling, effective_size, systematic
 
@@ -36,7 +41,7 @@ class _Swarm(NamedTuple):
 
 
 @dataclass(frozen=True)
-class RaoBlackwellised:
+class RaoBlackwellised(DrawnForecasts):
     """Particle filter over modes with an exact Kalman filter inside each particle.
 
     Modes are drawn from their exact law given the new reading. The exponential of the summed
@@ -50,7 +55,8 @@ class RaoBlackwellised:
         num_paths: Paths of modes behind `smooth`, which is exact given them.
         smoother: Draw paths of modes by backward simulation with the states integrated out, or
             follow ancestors, which is quick but degenerates early in long series.
-        seed: Of all random numbers of methods that take no generator.
+        seed: Of all random numbers of functions that take no generator.
+        generator: Source of them in the place of `seed`; it advances from call to call.
 
     Source: Doucet, Godsill & Andrieu (2000), section III; Chen & Liu (2000), JRSS B 62(3);
         Särkkä, Bunch & Godsill (2012), IFAC 45(16), for the smoother.
@@ -62,6 +68,7 @@ class RaoBlackwellised:
     num_paths: int = 200
     smoother: Literal["backward", "ancestral"] = "backward"
     seed: int = 0
+    generator: torch.Generator | None = None
 
     def filter(self, model: StateSpaceModel, series: Series) -> Filtered:
         """Return mode probabilities and state, given the past with and without the present."""
@@ -74,16 +81,12 @@ class RaoBlackwellised:
 
     def smooth(self, model: StateSpaceModel, series: Series) -> Smoothed:
         """Return mode probabilities and state given all of `y`."""
-        with torch.no_grad(), seeded(torch.Generator().manual_seed(self.seed + 1)):
+        with torch.no_grad(), seeded(source(self.generator, self.seed + 1)):
             swarm = self._run(model, series)
             paths = self._paths(model, series, swarm, self.num_paths)
-            found = smooth_along(cast(SwitchingModel, model), series, paths)
+            found = smooth_along(_switching(model), series, paths)
         score = torch.stack(swarm.log_likelihood, -1)
         return Smoothed(*found, score, ~torch.isfinite(score).all(-1))
-
-    def log_likelihood(self, model: StateSpaceModel, series: Series) -> Tensor:
-        """Return an estimate of `log p(y_t | y_{1:t-1})` in nats, `(*batch, time)`."""
-        return torch.stack(self._run(model, series).log_likelihood, -1)
 
     def sample_posterior(
         self,
@@ -95,35 +98,32 @@ class RaoBlackwellised:
         """Draw modes and states, `(num_samples, *batch, time, modes + latent)`."""
         with torch.no_grad(), seeded(generator):
             paths = self._paths(model, series, self._run(model, series), num_samples)
-            return draw_along(cast(SwitchingModel, model), series, paths)
+            return draw_along(_switching(model), series, paths)
 
-    def forecast(
+    def filtered_draws(
         self,
         model: StateSpaceModel,
         series: Series,
-        horizon: int,
-        num_samples: int | None = None,
+        last: Tensor,
+        num_samples: int,
         generator: torch.Generator | None = None,
-    ) -> Forecast:
-        """Let the model run on from the particles; moments are those of the draws."""
-        count, first = num_samples or 1_000, series.time - horizon
+    ) -> Tensor:
+        """Draw particles of each series' last observation, and states from their Gaussians."""
         swarm = self._run(model, series)
-        with torch.no_grad(), seeded(generator or torch.Generator().manual_seed(self.seed + 2)):
-            place = max(first - 1, 0)
-            z, y = simulate(model, series, _as_trace(swarm, place), first, count)
-        level = torch.full_like(y[..., 0], -math.log(count))
-        moments = (_weighted(level, x) for x in (y, z))
-        (mean, cov), (state_mean, state_cov) = moments
-        return Forecast(mean, cov, y, state_mean, state_cov, z)
+        weight = state_at(torch.stack(swarm.log_weight, -1)[..., None], last)[..., 0]
+        hot, mean = (state_at(torch.stack(x, -2), last) for x in (swarm.mode, swarm.mean))
+        factor = state_at(torch.stack([L.flatten(-2) for L in swarm.factor], -2), last)
+        with seeded(generator):
+            index = Categorical(logits=weight.movedim(0, -1)).sample((num_samples,))  # type: ignore[arg-type]
+            noise = torch.randn(*index.shape, mean.shape[-1], dtype=mean.dtype)
+        hot, mean, factor = (_take(x, index) for x in (hot, mean, factor))
+        factor = factor.unflatten(-1, (mean.shape[-1], -1))
+        moved = (factor @ noise.to(mean.device)[..., None])[..., 0]
+        return torch.cat((hot, mean + moved), -1)
 
     def _run(self, model: StateSpaceModel, series: Series) -> _Swarm:
-        if not hasattr(model, "mode_parameters"):
-            raise ValueError(
-                "`RaoBlackwellised()` needs a `SwitchingLinearGaussian` model, got "
-                f"{type(model).__name__}."
-            )
-        with torch.no_grad(), seeded(torch.Generator().manual_seed(self.seed)):
-            return self._pass(cast(SwitchingModel, model), series)
+        with torch.no_grad(), seeded(source(self.generator, self.seed)):
+            return self._pass(_switching(model), series)
 
     def _pass(self, model: SwitchingModel, series: Series) -> _Swarm:
         parameters = model.mode_parameters(series.u, series.dt)
@@ -166,7 +166,7 @@ class RaoBlackwellised:
             for step in steps
         ]
         modes = [hot.argmax(-1).movedim(0, -1) for hot in swarm.mode]
-        return backward_modes(cast(SwitchingModel, model), series, mixtures, modes, count)
+        return backward_modes(_switching(model), series, mixtures, modes, count)
 
     def _resample(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         uneven = effective_size(weight) < self.threshold * self.num_particles
@@ -177,6 +177,10 @@ class RaoBlackwellised:
         return torch.where(uneven, self.resampling(weight), order), torch.where(
             uneven, level, weight
         )
+
+
+def _switching(model: StateSpaceModel) -> SwitchingModel:
+    return switching_model(model, "RaoBlackwellised()")
 
 
 def _begin(model: SwitchingModel, parameters: LinearParameters, shape: tuple[int, ...]) -> Mixture:
@@ -219,20 +223,6 @@ def _update(
         torch.einsum("...k,...kij->...ij", hot, factor),
     )
     return (hot, *chosen), torch.logsumexp(joint, -1)
-
-
-def _as_trace(swarm: _Swarm, place: int) -> Trace:
-    """Write the particles of one step as a mixture a mode, for drawing the future."""
-    hot, weight = swarm.mode[place], swarm.log_weight[place]
-    share = weight.exp()[..., None] * hot
-    total = share.sum(0)
-    inside = share / total.clamp_min(torch.finfo(total.dtype).tiny)
-    mean = torch.einsum("s...k,s...i->...ki", inside, swarm.mean[place])
-    left = swarm.mean[place][..., None, :] - mean
-    cov = torch.einsum("s...k,s...ki,s...kj->...kij", inside, left, left)
-    cov = cov + torch.einsum("s...k,s...ij->...kij", inside, outer(swarm.factor[place]))
-    mixture = Mixture(_log(total), mean, psd_factor((cov + cov.mT) / 2))
-    return Trace([mixture] * (place + 1), [mixture] * (place + 1), [])
 
 
 def _moments(weight: Tensor, hot: Tensor, mean: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:

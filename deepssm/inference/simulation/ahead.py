@@ -1,4 +1,4 @@
-"""Running a model on from given states, each drawn reading known to the next step."""
+"""Running a model on from given states, each drawn observation known to the next step."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from ...core.autoregressive import fed
 from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import at, completed, draw, observed_steps
 from ...core.results import Forecast
+from .angles import Wrap, circular, identity
+from .conditionals import bind
 
 
 def last_seen(y: Tensor) -> Tensor:
-    """Return each series' last step with a reading, `(*batch,)`; -1 where there is none."""
+    """Return each series' last step with an observation, `(*batch,)`; -1 where there is none."""
     return observed_steps(y).sum(-1) - 1
 
 
@@ -25,11 +27,11 @@ def state_at(path: Tensor, last: Tensor) -> Tensor:
 def run_on(
     model: StateSpaceModel, series: Series, z: Tensor, last: Tensor, horizon: int
 ) -> tuple[Tensor, Tensor]:
-    """Draw states and readings from a state on, and return those of the last steps.
+    """Draw states and observations from a state on, and return those of the last steps.
 
     Args:
         model: Any model.
-        series: Readings up to the state's step, inputs and time steps of all steps.
+        series: Observations up to the state's step, inputs and time steps of all steps.
         z: States at `last`, `(*axes, *batch, state)`.
         last: Step of each series' state, `(*batch,)`; -1 starts at `p(z_1)`.
         horizon: How many steps are returned.
@@ -37,7 +39,24 @@ def run_on(
     Returns:
         `(*axes, *batch, horizon, state)` and `(*axes, *batch, horizon, obs)`.
     """
-    y, states, readings = series.y.new_zeros(*z.shape[:-1], model.obs_dim), [], []
+    if model.reads_past:
+        return _run_on_autoregressive(model, series, z, last, horizon)
+    conditionals, states, observations = bind(model, series), [], []
+    for t in range(max(int(last.min()), 0), series.time):
+        known = (last >= t)[..., None]
+        moved = conditionals.transition(z, t) if t else conditionals.initial
+        z = torch.where(known, z, draw(moved.expand(z.shape[:-1])))
+        if t >= series.time - horizon:
+            states.append(z)
+            observations.append(draw(conditionals.emission(z, t)))
+    return torch.stack(states, -2), torch.stack(observations, -2)
+
+
+def _run_on_autoregressive(
+    model: StateSpaceModel, series: Series, z: Tensor, last: Tensor, horizon: int
+) -> tuple[Tensor, Tensor]:
+    """Do the same where each step reads the observation before it, drawn where it is missing."""
+    y, states, observations = series.y.new_zeros(*z.shape[:-1], model.obs_dim), [], []
     for t in range(max(int(last.min()), 0), series.time):
         known = (last >= t)[..., None]
         u = after = at(series.u, t)
@@ -48,16 +67,35 @@ def run_on(
         z = torch.where(known, z, draw(moved.expand(z.shape[:-1])))
         y = completed(model.emission(z, after), series.y[..., t, :])
         states.append(z)
-        readings.append(y)
-    return torch.stack(states[-horizon:], -2), torch.stack(readings[-horizon:], -2)
+        observations.append(y)
+    return torch.stack(states[-horizon:], -2), torch.stack(observations[-horizon:], -2)
 
 
-def drawn_forecast(states: Tensor, readings: Tensor) -> Forecast:
-    """Return draws and their moments, `(num_samples, *batch, horizon, ...)`."""
-    return Forecast(*_moments(readings), readings, *_moments(states), states)
+def drawn_forecast(
+    states: Tensor, observations: Tensor, model: StateSpaceModel | None = None
+) -> Forecast:
+    """Return draws and their moments.
+
+    Args:
+        states: `(num_samples, *batch, horizon, state)`.
+        observations: `(num_samples, *batch, horizon, obs)`.
+        model: Says which components are angles; none if it is `None`.
+    """
+    wraps = (identity, identity)
+    if model is not None:
+        wraps = (
+            circular(model.circular_obs, model.obs_dim),
+            circular(model.circular_state, model.state_dim),
+        )
+    moments = draw_moments(observations, wraps[0]), draw_moments(states, wraps[1])
+    return Forecast(*moments[0], observations, *moments[1], states)
 
 
-def _moments(draws: Tensor) -> tuple[Tensor, Tensor]:
-    mean = draws.mean(0)
-    centred = draws - mean
+def draw_moments(draws: Tensor, wrap: Wrap = identity) -> tuple[Tensor, Tensor]:
+    """Return mean and covariance of draws, `(num_samples, *axes, size)`.
+
+    Angles are averaged about the first draw, by differences taken the short way round.
+    """
+    mean = draws.mean(0) if wrap is identity else draws[0] + wrap(draws - draws[0]).mean(0)
+    centred = wrap(draws - mean)
     return mean, torch.einsum("s...i,s...j->...ij", centred, centred) / max(len(draws) - 1, 1)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
-
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from ...core.abilities import LinearGaussianModel
+from ...core.abilities import LinearGaussianModel, ReadsEarlierObservations
 from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import seeded
 from ...core.results import Simulated
@@ -50,14 +48,14 @@ def simulate(
             series.y.new_zeros(*shape, 0, model.state_dim), series.y.expand(*shape, -1, -1)
         )
     z = torch.stack(states, -2)
-    if getattr(model, "lags", 0):
-        past = z.new_zeros(*shape, cast(Any, model).lags, model.obs_dim)
-        return Simulated(z, readings_in_turn(model, z, series.u, past, generator))
+    if isinstance(model, ReadsEarlierObservations) and model.lags:
+        past = z.new_zeros(*shape, model.lags, model.obs_dim)
+        return Simulated(z, observations_in_turn(model, z, series.u, past, generator))
     return Simulated(z, draw(model.emission(z, series.u), (), generator))
 
 
-def readings_in_turn(
-    model: StateSpaceModel,
+def observations_in_turn(
+    model: ReadsEarlierObservations,
     z: Tensor,
     u: Tensor | None,
     past: Tensor,
@@ -66,7 +64,7 @@ def readings_in_turn(
     """Draw readings one by one where each depends on those before it, `(*axes, time, obs)`.
 
     Args:
-        model: A model with `emission_after` and `lags`.
+        model: A model whose emission reads earlier observations.
         z: States, `(*axes, time, state)`.
         u: Inputs, `(*batch, time, input)`, or `None`.
         past: Readings before the first, oldest first, `(*axes, lags, obs)`.
@@ -75,8 +73,8 @@ def readings_in_turn(
     drawn = []
     for t in range(z.shape[-2]):
         now = None if u is None else u[..., t, :].expand(*z.shape[:-2], -1)
-        law = cast(Any, model).emission_after(z[..., t, :], past, now)
-        drawn.append(draw(law, (), generator))
+        emission = model.emission_after(z[..., t, :], past, now)
+        drawn.append(draw(emission, (), generator))
         past = torch.cat((past[..., 1:, :], drawn[-1][..., None, :]), -2)
     return torch.stack(drawn, -2)
 

@@ -171,6 +171,29 @@ class HiddenMarkov(StateSpaceModel):
         """Spread the emissions of the states over the data, by a few steps of k-means."""
         self.family.initialize(series.y, series.u, torch.Generator().manual_seed(0))
 
+    def restart(self, series: Series, generator: torch.Generator) -> None:
+        """Draw new starting values: emissions from clusters of the data, probabilities at random.
+
+        Args:
+            series: The data.
+            generator: Source of randomness.
+
+        Raises:
+            ValueError: `series.y` holds an observation that no state can emit.
+        """
+        self.family.check(series.y)
+        self.family.initialize(series.y, series.u, generator)
+        with torch.no_grad():
+            for name in ("initial_logits", "transition_logits"):
+                logits = self._parameters.get(name)
+                if logits is None or not logits.requires_grad:
+                    continue
+                n = logits.shape[-1]
+                noise = 0.2 * torch.rand(logits.shape, generator=generator, dtype=logits.dtype)
+                logits.copy_(noise.to(logits.device))
+                if logits.ndim == 2 and n > 1:
+                    logits.diagonal().add_(torch.log(torch.tensor(9.0 * (n - 1))))
+
     def maximize(self, series: Series, first: Tensor, pairs: Tensor, smoothed: Tensor) -> None:
         """Set every free parameter to the maximum of the expected log joint density.
 

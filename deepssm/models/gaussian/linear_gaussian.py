@@ -18,6 +18,7 @@ from ...linear.stationary import stationary_moments
 
 Start = Literal["known", "stationary", "diffuse"]
 Matrix = Tensor | ArrayLike | nn.Parameter | PyroParam | PyroSample
+MATRICES = ("A", "B", "b", "Q", "C", "D", "d", "R", "m0", "P0")
 
 
 class LinearGaussian(StateSpaceModel):
@@ -96,6 +97,10 @@ class LinearGaussian(StateSpaceModel):
             LinearConditional(_timed(A, 2), _offset(self.b, self.B, u, A), _timed(self.Q, 2)),
             LinearConditional(_timed(C, 2), _offset(self.d, self.D, u, C), _timed(self.R, 2)),
         )
+
+    def matrices(self) -> dict[str, Tensor | None]:
+        """Return the constrained values of `A, B, b, Q, C, D, d, R, m0, P0` by these names."""
+        return {name: getattr(self, name) for name in MATRICES}
 
     def initial(self) -> dist.MultivariateNormal:
         """Return `p(z_1)`.

@@ -265,7 +265,7 @@ def test_expectation_maximisation_climbs_to_a_stationary_point(family: StateEmis
     model = HiddenMarkov(family)
     series = family_data(family, 60)
     series.y[5, 0] = series.y[20:23] = NAN
-    fit = BaumWelch(iterations=3_000, tolerance=1e-14)
+    fit = BaumWelch(max_iterations=3_000, tolerance=1e-14)
     learned = fit.fit(model, series, generator=torch.Generator().manual_seed(1))
     trace = torch.tensor([record["objective"] for record in learned.history])
     assert (trace.diff() > -1e-7).all()
@@ -305,7 +305,7 @@ def test_poisson_starts_reach_the_optimum_of_a_brute_force_oracle() -> None:
         counts.append(rng.poisson([1.0, 6.0][state]))
     y = np.array(counts, dtype=float)
     model = HiddenMarkov(PoissonStates(2))
-    fit = BaumWelch(iterations=2_000, tolerance=1e-13, starts=5)
+    fit = BaumWelch(max_iterations=2_000, tolerance=1e-13, starts=5)
     learned = fit.fit(model, Series(torch.from_numpy(y)[:, None]))
     oracle = _poisson_oracle(y, 4)
     assert abs(learned.objective - oracle) < 1e-4
@@ -318,8 +318,8 @@ def test_gradients_find_the_optimum_of_expectation_maximisation() -> None:
     """Quasi-Newton with the exact gradient, from another start; errors of rates come with it."""
     series = family_data(PoissonStates(2, 1), 80)
     model, other = HiddenMarkov(PoissonStates(2)), HiddenMarkov(PoissonStates(2))
-    best = BaumWelch(iterations=3_000, tolerance=1e-14, starts=3).fit(model, series)
-    learned = MaximumLikelihood().fit(other, series, progress=False)
+    best = BaumWelch(max_iterations=3_000, tolerance=1e-14, starts=3).fit(model, series)
+    learned = MaximumLikelihood(ForwardBackward()).fit(other, series, progress=False)
     assert isinstance(learned.method, ForwardBackward)
     assert abs(learned.objective - best.objective) < 1e-6
 
@@ -332,7 +332,7 @@ def test_driven_transitions_climb_to_the_same_optimum() -> None:
     z, y = ds.simulate(truth, 100, u=u, generator=torch.Generator().manual_seed(0))
     y[1, 90:] = y[0, 3] = NAN
     model = HiddenMarkov(GaussianStates(2, 1), input_dim=1, driven=True)
-    learned = BaumWelch(iterations=400, tolerance=1e-12, starts=2).fit(model, Series(y, u))
+    learned = BaumWelch(max_iterations=400, tolerance=1e-12, starts=2).fit(model, Series(y, u))
     trace = torch.tensor([record["objective"] for record in learned.history])
     assert (trace.diff() > -1e-7).all()
     slopes = torch.autograd.grad(
@@ -374,7 +374,7 @@ def test_frozen_parameters_stay_where_they_are(family: StateEmission) -> None:
     scatter(model)
     model.transition_logits.requires_grad_(False)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    BaumWelch(iterations=3, starts=2).fit(model, family_data(family, 40))
+    BaumWelch(max_iterations=3, starts=2).fit(model, family_data(family, 40))
     after = model.state_dict()
     assert not torch.equal(after.pop("initial_logits"), before.pop("initial_logits"))
     assert all(torch.equal(after[name], before[name]) for name in before)
@@ -421,7 +421,7 @@ def test_a_series_is_one_site_of_any_program() -> None:
     """`ObservationDistribution` sums the states out by itself."""
     model, y = gaussian_model(driven=True), data(7, 2, 3)
     u = data(7, 1, 3, seed=1)
-    site = ObservationDistribution(model, 7, u)
+    site = ObservationDistribution(model, 7, u, inference=ForwardBackward())
     total = ForwardBackward().log_likelihood(model, Series(y, u)).sum(-1)
     torch.testing.assert_close(site.log_prob(y), total)
     assert site.sample(torch.Size([5])).shape == (5, 3, 7, 2)

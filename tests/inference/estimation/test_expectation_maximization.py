@@ -14,6 +14,7 @@ from torch.distributions import constraints
 from deepssm.core.model import Series
 from deepssm.inference.estimation.expectation_maximization import ExpectationMaximization
 from deepssm.inference.estimation.maximum_likelihood import MaximumLikelihood
+from deepssm.inference.kalman.method import Kalman
 from deepssm.models import LinearGaussian, LocalLevel
 
 from ... import oracles
@@ -60,7 +61,7 @@ def em(model: Any, series: Series, **kwargs: Any) -> Any:  # noqa: ANN401
 def test_the_maximum_of_the_likelihood_is_a_fixed_point(free: str) -> None:
     """A wrong moment, gap or input would push the parameters off the stationary point."""
     learnt = model(free)
-    MaximumLikelihood(curvature_limit=0).fit(learnt, data(), progress=False)
+    MaximumLikelihood(Kalman(), curvature_limit=0).fit(learnt, data(), progress=False)
     before = {name: getattr(learnt, name).detach().clone() for name in NAMES}
     em(learnt, data(), max_iterations=2, tolerance=-1.0)
     for name in NAMES:

@@ -11,6 +11,7 @@ from pyro.nn import PyroParam, PyroSample
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from deepssm.api.defaults import default_method
 from deepssm.core.model import Series
 from deepssm.inference.estimation.maximum_likelihood import MaximumLikelihood
 from deepssm.inference.estimation.objective import Objective
@@ -48,6 +49,7 @@ def real(value: float) -> nn.Parameter:
 
 
 def fit(model: object, y: Tensor, **kwargs: object):  # noqa: ANN201
+    kwargs = {"inference": default_method(model)} | kwargs  # type: ignore[arg-type]
     return MaximumLikelihood(**kwargs).fit(model, Series(y), progress=False)  # type: ignore[arg-type]
 
 
@@ -233,7 +235,7 @@ def test_several_starts_find_the_better_of_two_optima() -> None:
     one, many = model(), model()
     fit(one, y)
     generator = torch.Generator().manual_seed(0)
-    MaximumLikelihood(starts=8).fit(many, Series(y), progress=False, generator=generator)
+    MaximumLikelihood(Kalman(), starts=8).fit(many, Series(y), progress=False, generator=generator)
     assert one.x.item() < 0 and many.x.item() == pytest.approx(1.0, abs=1e-2)
 
 

@@ -28,7 +28,7 @@ def walks(count: int, time: int = 60) -> Tensor:
 
 
 def learn(model: ds.StateSpaceModel, y: Tensor, **options: Any) -> Any:  # noqa: ANN401
-    return MaximumLikelihood(**options).fit(model, Series(y), progress=False)
+    return MaximumLikelihood(Kalman(), **options).fit(model, Series(y), progress=False)
 
 
 @pytest.mark.parametrize("errors", ["hessian", "opg", "robust"])

@@ -46,6 +46,7 @@ def posterior(y: Tensor) -> tuple[float, float]:
 def nuts(model: Any, y: Tensor, **kwargs: Any) -> Any:  # noqa: ANN401
     generator = torch.Generator().manual_seed(3)
     options: dict[str, Any] = {"num_samples": 100, "warmup": 40, "chains": 2} | kwargs
+    options = {"inference": Kalman()} | options
     return NUTS(**options).fit(model, Series(y), progress=False, generator=generator)
 
 
@@ -156,7 +157,7 @@ def test_a_series_is_one_site_of_anyones_pyro_program() -> None:
         d = pyro.sample("d", dist.Normal(torch.zeros(1).double(), 0.5).to_event(1))
         zero = [[0.0]]
         model = LinearGaussian(zero, zero, zero, [[4.0]], d=d, m0=[0.0], P0=zero)
-        pyro.sample("y", ObservationDistribution(model, len(y)), obs=y)
+        pyro.sample("y", ObservationDistribution(model, len(y), inference=Kalman()), obs=y)
 
     pyro.set_rng_seed(1)
     mcmc = MCMC(PyroNUTS(program), num_samples=120, warmup_steps=40, disable_progbar=True)
@@ -169,7 +170,7 @@ def test_distribution_scores_and_draws_like_the_dense_joint() -> None:
     params = oracles.random_linear_gaussian(2, 2, 4, seed=3)
     (m0, P0, _), (A, b, Q), (C, d, R) = params
     model = LinearGaussian(A[0], Q[0], C[0], R[0], b=b[0], d=d[0], m0=m0, P0=P0)
-    series = ObservationDistribution(model, 4)
+    series = ObservationDistribution(model, 4, inference=Kalman())
     draws = series.sample(torch.Size([4000]))
     assert draws.shape == (4000, 4, 2) and series.event_shape == (4, 2)
     joint = oracles.joint(params, 4)
@@ -196,7 +197,7 @@ def test_simulation_based_calibration_of_parameters() -> None:
         y = oracles.sample(model.linear_parameters(None, None), 12, seed)[1]
         prior = dist.LogNormal(torch.zeros(1, 1).double(), 0.5).to_event(2)
         learnt = LinearGaussian([[0.8]], PyroSample(prior), [[1.0]], [[1.0]], P0=[[1.0]])
-        result = NUTS(num_samples=126, warmup=50, chains=1).fit(
+        result = NUTS(num_samples=126, warmup=50, chains=1, inference=Kalman()).fit(
             learnt, Series(y), progress=False, generator=g
         )
         assert isinstance(result.method, ParameterAverage)

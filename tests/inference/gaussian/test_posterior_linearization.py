@@ -38,14 +38,14 @@ def test_extended_passes_end_at_the_most_probable_path() -> None:
         joint = joint + model.emission(z[seen], u[seen]).log_prob(y[seen]).sum()
         return torch.autograd.grad(joint, z)[0].abs().max()
 
-    path = PosteriorLinearization(iterations=50).smooth(model, series).mean
+    path = PosteriorLinearization(max_iterations=50).smooth(model, series).mean
     assert slope(path) < 1e-5
     assert slope(Extended().smooth(model, series).mean) > 1e-2
 
 
 def test_batches_are_independent() -> None:
     model, y = pendulum().requires_grad_(False), readings(15, 2)
-    method = PosteriorLinearization(Cubature(), tolerance=0.0, iterations=5)
+    method = PosteriorLinearization(Cubature(), tolerance=0.0, max_iterations=5)
     both = method.smooth(model, Series(y))
     for i in range(2):
         alone = method.smooth(model, Series(y[i]))

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from deepssm.core.model import Series
 from deepssm.inference.gaussian.filter import GaussianFilter
-from deepssm.inference.gaussian.linearized import circular, identity
 from deepssm.inference.gaussian.methods import Cubature, Extended, GaussHermite, Simplex, Unscented
+from deepssm.inference.simulation.angles import circular, identity
 from deepssm.models.gaussian.nonlinear import NonlinearGaussian
 from tests.nonlinear_models import pendulum, readings
 

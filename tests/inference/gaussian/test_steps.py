@@ -9,9 +9,10 @@ from torch.distributions import Distribution, Independent, Normal
 
 from deepssm.core.model import Series
 from deepssm.inference.gaussian import steps as steps
-from deepssm.inference.gaussian.linearized import Linearized, identity
+from deepssm.inference.gaussian.linearized import Linearized
 from deepssm.inference.gaussian.methods import Extended
 from deepssm.inference.gaussian.rules import taylor
+from deepssm.inference.simulation.angles import identity
 from tests.nonlinear_models import pendulum, readings
 
 SIZES = [(2, 1, 1), (3, 2, 2), (4, 3, 6), (3, 4, 2), (1, 1, 0)]

@@ -8,7 +8,6 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
 from deepssm.core.model import Series, StateSpaceModel
-from deepssm.inference.gaussian.linearized import circular, identity
 from deepssm.inference.gaussian.methods import Cubature, Extended
 from deepssm.inference.particles.ensemble import Ensemble
 from deepssm.inference.particles.filter import Particle
@@ -21,6 +20,7 @@ from deepssm.inference.particles.resampling import (
     stratified,
     systematic,
 )
+from deepssm.inference.simulation.angles import circular, identity
 from deepssm.models.gaussian.nonlinear import NonlinearGaussian
 from tests.nonlinear_models import CASE_4, NAN, Linear, case_4, matrix, pendulum, readings
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from ...core.abilities import LinearGaussianModel
+from ...core.abilities import LinearGaussianModel, NonAdditiveNoise
 from ...core.gaussian import mvn, psd_factor
 from ...core.model import LinearConditional, Series, StateSpaceModel
-from .linearized import Wrap, circular
+from .angles import Wrap, circular
 
-StepConditional = Callable[[Tensor, int], Distribution]
+StepConditional: TypeAlias = Callable[[Tensor, int], Distribution]
 
 
 class Conditionals(NamedTuple):
@@ -48,8 +48,8 @@ def bind(model: StateSpaceModel, series: Series) -> Conditionals:
         ValueError: the model starts with infinite variance in some direction.
     """
     wraps = (
-        circular(getattr(model, "circular_state", ()), model.state_dim),
-        circular(getattr(model, "circular_obs", ()), model.obs_dim),
+        circular(model.circular_state, model.state_dim),
+        circular(model.circular_obs, model.obs_dim),
     )
     if isinstance(model, LinearGaussianModel):
         return Conditionals(*_linear(model, series), *wraps)
@@ -61,18 +61,18 @@ def bind(model: StateSpaceModel, series: Series) -> Conditionals:
     def emission(z: Tensor, t: int) -> Distribution:
         return model.emission(z, _input(u, z, t))
 
-    noise = getattr(model, "inner_noise", None)
+    noise = model.inner_noise if isinstance(model, NonAdditiveNoise) else None
     return Conditionals(model.initial(), transition, emission, *wraps, noise)
 
 
 def gaussian_start(conditionals: Conditionals, series: Series) -> tuple[Tensor, Tensor]:
     """Return mean and factor of `p(z_1)` for every series, `(*batch, state)` and a square one."""
-    law = conditionals.initial
-    mean = law.mean
-    if isinstance(law, torch.distributions.MultivariateNormal):
-        factor = law.scale_tril
+    initial = conditionals.initial
+    mean = initial.mean
+    if isinstance(initial, torch.distributions.MultivariateNormal):
+        factor = initial.scale_tril
     else:
-        factor = torch.diag_embed(law.variance.sqrt())
+        factor = torch.diag_embed(initial.variance.sqrt())
     shape = (*series.batch_shape, mean.shape[-1])
     return mean.expand(shape), factor.expand(*shape, shape[-1])
 
@@ -96,12 +96,12 @@ def _affine(conditional: LinearConditional) -> StepConditional:
     factor = psd_factor(cov)
     times = matrix.shape[-3], offset.shape[-2], cov.shape[-3]  # each T or 1
 
-    def law(z: Tensor, t: int) -> Distribution:
+    def at_step(z: Tensor, t: int) -> Distribution:
         i, j, k = (min(t, time - 1) for time in times)
         mean = (matrix[..., i, :, :] @ z[..., None])[..., 0] + offset[..., j, :]
         return mvn(mean, factor[..., k, :, :])
 
-    return law
+    return at_step
 
 
 def _input(u: Tensor | None, z: Tensor, t: int) -> Tensor | None:
