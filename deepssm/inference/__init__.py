@@ -66,6 +66,7 @@ from .particles.resampling import multinomial as multinomial
 from .particles.resampling import residual as residual
 from .particles.resampling import stratified as stratified
 from .particles.resampling import systematic as systematic
+from .simulation.angles import Wrap as Wrap
 from .simulation.drawn_forecasts import DrawnForecasts as DrawnForecasts
 from .variational.active_units import active_units as active_units
 from .variational.active_units import divergence_by_component as divergence_by_component

@@ -129,8 +129,11 @@ class Particle(DrawnForecasts):
     ) -> Forecast:
         """Let particles run through the last `horizon` steps, whose `y` is NaN."""
         count = num_samples or self.num_particles
-        chosen = generator or source(self.generator, self.seed + 2)
-        return super().forecast(model, series, horizon, count, chosen)
+        return super().forecast(model, series, horizon, count, generator)
+
+    def randomness(self, device: torch.device) -> torch.Generator:
+        """Return the method's own source of randomness for forecasts."""
+        return source(self.generator, self.seed + 2)
 
     def filtered_draws(
         self,

@@ -100,6 +100,10 @@ class RaoBlackwellised(DrawnForecasts):
             paths = self._paths(model, series, self._run(model, series), num_samples)
             return draw_along(_switching(model), series, paths)
 
+    def randomness(self, device: torch.device) -> torch.Generator:
+        """Return the method's own source of randomness for forecasts."""
+        return source(self.generator, self.seed + 2)
+
     def filtered_draws(
         self,
         model: StateSpaceModel,

@@ -20,7 +20,8 @@ _NUM_SAMPLES = 1_000
 class DrawnForecasts(ABC):
     r"""A method whose forecasts are runs of the model from draws of the last state.
 
-    .. math:: z_T^{(i)} \sim p(z_T | y_{1:T}), \quad z_{T+h}^{(i)} \sim p(z_{T+h} | z_{T+h-1}^{(i)}),
+    .. math::
+        z_T^{(i)} \sim p(z_T | y_{1:T}), \quad z_{T+h}^{(i)} \sim p(z_{T+h} | z_{T+h-1}^{(i)}),
         \quad y_{T+h}^{(i)} \sim p(y_{T+h} | z_{T+h}^{(i)})
 
     Derive from it a method that is no rule for moments, as a frozen dataclass: define `filter`
@@ -50,8 +51,8 @@ class DrawnForecasts(ABC):
     def smooth(self, model: StateSpaceModel, series: Series) -> Smoothed:
         """Return moments of 1000 drawn paths, the same in every call."""
         filtered = self.filter(model, series)
-        source = torch.Generator(series.y.device).manual_seed(0)
         with torch.no_grad():
+            source = self.randomness(series.y.device)
             paths = self.sample_posterior(model, series, _NUM_SAMPLES, source)
         wrap = circular(model.circular_state, model.state_dim)
         mean, cov = draw_moments(paths, wrap)
@@ -81,13 +82,21 @@ class DrawnForecasts(ABC):
         """
         last, count = last_seen(series.y), num_samples or _NUM_SAMPLES
         known = until(series, series.time - horizon)
-        source = generator or torch.Generator(series.y.device).manual_seed(0)
+        source = generator or self.randomness(series.y.device)
         with torch.no_grad(), seeded(source):
             if known.time:
                 z = self.filtered_draws(model, known, last, count, source)
             else:
                 z = series.y.new_zeros(count, *series.batch_shape, model.state_dim)
             return drawn_forecast(*run_on(model, series, z, last, horizon), model)
+
+    def randomness(self, device: torch.device) -> torch.Generator:
+        """Return what drives draws where the caller passes no generator: the same in each call.
+
+        Args:
+            device: Of the data.
+        """
+        return torch.Generator(device).manual_seed(0)
 
     def filtered_draws(
         self,
