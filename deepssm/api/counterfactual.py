@@ -12,9 +12,10 @@ from ..core.methods import InferenceMethod
 from ..core.model import Series, StateSpaceModel
 from ..core.pyro_sites import at, seeded
 from ..core.results import Simulated
+from .arguments import infers, positive
 from .defaults import default_method
 from .imputation import complete_draws, drawn_with_parameters
-from .validation import Data, as_series, as_tensor, positive
+from .validation import Data, as_series, as_tensor
 
 
 def counterfactual(
@@ -24,6 +25,7 @@ def counterfactual(
     u_instead: Data,
     *,
     dt: Data | float | None = None,
+    lengths: Data | None = None,
     num_samples: int = 200,
     method: InferenceMethod | None = None,
     generator: torch.Generator | None = None,
@@ -39,6 +41,7 @@ def counterfactual(
         u: Inputs as they were, `(*batch, time, input)`.
         u_instead: Inputs as they might have been, of the same shape.
         dt: Time steps, a number or `(*batch, time)`.
+        lengths: Valid steps of each series, `(*batch,)`; what follows them is missing.
         num_samples: Number of draws.
         method: How to infer the states; see `filter`.
         generator: Source of randomness.
@@ -52,8 +55,8 @@ def counterfactual(
 
     Source: Pearl (2009), Causality, section 7.1: abduction, action, prediction.
     """
-    series = as_series(model, y, u, dt)
-    inference = default_method(model) if method is None else method
+    series = as_series(model, y, u, dt=dt, lengths=lengths)
+    inference = default_method(model) if method is None else infers(method)
     count = positive("num_samples", num_samples)
     return run_again(model, series, u_instead, inference, count, generator)
 

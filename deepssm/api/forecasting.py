@@ -173,9 +173,8 @@ def extend(
         u = torch.cat((own, later.expand(*own.shape[:-2], *later.shape[-2:])), -2)
     elif u_future is not None:
         raise ValueError("`u_future` is given, but the model has no inputs. Leave it out.")
-    return as_series(
-        model, torch.cat((y, gap), -2), u, _future_steps(model, past, horizon, dt_future)
-    )
+    steps = _future_steps(model, past, horizon, dt_future)
+    return as_series(model, torch.cat((y, gap), -2), u, dt=steps)
 
 
 def _future_steps(

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from ..core.abilities import LinearGaussianModel
-from ..core.methods import InferenceMethod
+from ..core.methods import InferenceMethod, UsesGuide, UsesParticles
 from ..core.model import Series, StateSpaceModel
 from ..core.pyro_sites import completed, seeded
 from ..core.results import Imputed
+from .arguments import infers, positive
 from .defaults import default_method
-from .validation import Data, as_series, labels_of, positive
+from .validation import Data, as_labelled_series
 
 
 def impute(
@@ -45,10 +46,9 @@ def impute(
     Raises:
         ValueError: the data do not fit the model, or `num_samples` is below 2.
     """
-    series = as_series(model, y, u, dt, lengths)
-    inference = default_method(model) if method is None else method
-    found = imputed(model, series, inference, num_samples, generator)
-    return found.labelled(*labels_of(y))
+    series, labels = as_labelled_series(model, y, u, dt=dt, lengths=lengths)
+    inference = default_method(model) if method is None else infers(method)
+    return imputed(model, series, inference, num_samples, generator).labelled(*labels)
 
 
 def imputed(
@@ -104,11 +104,11 @@ def complete_draws(
 
     if model.reads_past:
         with seeded(generator):
-            guide = getattr(method, "guide", None)
+            guide = method.guide if isinstance(method, UsesGuide) else None
             if guide is None and has_real_values(model, series):
                 guide = LinearizedGuide()
-            size = max(500, num_samples, getattr(method, "num_particles", 0))
-            return fill(model, series, num_samples, guide, size)
+            size = method.num_particles if isinstance(method, UsesParticles) else 0
+            return fill(model, series, num_samples, guide, max(500, num_samples, size))
     z = method.sample_posterior(model, series, num_samples, generator)
     if isinstance(model, LinearGaussianModel):
         emission = model.linear_parameters(series.u, series.dt).emission

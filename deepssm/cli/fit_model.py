@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ..api.fit import Fit
-from ..api.validation import as_series, labels_of
+from ..api.validation import as_labelled_series
 from ..api.verbs import fit
 from .model_specs import ModelSpec, build, build_guide, learner, season_inputs
 from .table import Table
@@ -53,8 +53,9 @@ def learn(
 
 def with_table(spec: ModelSpec, fitted: Fit, table: Table, *, start: int = 0) -> Fit:
     """Return a fit's model with the readings of a table, without learning again."""
-    series = as_series(fitted.model, table.y, inputs(spec, table, start=start), table.dt)
-    return Fit(fitted.model, fitted.learned, series).labelled(labels_of(table.y))
+    u = inputs(spec, table, start=start)
+    series, labels = as_labelled_series(fitted.model, table.y, u, dt=table.dt)
+    return Fit(fitted.model, fitted.learned, series).labelled(labels)
 
 
 def inputs(spec: ModelSpec, table: Table, *, start: int = 0) -> np.ndarray | None:

@@ -243,4 +243,6 @@ def method(guide: nn.Module | None) -> InferenceMethod:
 
 def guide_of(learned: Learned) -> nn.Module | None:
     """Return the trained guide of a result, if it has one."""
-    return getattr(learned.method, "guide", None)
+    from ..core.methods import UsesGuide
+
+    return learned.method.guide if isinstance(learned.method, UsesGuide) else None

@@ -116,7 +116,7 @@ def _fit_groups(
     posterior = _parameters(model, max(num_samples, 1))
     if num_samples:
         with torch.no_grad():
-            z = fit.sample_posterior(num_samples, generator)
+            z = fit.sample_posterior(num_samples=num_samples, generator=generator)
             y = _replicate(model, z, series, generator)
         drawn = dataset({"z": (z[None], "state")}, index, states=states, lead=_DRAWS)
         posterior = drawn.merge(posterior)

@@ -111,7 +111,7 @@ def test_a_fit_fills_the_groups_of_arviz() -> None:
 def test_state_draws_are_those_of_the_verb_and_observations_come_from_them() -> None:
     fit = _fit()
     tree = to_datatree(fit, num_samples=2000, generator=_generator())
-    expected = fit.sample_posterior(2000, _generator())
+    expected = fit.sample_posterior(num_samples=2000, generator=_generator())
     np.testing.assert_array_equal(_group(tree, "posterior")["z"].values[0], expected.detach())
     replicated = _group(tree, "posterior_predictive")["y"].values[0]
     residual = replicated - (expected @ _model().C.mT).numpy(force=True)

@@ -121,6 +121,11 @@ class DeepMarkov(StateSpaceModel):
         return self.emission_net(z, self._scaled(u, "emission"))
 
     @property
+    def neural(self) -> bool:
+        """True whatever its parts are."""
+        return True
+
+    @property
     def image_size(self) -> tuple[int, int] | None:
         """Rows and columns of an observed image; `None` where the emission paints none."""
         height, width = (getattr(self.emission_net, side, None) for side in ("height", "width"))
