@@ -15,7 +15,13 @@ from ..core.abilities import (
     PaintsImages,
     SwitchingModel,
 )
-from ..core.methods import InferenceMethod, LearningMethod, TakesInference, trained_method
+from ..core.methods import (
+    InferenceMethod,
+    LearningMethod,
+    OnlineMethod,
+    TakesInference,
+    trained_method,
+)
 from ..core.model import StateSpaceModel
 
 
@@ -27,6 +33,12 @@ def default_method(model: StateSpaceModel) -> InferenceMethod:
     trained guide is that of the last `ds.fit` of the model, if this was by `SVI`.
     """
     return _by_ability(model) or trained_method(model) or _untrained()
+
+
+def default_online_method(model: StateSpaceModel) -> InferenceMethod:
+    """Return the default method if it can run one step at a time, else `Unscented()`."""
+    method = default_method(model)
+    return method if isinstance(method, OnlineMethod) else _untrained()
 
 
 def default_learner(model: StateSpaceModel) -> LearningMethod:

@@ -14,7 +14,7 @@ from ..core.methods import InferenceMethod, LearningMethod, remember_trained
 from ..core.model import StateSpaceModel
 from ..core.results import Disturbances, Filtered, Forecast, Simulated, Smoothed
 from .arguments import infers, learns, positive, require_model, smoothed, to_learn
-from .defaults import completed, default_learner, default_method
+from .defaults import completed, default_learner, default_method, default_online_method
 from .fit import Fit as Fit
 from .forecasting import Ahead, future_labels
 from .randomness import drawing_from
@@ -311,7 +311,8 @@ def online(
 
     Args:
         model: Any model that `method` can filter.
-        method: How to infer; see `filter`.
+        method: How to infer; by default as in `filter` if that can run one step at a time, else
+            `Unscented()`.
         buffer: By how many steps an observation may be out of sequence: `.update(y, back=2)` puts
             it in its place by rolling back and replaying.
 
@@ -321,7 +322,9 @@ def online(
     from ..inference.online.out_of_sequence import BufferedFilter
     from ..inference.online.start import start_online
 
-    started = start_online(model, _method(model, method))
+    require_model(model)
+    inference = default_online_method(model) if method is None else infers(method)
+    started = start_online(model, inference)
     return BufferedFilter(started, positive("buffer", buffer)) if buffer else started
 
 

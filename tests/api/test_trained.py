@@ -78,7 +78,7 @@ def test_verbs_use_the_trained_guide(verb: str) -> None:
         torch.testing.assert_close(by_verb(model), expected, rtol=0, atol=0)
 
 
-def test_counterfactuals_backtests_and_running_filters_use_it_too() -> None:
+def test_counterfactuals_and_backtests_use_it_too() -> None:
     u = torch.randn(24, 1, generator=torch.Generator().manual_seed(2))
     torch.manual_seed(0)
     model = ds.models.DeepMarkov(1, 2, input_dim=1, hidden=4)
@@ -91,6 +91,14 @@ def test_counterfactuals_backtests_and_running_filters_use_it_too() -> None:
         model, Y, u, start=12, horizon=4, num_samples=9, generator=g(), method=fit.method
     )
     torch.testing.assert_close(rolling.forecast.mean, given.forecast.mean, rtol=0, atol=0)
+
+
+def test_a_running_filter_takes_the_unscented_one_where_the_guide_cannot_run() -> None:
+    running, given = (ds.online(trained().model, method=m) for m in (None, Unscented()))
+    for filter_ in (running, given):
+        filter_.update(Y[0])
+        filter_.predict()
+    torch.testing.assert_close(running.mean, given.mean, rtol=0, atol=0)
 
 
 def test_the_memory_is_no_part_of_the_weights() -> None:
