@@ -1,4 +1,4 @@
-"""What a silent sensor would have said."""
+"""Imputation: what a silent sensor would have said."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def drawn_with_parameters(
     draw: Callable[[InferenceMethod, int], tuple[Tensor, ...]],
     num_samples: int,
 ) -> tuple[Tensor, ...]:
-    """Draw, readings too under the parameters their states were drawn with, if those vary."""
+    """Draw, `y` too under the parameters that its states were drawn with, if those vary."""
     from ..inference.estimation.parameter_average import ParameterAverage
 
     if isinstance(method, ParameterAverage):
@@ -96,7 +96,7 @@ def complete_draws(
     num_samples: int,
     generator: torch.Generator | None,
 ) -> tuple[Tensor, Tensor]:
-    """Draw states and whole readings given what was seen."""
+    """Draw states and whole observations given what was seen."""
     from ..inference.guides.autoregressive import fill
     from ..inference.guides.linearized_guide import LinearizedGuide
     from ..inference.guides.smoothing_guide import has_real_values

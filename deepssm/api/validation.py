@@ -10,7 +10,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from ..core.autoregressive import with_past
+from ..core.autoregressive import with_autoregressive_input
 from ..core.deprecation import keyword_only
 from ..core.methods import InferenceMethod, TakesEmptySeries
 from ..core.model import Data, Series, StateSpaceModel
@@ -54,8 +54,8 @@ def as_series(
         lengths: Number of valid steps of each series, `(*batch,)`; later entries become missing.
 
     Returns:
-        The data of one shape, dtype and device. Where the model reads its own last reading, `u`
-        ends in it.
+        The data of one shape, dtype and device. Where the model reads its own last observation,
+        `u` ends in it.
 
     Raises:
         ValueError: A rank, size, dtype or value does not fit; the message names the argument.
@@ -86,7 +86,9 @@ def as_labelled_series(
         inputs = inputs.expand(*batch, *inputs.shape[-2:])
     if lengths is not None:
         values = truncated(values, lengths)
-    series = Series(values, with_past(model, values, inputs), _steps(model, dt, values))
+    series = Series(
+        values, with_autoregressive_input(model, values, inputs), _steps(model, dt, values)
+    )
     return Checked(series, labels)
 
 
@@ -248,13 +250,13 @@ def _steps(model: StateSpaceModel, dt: Data | float | None, y: Tensor) -> Tensor
         steps = torch.where(first, torch.zeros_like(steps), steps)
     if not bool(steps.isfinite().all()) or bool((steps < 0).any()):
         raise ValueError(
-            "`dt` must be finite and not negative. Sort the readings by time and drop those "
+            "`dt` must be finite and not negative. Sort the observations by time and drop those "
             "without a time stamp."
         )
     if steps.ndim and not model.reads_time and bool((steps[..., 1:] != steps[..., 1:2]).any()):
         raise ValueError(
             f"`dt` has steps of several lengths, but a step of {type(model).__name__} has none. "
-            "Lay the readings on a regular grid with NaN where there is none, or take a model in "
-            "continuous time, such as `ConstantVelocity`, `Matern` or `DeepMarkov`."
+            "Lay the observations on a regular grid with NaN where there is none, or take a model "
+            "in continuous time, such as `ConstantVelocity`, `Matern` or `DeepMarkov`."
         )
     return steps

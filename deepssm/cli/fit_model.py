@@ -30,7 +30,7 @@ def learn(
 
     Args:
         spec: What to build.
-        table: The readings.
+        table: The observations.
         seed: Of the starting weights and of learning.
         quiet: Whether to show no bar.
         folder: Where the training of a deep model leaves checkpoints.
@@ -52,7 +52,7 @@ def learn(
 
 
 def with_table(spec: ModelSpec, fitted: Fit, table: Table, *, start: int = 0) -> Fit:
-    """Return a fit's model with the readings of a table, without learning again."""
+    """Return a fit's model with the observations of a table, without learning again."""
     u = inputs(spec, table, start=start)
     series, labels = as_labelled_series(fitted.model, table.y, u, dt=table.dt)
     return Fit(fitted.model, fitted.learned, series).labelled(labels)

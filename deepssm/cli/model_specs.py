@@ -65,7 +65,7 @@ class ModelSpec:
 
     @property
     def min_rows(self) -> int:
-        """Fewest readings of a column from which it can be learnt."""
+        """Fewest observations of a column from which it can be learnt."""
         return max(40 if self.deep else 10, round(2 * self.period))
 
     @property

@@ -22,7 +22,7 @@ from ..deep_models import gappy_series, linear_deep, linear_parameters, neural_d
 
 
 def _conditioned(params: LinearParameters, series: Tensor) -> tuple[Tensor, Tensor]:
-    """Moments of the missing entries, in order, by one dense Gaussian over all readings."""
+    """Moments of the missing entries, in order, by one dense Gaussian over all observations."""
     joint = oracles.joint(params, len(series))
     mean, cov, y = torch.as_tensor(joint.y_mean), torch.as_tensor(joint.y_cov), series.flatten()
     seen = ~torch.isnan(y)
@@ -171,7 +171,7 @@ def test_a_fit_asks_the_same_questions() -> None:
 def test_classical_fits_answer_what_if_and_fill_gaps() -> None:
     """A diffuse regression whose matrix holds the inputs, without noise on the slopes.
 
-    Its slopes stay, so a counterfactual moves a reading by slope times the change of the input.
+    Its slopes stay, so a counterfactual moves `y` by slope times the change of the input.
     """
     model = ds.models.LocalLevel() + ds.models.Regression(2)
     g = torch.Generator().manual_seed(0)

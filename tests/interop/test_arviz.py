@@ -310,7 +310,9 @@ def test_a_deep_fit_goes_to_arviz_by_name(tmp_path: Path) -> None:
     )
     assert list(again["posterior"].coords["state"].values) == ["z0", "z1", "z2"]
     assert "emission_net.raw_scale" in again["posterior"]
-    assert "constant_data" not in again.groups()  # The model has no inputs but its own readings.
+    assert (
+        "constant_data" not in again.groups()
+    )  # The model has no inputs but its own observations.
     filtered = to_arviz(fit.filter())["filtered"]["z_predicted_cov"]
     assert dict(filtered.sizes) == {"time": 20, "state": 3, "state_bis": 3}
     assert arviz.summary(data, var_names=["initial_mean"], kind="stats").shape[0] == 3

@@ -66,7 +66,7 @@ def test_states_show_the_moments_and_shade_the_gaps() -> None:
         wide = _band(axes, "90 %")
         assert wide[0] == pytest.approx((smoothed.mean[:, i] - 1.6448536 * sd).min().item())
         assert wide[1] == pytest.approx((smoothed.mean[:, i] + 1.6448536 * sd).max().item())
-        # Two runs of steps without any reading; the one with half a reading is not shaded.
+        # Two runs of steps without any observation; the one with half of one is not shaded.
         assert len(axes.patches) == 2
     _draws(figure)
 
@@ -137,8 +137,8 @@ def test_readings_are_shown_whole_and_where_most_are_missing() -> None:
     figure = report.plot_readings(y, y.nan_to_num(), torch.ones(60), index=INDEX, rows=12)
     whole, close = figure.axes
     assert len(np.asarray(whole.lines[0].get_ydata())) == 60
-    # The run of four missing readings starts at 10; windows of twelve that hold it start at 2.
-    np.testing.assert_allclose(_line(close, "reading"), y[2:14])
+    # The run of four missing observations starts at 10; windows of twelve that hold it start at 2.
+    np.testing.assert_allclose(_line(close, "observation"), y[2:14])
     assert close.get_title("left") == "12 rows close up"
     _draws(figure)
 

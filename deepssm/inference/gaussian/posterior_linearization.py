@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ...core.autoregressive import refuse_feedback
+from ...core.autoregressive import refuse_autoregressive
 from ...core.gaussian import outer, psd_factor
 from ...core.methods import InferenceMethod
 from ...core.model import (
@@ -81,7 +81,7 @@ class PosteriorLinearization:
         generator: torch.Generator | None = None,
     ) -> Forecast:
         """Forecast the last `horizon` steps, linearised about their predicted path."""
-        refuse_feedback(model, "a forecast of `PosteriorLinearization`")
+        refuse_autoregressive(model, "a forecast of `PosteriorLinearization`")
         linear = self.linearize(model, series)
         return self.exact.forecast(*linear, horizon, num_samples, generator)
 
