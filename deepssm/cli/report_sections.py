@@ -15,7 +15,7 @@ from ..evaluation.scores import pit
 from ..models.structural.decomposition import Decomposition
 from ..models.structural.model import Structural
 from ..report.html import Picture, Section, picture
-from ..report.plots import plot_components, plot_readings
+from ..report.plots import plot_components, plot_observations
 from ..report.plots_checks import plot_horizons, plot_innovations, plot_pit, plot_reliability
 from ..report.plots_forecasts import plot_methods
 from ..report.plots_images import plot_frames
@@ -37,7 +37,7 @@ def smoothed_section(study: Study) -> Section:
     pictures = []
     for i, name in enumerate(spec.y[:_COLUMNS]):
         y, mean, sd = (part[:, i] for part in (fit.series.y, observations.mean, observations.sd))
-        drawn = plot_readings(y, mean, sd, index=fit.index, name=name, rows=_SHOWN)
+        drawn = plot_observations(y, mean, sd, index=fit.index, name=name, rows=_SHOWN)
         alt = (
             f"Observations of {name} over time with the smoothed curve and its 50 and 90 percent "
             f"bands; {int(y.isnan().sum())} missing observations are shaded and filled."

@@ -6,11 +6,12 @@ Nothing touches `pyplot`: show a figure in a notebook by returning it, keep it w
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
 
+from ..core.deprecation import warn_renamed
 from ..core.results import Filtered, Smoothed
 from .plots_canvas import (
     COLOURS,
@@ -77,7 +78,7 @@ def plot_states(
     return figure
 
 
-def plot_readings(
+def plot_observations(
     y: Tensor,
     mean: Tensor,
     sd: Tensor,
@@ -114,6 +115,12 @@ def plot_readings(
         axes.set_ylabel(name)
         dates(axes, part)
     return figure
+
+
+def plot_readings(*args: Any, **kwargs: Any) -> Figure:  # noqa: ANN401
+    """Draw as `plot_observations` does, whose old name this is."""
+    warn_renamed("`plot_readings`", "`plot_observations`")
+    return plot_observations(*args, **kwargs)
 
 
 def plot_components(
