@@ -33,7 +33,7 @@ from chorales_scores import minus_bound, refined, report
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deepssm.core.autoregressive import with_past
+from deepssm.core.autoregressive import with_autoregressive_input
 from deepssm.core.model import Series, StateSpaceModel
 from deepssm.data.polyphonic import Polyphonic, pad, polyphonic
 from deepssm.inference import SVI, GateCombiner, RecurrentEncoder, SmoothingGuide
@@ -186,7 +186,7 @@ def build(recipe: Recipe) -> tuple[DeepMarkov, SmoothingGuide]:
 def series_of(model: DeepMarkov, pieces: list[Tensor]) -> Series:
     """Return padded pieces, and the chords that the model reads."""
     y = pad(pieces).y
-    return Series(y, with_past(model, y, None))
+    return Series(y, with_autoregressive_input(model, y, None))
 
 
 def batches(model: DeepMarkov, pieces: list[Tensor]) -> list[Series]:
@@ -267,7 +267,7 @@ def dream(model: DeepMarkov, guide: SmoothingGuide, updates: int, validation: Se
         report_every=max(updates // 12, 1),
         validation=validation,
         callbacks=(show,),
-    ).fit(model, Series(y, with_past(model, y, None)), progress=False)
+    ).fit(model, Series(y, with_autoregressive_input(model, y, None)), progress=False)
 
 
 def main() -> None:

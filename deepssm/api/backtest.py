@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 
+from ..core.autoregressive import own_inputs
 from ..core.methods import InferenceMethod, LearningMethod
 from ..core.model import Series, StateSpaceModel
 from ..core.results import Forecast
 from ..evaluation.backtests import Backtest, Forecaster, Refit
 from ..evaluation.scores import naive_error
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from .validation import Data
+from . import verbs as api
+from .validation import Checked, Data, as_labelled_series, truncated, unlabelled
 
 
 def backtest(
@@ -32,6 +30,7 @@ def backtest(
     method: InferenceMethod | None = None,
     learner: LearningMethod | None = None,
     dt: Data | float | None = None,
+    lengths: Data | None = None,
     period: int = 1,
     num_samples: int | None = None,
     generator: torch.Generator | None = None,
@@ -52,6 +51,7 @@ def backtest(
         method: How to infer states; by default as in `forecast`, or what the learner returned.
         learner: How to learn, when refitting; by default as in `fit`.
         dt: Time steps, a number or `(*batch, time)`.
+        lengths: Valid steps of each series, `(*batch,)`; what follows them is not scored.
         period: Season in steps of the naive forecast that is the unit of MASE.
         num_samples: Draws of each forecast.
         generator: Source of randomness.
@@ -65,7 +65,7 @@ def backtest(
     Source:
         Tashman (2000), Out-of-sample tests of forecasting accuracy.
     """
-    series, labels = _prepare(model, y, u, dt)
+    series, labels = _prepare(model, y, u, dt, lengths)
     origins = _origins(series.time, start, horizon, horizon if stride is None else stride)
     rolling = _Rolling(horizon, refit, method, learner, num_samples, generator)
     forecasts = rolling.run(model, series, origins)
@@ -100,8 +100,6 @@ class _Rolling(NamedTuple):
     def _learn(
         self, model: StateSpaceModel, past: Series
     ) -> tuple[StateSpaceModel, InferenceMethod]:
-        from . import verbs as api
-
         fresh = copy.deepcopy(model)
         found = api.fit(
             fresh, past.y, past.u, dt=past.dt, method=self.learner, progress=False,
@@ -112,33 +110,30 @@ class _Rolling(NamedTuple):
     def _forecast(
         self, model: StateSpaceModel, series: Series, origin: int, method: InferenceMethod | None
     ) -> Forecast:
-        from . import verbs as api
-
         past = _slice(series, 0, origin)
         future = _slice(series, origin, origin + self.horizon)
         with torch.no_grad():
             return api.forecast(
-                model, past.y, self.horizon, u=past.u, u_future=future.u, dt=past.dt,
+                model, past.y, self.horizon, past.u, u_future=future.u, dt=past.dt,
                 dt_future=future.dt, num_samples=self.num_samples, method=method,
                 generator=self.generator,
             )  # fmt: skip
 
 
 def _prepare(
-    model: StateSpaceModel | Forecaster, y: Data, u: Data | None, dt: Data | float | None
-) -> tuple[Series, tuple[pd.Index | None, tuple[str, ...] | None]]:
-    from ..core.autoregressive import own_inputs
-    from ..io.frames import from_frame, is_frame
-    from .validation import as_series, labels_of
-
-    labels = labels_of(y)
+    model: StateSpaceModel | Forecaster,
+    y: Data,
+    u: Data | None,
+    dt: Data | float | None,
+    lengths: Data | None,
+) -> Checked:
     if isinstance(model, StateSpaceModel):
-        series = as_series(model, y, u, dt)
-        series = series._replace(u=own_inputs(model, series.u))
-    else:
-        values = from_frame(y).y if is_frame(y) else torch.as_tensor(y)
-        series = Series(values[:, None] if values.ndim == 1 else values)
-    return series, (labels.index, labels.names)
+        series, labels = as_labelled_series(model, y, u, dt=dt, lengths=lengths)
+        return Checked(series._replace(u=own_inputs(model, series.u)), labels)
+    plain, labels = unlabelled(y, regular=dt is None)
+    values = torch.as_tensor(plain)
+    values = values[:, None] if values.ndim == 1 else values
+    return Checked(Series(values if lengths is None else truncated(values, lengths)), labels)
 
 
 def _origins(time: int, start: int | float, horizon: int, stride: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""Verbs about readings: what a silent sensor would have said, what other inputs would do."""
+"""What other inputs would have done, all else as it was."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
 from ..core.abilities import LinearGaussianModel
-from ..core.autoregressive import fed, own_inputs, with_past
+from ..core.autoregressive import input_after, own_inputs, with_autoregressive_input
 from ..core.methods import InferenceMethod
 from ..core.model import Series, StateSpaceModel
 from ..core.pyro_sites import at, seeded
 from ..core.results import Simulated
+from .arguments import infers, positive
 from .defaults import default_method
 from .imputation import complete_draws, drawn_with_parameters
-from .validation import Data, as_series, as_tensor, positive
+from .validation import Data, as_series, as_tensor
 
 
 def counterfactual(
@@ -24,14 +25,15 @@ def counterfactual(
     u_instead: Data,
     *,
     dt: Data | float | None = None,
+    lengths: Data | None = None,
     num_samples: int = 200,
     method: InferenceMethod | None = None,
     generator: torch.Generator | None = None,
 ) -> Simulated:
     """Ask what would have been seen under other inputs, all else as it was.
 
-    The data say which noises moved the states and the readings; the model is run again with the
-    same noises and the other inputs. With `u_instead = u` what was seen comes back exactly.
+    The data say which noises moved the states and the observations; the model is run again with
+    the same noises and the other inputs. With `u_instead = u` what was seen comes back exactly.
 
     Args:
         model: A model with inputs and Gaussian transitions.
@@ -39,21 +41,22 @@ def counterfactual(
         u: Inputs as they were, `(*batch, time, input)`.
         u_instead: Inputs as they might have been, of the same shape.
         dt: Time steps, a number or `(*batch, time)`.
+        lengths: Valid steps of each series, `(*batch,)`; what follows them is missing.
         num_samples: Number of draws.
         method: How to infer the states; see `filter`.
         generator: Source of randomness.
 
     Returns:
-        States `(num_samples, *batch, time, state)` and readings `(num_samples, *batch, time,
-        obs)`. Readings that were missing, or whose noise is not Gaussian, are drawn anew.
+        States `(num_samples, *batch, time, state)` and observations `(num_samples, *batch, time,
+        obs)`. Observations that were missing, or whose noise is not Gaussian, are drawn anew.
 
     Raises:
         ValueError: the inputs' shapes differ, or a transition is not Gaussian.
 
     Source: Pearl (2009), Causality, section 7.1: abduction, action, prediction.
     """
-    series = as_series(model, y, u, dt)
-    inference = default_method(model) if method is None else method
+    series = as_series(model, y, u, dt=dt, lengths=lengths)
+    inference = default_method(model) if method is None else infers(method)
     count = positive("num_samples", num_samples)
     return run_again(model, series, u_instead, inference, count, generator)
 
@@ -91,21 +94,24 @@ def _other_inputs(model: StateSpaceModel, series: Series, u_instead: Data) -> Te
             "`u_instead` must hold one finite row of inputs for every step of `y`, "
             f"{tuple(u.shape)}, got {tuple(instead.shape)}."
         )
-    return with_past(model, series.y, instead.expand(u.shape))
+    return with_autoregressive_input(model, series.y, instead.expand(u.shape))
 
 
 def _rerun(model: StateSpaceModel, was: Series, now: Series, z: Tensor, y: Tensor) -> Simulated:
-    """Run the noises of paths and readings again under other inputs; the first state stays."""
+    """Run the noises of paths and observations again under other inputs; the first state stays."""
     if isinstance(model, LinearGaussianModel):
         from ..inference.kalman.noises import run_noises_again
 
         before, after = (model.linear_parameters(series.u, series.dt) for series in (was, now))
         return Simulated(*run_noises_again(before, after, z, y))
-    path, readings = [z[..., 0, :]], []
+    path, seen = [z[..., 0, :]], []
     for t in range(was.time):
         inputs = at(was.u, t), at(now.u, t)
         if t and model.reads_past:
-            inputs = fed(model, inputs[0], y[..., t - 1, :]), fed(model, inputs[1], readings[-1])
+            inputs = (
+                input_after(model, inputs[0], y[..., t - 1, :]),
+                input_after(model, inputs[1], seen[-1]),
+            )
         if t:
             dt = at(was.dt, t, axes=1)
             before = model.transition(z[..., t - 1, :], inputs[0], dt)
@@ -117,33 +123,35 @@ def _rerun(model: StateSpaceModel, was: Series, now: Series, z: Tensor, y: Tenso
             noise = _whiten(before, z[..., t, :])
             path.append(_colour(model.transition(path[-1], inputs[1], dt), noise))
         if model.reads_past:
-            laws = model.emission(z[..., t, :], inputs[0]), model.emission(path[-1], inputs[1])
-            readings.append(_reread(*laws, y[..., t, :]))
+            emitted = model.emission(z[..., t, :], inputs[0]), model.emission(path[-1], inputs[1])
+            seen.append(_with_same_noise(*emitted, y[..., t, :]))
     states = torch.stack(path, dim=-2)
     if model.reads_past:
-        return Simulated(states, torch.stack(readings, dim=-2))
-    return Simulated(states, _reread(model.emission(z, was.u), model.emission(states, now.u), y))
+        return Simulated(states, torch.stack(seen, dim=-2))
+    return Simulated(
+        states, _with_same_noise(model.emission(z, was.u), model.emission(states, now.u), y)
+    )
 
 
-def _reread(was: Distribution, now: Distribution, y: Tensor) -> Tensor:
-    """Return readings with the same noise under another law; drawn anew if it is not Gaussian."""
+def _with_same_noise(was: Distribution, now: Distribution, y: Tensor) -> Tensor:
+    """Return observations with the same noise under other moments; drawn anew if not Gaussian."""
     return _colour(now, _whiten(was, y)) if _is_gaussian(was) else now.sample()
 
 
-def _is_gaussian(law: Distribution) -> bool:
-    if isinstance(law, MultivariateNormal):
+def _is_gaussian(of: Distribution) -> bool:
+    if isinstance(of, MultivariateNormal):
         return True
-    return isinstance(law, Independent) and isinstance(law.base_dist, Normal)
+    return isinstance(of, Independent) and isinstance(of.base_dist, Normal)
 
 
-def _whiten(law: Distribution, value: Tensor) -> Tensor:
-    if isinstance(law, MultivariateNormal):
-        residual = (value - law.mean)[..., None]
-        return torch.linalg.solve_triangular(law.scale_tril, residual, upper=False)[..., 0]
-    return (value - law.mean) / law.variance.sqrt()
+def _whiten(of: Distribution, value: Tensor) -> Tensor:
+    if isinstance(of, MultivariateNormal):
+        residual = (value - of.mean)[..., None]
+        return torch.linalg.solve_triangular(of.scale_tril, residual, upper=False)[..., 0]
+    return (value - of.mean) / of.variance.sqrt()
 
 
-def _colour(law: Distribution, noise: Tensor) -> Tensor:
-    if isinstance(law, MultivariateNormal):
-        return law.mean + (law.scale_tril @ noise[..., None])[..., 0]
-    return law.mean + law.variance.sqrt() * noise
+def _colour(of: Distribution, noise: Tensor) -> Tensor:
+    if isinstance(of, MultivariateNormal):
+        return of.mean + (of.scale_tril @ noise[..., None])[..., 0]
+    return of.mean + of.variance.sqrt() * noise

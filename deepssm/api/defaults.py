@@ -1,31 +1,92 @@
-"""Which method infers and which learns where the caller names none: decided here alone."""
+"""Which method infers and which learns where the caller names none: decided here alone.
+
+Both go by what a model can do (`core/abilities.py`), never by its class.
+"""
 
 from __future__ import annotations
 
-from ..core.methods import InferenceMethod, LearningMethod
+from dataclasses import is_dataclass, replace
+from typing import Any, cast
+
+from ..core.abilities import (
+    ClosedFormEM,
+    DiscreteModel,
+    LinearGaussianModel,
+    PaintsImages,
+    SwitchingModel,
+)
+from ..core.methods import (
+    InferenceMethod,
+    LearningMethod,
+    OnlineMethod,
+    TakesInference,
+    trained_method,
+)
 from ..core.model import StateSpaceModel
 
 
 def default_method(model: StateSpaceModel) -> InferenceMethod:
-    """Return the exact method for a model if there is one, else the unscented filter."""
-    from .. import inference
+    """Return the exact method if there is one, else the trained guide, else `Unscented()`.
 
-    if hasattr(model, "log_emission"):
-        return inference.ForwardBackward()
-    if hasattr(model, "mode_parameters"):
-        return inference.Switching()
-    return inference.Kalman() if hasattr(model, "linear_parameters") else inference.Unscented()
+    Exact are `ForwardBackward()` for chains of discrete states and `Kalman()` for linear-Gaussian
+    models; `Switching()` comes next to it where a linear-Gaussian model has several modes. The
+    trained guide is that of the last `ds.fit` of the model, if this was by `SVI`.
+    """
+    return _by_ability(model) or trained_method(model) or _untrained()
+
+
+def default_online_method(model: StateSpaceModel) -> InferenceMethod:
+    """Return the default method if it can run one step at a time, else `Unscented()`."""
+    method = default_method(model)
+    return method if isinstance(method, OnlineMethod) else _untrained()
 
 
 def default_learner(model: StateSpaceModel) -> LearningMethod:
-    """Return `SVI()` for deep models, else maximum likelihood through the default method.
+    """Return how a model is learnt where the caller names no learner.
 
-    Hidden Markov models with free transitions learn by EM, from five starts.
+    `BaumWelch(starts=5)` for hidden Markov models that maximise in closed form, `image_learner()`
+    for models that paint images, `SVI()` for those with networks, and `MaximumLikelihood()` for
+    all others, networks or not, that have a method of their own.
     """
-    from .. import inference, models
+    from .. import inference
 
-    if isinstance(model, models.HiddenMarkov) and model.has_closed_form:
+    if isinstance(model, ClosedFormEM) and model.has_closed_form:
         return inference.BaumWelch(starts=5)
-    if isinstance(model, models.DeepMarkov):
-        return inference.SVI() if model.image_size is None else inference.image_learner()
-    return inference.MaximumLikelihood(inference=default_method(model))
+    if isinstance(model, PaintsImages) and model.image_size is not None:
+        return inference.image_learner()
+    if model.neural and _by_ability(model) is None:
+        return inference.SVI()
+    return completed(inference.MaximumLikelihood(), model)
+
+
+def completed(learner: LearningMethod, model: StateSpaceModel) -> LearningMethod:
+    """Return a learner whose `inference` is filled in if the caller left it open.
+
+    A guide that was trained before is not taken: learning moves the model away from it.
+
+    Args:
+        learner: Any learner.
+        model: The model that it will learn.
+    """
+    if not isinstance(learner, TakesInference) or learner.inference is not None:
+        return learner
+    if not is_dataclass(learner):
+        return learner
+    inference = _by_ability(model) or _untrained()
+    return cast(LearningMethod, replace(cast(Any, learner), inference=inference))
+
+
+def _by_ability(model: StateSpaceModel) -> InferenceMethod | None:
+    from .. import inference
+
+    if isinstance(model, DiscreteModel):
+        return inference.ForwardBackward()
+    if isinstance(model, SwitchingModel):
+        return inference.Switching()
+    return inference.Kalman() if isinstance(model, LinearGaussianModel) else None
+
+
+def _untrained() -> InferenceMethod:
+    from .. import inference
+
+    return inference.Unscented()

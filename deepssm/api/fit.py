@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from ..core.deprecation import keyword_only
 from ..core.methods import InferenceMethod, Learned
 from ..core.model import Series, StateSpaceModel
 from ..core.results import Disturbances, Filtered, Forecast, Imputed, Simulated, Smoothed
+from .arguments import positive, smoothed
 from .forecasting import Ahead, future_labels
-from .validation import Data, Labels, positive
+from .randomness import drawing_from
+from .validation import Data, Labels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +30,7 @@ class _FitFields(NamedTuple):
 
 
 class Fit(_FitFields):
-    """A fitted model with its data: the object to question.
+    """A fitted model with its data: the verbs without their first arguments.
 
     Attributes:
         model: The model, its parameters moved in place.
@@ -37,7 +40,7 @@ class Fit(_FitFields):
         lengths: Valid steps of each series, `(*batch,)`, where they were given.
     """
 
-    labels: Labels = Labels(None, None)
+    labels: Labels = Labels()
     lengths: Data | None = None
 
     def labelled(self, labels: Labels, lengths: Data | None = None) -> Fit:
@@ -60,14 +63,16 @@ class Fit(_FitFields):
         """How states are inferred from now on."""
         return self.learned.method
 
-    def filter(self) -> Filtered:
+    def filter(self, *, generator: torch.Generator | None = None) -> Filtered:
         """Filter the training data; see `deepssm.filter`."""
-        result = self.method.filter(self.model, self.series)
+        result = self._drawing_from(generator).filter(self.model, self.series)
         return result.labelled(self.index, self.model.state_names)
 
-    def smooth(self) -> Smoothed:
+    def smooth(
+        self, *, lag: int | None = None, generator: torch.Generator | None = None
+    ) -> Smoothed:
         """Smooth the training data; see `deepssm.smooth`."""
-        result = self.method.smooth(self.model, self.series)
+        result = smoothed(self._drawing_from(generator), self.model, self.series, lag)
         return result.labelled(self.index, self.model.state_names)
 
     def disturbances(self) -> Disturbances:
@@ -76,12 +81,13 @@ class Fit(_FitFields):
 
         return smoothed_disturbances(self.model, self.series).labelled(self.index, self.names)
 
-    def log_likelihood(self) -> Tensor:
+    def log_likelihood(self, *, generator: torch.Generator | None = None) -> Tensor:
         """Log-likelihood of each step of the training data, `(*batch, time)`."""
-        return self.method.log_likelihood(self.model, self.series)
+        return self._drawing_from(generator).log_likelihood(self.model, self.series)
 
+    @keyword_only("num_samples", "generator")
     def sample_posterior(
-        self, num_samples: int = 100, generator: torch.Generator | None = None
+        self, *, num_samples: int = 100, generator: torch.Generator | None = None
     ) -> Tensor:
         """Draw state paths given the training data; see `deepssm.sample_posterior`."""
         count = positive("num_samples", num_samples)
@@ -102,16 +108,21 @@ class Fit(_FitFields):
         result = ahead.forecast(self.model, self.method, self.series, self.lengths)
         return result.labelled(future_labels(self.labels, horizon), self.names)
 
-    def impute(self, num_samples: int = 200, generator: torch.Generator | None = None) -> Imputed:
+    @keyword_only("num_samples", "generator")
+    def impute(
+        self, *, num_samples: int = 200, generator: torch.Generator | None = None
+    ) -> Imputed:
         """Fill the gaps of the training data; see `deepssm.impute`."""
         from .imputation import imputed
 
         found = imputed(self.model, self.series, self.method, num_samples, generator)
         return found.labelled(*self.labels)
 
+    @keyword_only("num_samples", "generator")
     def counterfactual(
         self,
         u_instead: Data,
+        *,
         num_samples: int = 200,
         generator: torch.Generator | None = None,
     ) -> Simulated:
@@ -146,3 +157,6 @@ class Fit(_FitFields):
         from .summary import summary_text
 
         return summary_text(self.model, self.learned, self.series, self.labels)
+
+    def _drawing_from(self, generator: torch.Generator | None) -> InferenceMethod:
+        return drawing_from(generator, self.method)

@@ -76,7 +76,7 @@ class Ahead(NamedTuple):
                     f"{type(model).__name__}: forecast the series one by one."
                 )
             parts.append(part)
-        return _together(parts, torch.cat(rows).argsort(), past.batch_shape)
+        return _in_order(parts, torch.cat(rows).argsort(), past.batch_shape)
 
 
 def _cut(past: Series, rows: Tensor, length: int) -> Series:
@@ -109,7 +109,7 @@ def _rows(
     return tensor.expand(*past.batch_shape, *shape).flatten(0, len(past.batch_shape) - 1)[rows]
 
 
-def _together(parts: list[Forecast], order: Tensor, batch: torch.Size) -> Forecast:
+def _in_order(parts: list[Forecast], order: Tensor, batch: torch.Size) -> Forecast:
     def joined(values: tuple[Tensor | None, ...], axis: int) -> Tensor | None:
         present = [value for value in values if value is not None]
         if len(present) < len(values):
@@ -173,9 +173,8 @@ def extend(
         u = torch.cat((own, later.expand(*own.shape[:-2], *later.shape[-2:])), -2)
     elif u_future is not None:
         raise ValueError("`u_future` is given, but the model has no inputs. Leave it out.")
-    return as_series(
-        model, torch.cat((y, gap), -2), u, _future_steps(model, past, horizon, dt_future)
-    )
+    steps = _future_steps(model, past, horizon, dt_future)
+    return as_series(model, torch.cat((y, gap), -2), u, dt=steps)
 
 
 def _future_steps(

@@ -1,4 +1,4 @@
-"""What a silent sensor would have said."""
+"""Imputation: what a silent sensor would have said."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from ..core.abilities import LinearGaussianModel
-from ..core.methods import InferenceMethod
+from ..core.methods import InferenceMethod, UsesGuide, UsesParticles
 from ..core.model import Series, StateSpaceModel
 from ..core.pyro_sites import completed, seeded
 from ..core.results import Imputed
+from .arguments import infers, positive
 from .defaults import default_method
-from .validation import Data, as_series, labels_of, positive
+from .validation import Data, as_labelled_series
 
 
 def impute(
@@ -45,10 +46,9 @@ def impute(
     Raises:
         ValueError: the data do not fit the model, or `num_samples` is below 2.
     """
-    series = as_series(model, y, u, dt, lengths)
-    inference = default_method(model) if method is None else method
-    found = imputed(model, series, inference, num_samples, generator)
-    return found.labelled(*labels_of(y))
+    series, labels = as_labelled_series(model, y, u, dt=dt, lengths=lengths)
+    inference = default_method(model) if method is None else infers(method)
+    return imputed(model, series, inference, num_samples, generator).labelled(*labels)
 
 
 def imputed(
@@ -81,7 +81,7 @@ def drawn_with_parameters(
     draw: Callable[[InferenceMethod, int], tuple[Tensor, ...]],
     num_samples: int,
 ) -> tuple[Tensor, ...]:
-    """Draw, readings too under the parameters their states were drawn with, if those vary."""
+    """Draw, `y` too under the parameters that its states were drawn with, if those vary."""
     from ..inference.estimation.parameter_average import ParameterAverage
 
     if isinstance(method, ParameterAverage):
@@ -96,7 +96,7 @@ def complete_draws(
     num_samples: int,
     generator: torch.Generator | None,
 ) -> tuple[Tensor, Tensor]:
-    """Draw states and whole readings given what was seen."""
+    """Draw states and whole observations given what was seen."""
     from ..inference.guides.autoregressive import fill
     from ..inference.guides.linearized_guide import LinearizedGuide
     from ..inference.guides.smoothing_guide import has_real_values
@@ -104,11 +104,11 @@ def complete_draws(
 
     if model.reads_past:
         with seeded(generator):
-            guide = getattr(method, "guide", None)
+            guide = method.guide if isinstance(method, UsesGuide) else None
             if guide is None and has_real_values(model, series):
                 guide = LinearizedGuide()
-            size = max(500, num_samples, getattr(method, "num_particles", 0))
-            return fill(model, series, num_samples, guide, size)
+            size = method.num_particles if isinstance(method, UsesParticles) else 0
+            return fill(model, series, num_samples, guide, max(500, num_samples, size))
     z = method.sample_posterior(model, series, num_samples, generator)
     if isinstance(model, LinearGaussianModel):
         emission = model.linear_parameters(series.u, series.dt).emission

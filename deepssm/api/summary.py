@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import math
 import textwrap
-from typing import Any
+from collections.abc import Mapping
+from datetime import date
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -20,6 +22,16 @@ from .validation import Labels
 _WIDTH, _LABEL, _MOST_ENTRIES, _MOST_CHANNELS, _MOST_UNUSUAL = 78, 34, 16, 4, 4
 # Beyond this many numbers, one covariance a step, disturbances are not worth a summary's time.
 _LARGEST = 1_000_000
+
+
+@runtime_checkable
+class HasParts(Protocol):
+    """A model that is a sum of others, which the summary names."""
+
+    @property
+    def parts(self) -> Mapping[str, object]:
+        """The summands by name."""
+        ...
 
 
 def summary_text(
@@ -88,10 +100,9 @@ def _digits(key: str) -> str:
 
 
 def _model_names(model: StateSpaceModel) -> list[str]:
-    parts = getattr(model, "parts", None)
-    if not isinstance(parts, dict):
+    if not isinstance(model, HasParts):
         return [type(model).__name__]
-    return [type(part).__name__ for part in parts.values()]
+    return [type(part).__name__ for part in model.parts.values()]
 
 
 def _parameters(model: StateSpaceModel, learned: Learned) -> str:
@@ -161,8 +172,10 @@ def _number(x: float) -> str:
     return f"{x:.4f}" if 1e-2 <= abs(x) < 1e4 or x == 0 else f"{x:.3e}"
 
 
-def _moment(when: Any) -> str:  # noqa: ANN401
-    return f"{when:%Y-%m-%d}" if hasattr(when, "strftime") else str(when)
+def _moment(when: object) -> str:
+    from pandas import Period
+
+    return f"{when:%Y-%m-%d}" if isinstance(when, date | Period) else str(when)
 
 
 def _constant_states(model: StateSpaceModel, learned: Learned, series: Series) -> str:

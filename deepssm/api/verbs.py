@@ -1,24 +1,24 @@
-"""The verbs. The only file that knows both `models` and `inference`."""
+"""The verbs: check the data, choose the method, run it, hand back the labels."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from numbers import Integral
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from ..core.methods import InferenceMethod, LearningMethod, TakesInference
+from ..core.deprecation import keyword_only
+from ..core.methods import InferenceMethod, LearningMethod, remember_trained
 from ..core.model import StateSpaceModel
 from ..core.results import Disturbances, Filtered, Forecast, Simulated, Smoothed
-from .defaults import default_learner, default_method
+from .arguments import infers, learns, positive, require_model, smoothed, to_learn
+from .defaults import completed, default_learner, default_method, default_online_method
 from .fit import Fit as Fit
 from .forecasting import Ahead, future_labels
-from .validation import Data, as_series, as_steps, infers, labels_of, learns, positive, smoothed
-from .validation import learnable as learnable
-from .validation import to_learn as to_learn
+from .randomness import drawing_from
+from .validation import Data, as_labelled_series, as_series, as_steps
 
 if TYPE_CHECKING:
     from ..core.methods import OnlineFilter
@@ -32,6 +32,7 @@ def filter(  # noqa: A001
     dt: Data | float | None = None,
     lengths: Data | None = None,
     method: InferenceMethod | None = None,
+    generator: torch.Generator | None = None,
 ) -> Filtered:
     """Estimate each state from the past and present: `p(z_t | y_{1:t})`.
 
@@ -41,10 +42,12 @@ def filter(  # noqa: A001
         u: Inputs, `(*batch, time, input)`; required iff the model has inputs.
         dt: Time steps for models in continuous time, a number or `(*batch, time)`.
         lengths: Valid steps of each series in a padded batch, `(*batch,)`.
-        method: How to infer; by default the exact method if there is one, else `Unscented()`.
+        method: How to infer; by default the exact method if there is one, else the guide that
+            `fit` has trained, else `Unscented()`.
+        generator: Source of randomness, for methods that draw; by default they have a seed.
 
     Returns:
-        Filtered and predicted moments, log-likelihood of each step, and a conditioning flag.
+        Filtered and predicted moments, log-likelihood of each step, and a conditioning check.
 
     Raises:
         ValueError: The data do not fit the model, or the method cannot handle it.
@@ -55,9 +58,9 @@ def filter(  # noqa: A001
         >>> ds.filter(model, [0.3, float("nan"), -0.1]).mean.shape
         torch.Size([3, 1])
     """
-    series = as_steps(model, method, y, u, dt, lengths)
-    result = _method(model, method).filter(model, series)
-    return result.labelled(labels_of(y).index, model.state_names)
+    inference = drawing_from(generator, _method(model, method))
+    series, labels = as_steps(model, inference, y, u, dt, lengths)
+    return inference.filter(model, series).labelled(labels.index, model.state_names)
 
 
 def smooth(
@@ -69,6 +72,7 @@ def smooth(
     lengths: Data | None = None,
     lag: int | None = None,
     method: InferenceMethod | None = None,
+    generator: torch.Generator | None = None,
 ) -> Smoothed:
     """Estimate each state from all data: `p(z_t | y_{1:T})`, or up to `lag` steps after it.
 
@@ -80,13 +84,15 @@ def smooth(
         lengths: Valid steps of each series, `(*batch,)`.
         lag: Wait only so many steps: `p(z_t | y_{1:t+lag})`, by a method with a `fixed_lag`.
         method: How to infer; see `filter`.
+        generator: Source of randomness, for methods that draw.
 
     Returns:
         Smoothed moments and lag-one covariances.
     """
-    series = as_steps(model, method, y, u, dt, lengths)
-    result = smoothed(_method(model, method), model, series, lag)
-    return result.labelled(labels_of(y).index, model.state_names)
+    inference = drawing_from(generator, _method(model, method))
+    series, labels = as_steps(model, inference, y, u, dt, lengths)
+    result = smoothed(inference, model, series, lag)
+    return result.labelled(labels.index, model.state_names)
 
 
 def disturbances(
@@ -114,8 +120,8 @@ def disturbances(
     """
     from ..inference.kalman.disturbances import smoothed_disturbances
 
-    result = smoothed_disturbances(model, as_series(model, y, u, dt, lengths))
-    return result.labelled(*labels_of(y))
+    series, labels = as_labelled_series(model, y, u, dt=dt, lengths=lengths)
+    return smoothed_disturbances(model, series).labelled(*labels)
 
 
 def log_likelihood(
@@ -126,6 +132,7 @@ def log_likelihood(
     dt: Data | float | None = None,
     lengths: Data | None = None,
     method: InferenceMethod | None = None,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
     """Return `log p(y_t | y_{1:t-1})` in nats, `(*batch, time)`; missing entries add exactly 0.
 
@@ -136,9 +143,10 @@ def log_likelihood(
         dt: Time steps, a number or `(*batch, time)`.
         lengths: Valid steps of each series, `(*batch,)`.
         method: How to infer; see `filter`.
+        generator: Source of randomness, for methods that draw.
     """
-    series = as_steps(model, method, y, u, dt, lengths)
-    return _method(model, method).log_likelihood(model, series)
+    inference = drawing_from(generator, _method(model, method))
+    return inference.log_likelihood(model, as_steps(model, inference, y, u, dt, lengths).series)
 
 
 def sample_posterior(
@@ -167,18 +175,17 @@ def sample_posterior(
     Returns:
         `(num_samples, *batch, time, state)`.
     """
-    series = as_steps(model, method, y, u, dt, lengths)
     inference = _method(model, method)
-    return inference.sample_posterior(
-        model, series, positive("num_samples", num_samples), generator
-    )
+    series = as_steps(model, inference, y, u, dt, lengths).series
+    count = positive("num_samples", num_samples)
+    return inference.sample_posterior(model, series, count, generator)
 
 
 def simulate(
     model: StateSpaceModel,
     time: int,
-    *,
     u: Data | None = None,
+    *,
     dt: Data | float | None = None,
     num_samples: tuple[int, ...] | int = (),
     generator: torch.Generator | None = None,
@@ -205,7 +212,7 @@ def simulate(
     if not isinstance(time, Integral) or time < 0:
         raise ValueError(f"`time` must be a whole number of steps, 0 or more, got {time!r}.")
     empty = torch.full((time, model.obs_dim), torch.nan, dtype=model.dtype, device=model.device)
-    series = as_series(model, empty, u, dt)
+    series = as_series(model, empty, u, dt=dt)
     lead = tuple(num_samples) if isinstance(num_samples, Iterable) else (int(num_samples),)
     return draw(model, series, lead, generator)
 
@@ -214,8 +221,8 @@ def forecast(
     model: StateSpaceModel,
     y: Data,
     horizon: int,
-    *,
     u: Data | None = None,
+    *,
     u_future: Data | None = None,
     dt: Data | float | None = None,
     dt_future: Data | float | None = None,
@@ -246,8 +253,7 @@ def forecast(
     Raises:
         ValueError: `horizon` is not positive, or future inputs do not fit.
     """
-    series = as_series(model, y, u, dt, lengths)
-    labels = labels_of(y)
+    series, labels = as_labelled_series(model, y, u, dt=dt, lengths=lengths)
     ahead = Ahead(positive("horizon", horizon), u_future, dt_future, num_samples, generator)
     result = ahead.forecast(model, _method(model, method), series, lengths)
     return result.labelled(future_labels(labels, horizon), labels.names)
@@ -273,8 +279,12 @@ def fit(
         u: Inputs, `(*batch, time, input)`.
         dt: Time steps, a number or `(*batch, time)`.
         lengths: Valid steps of each series, `(*batch,)`.
-        method: How to learn; by default `MaximumLikelihood()` for classical models and `SVI()`
-            for those with a neural transition or emission.
+        method: How to learn; by default `MaximumLikelihood()` for classical models,
+            `BaumWelch(starts=5)` for hidden Markov models with free transitions, and `SVI()` for
+            those with a neural transition or emission (`model.neural`) and no exact method. The
+            guide that `SVI` trains is from then on how `filter`, `forecast` and the other verbs
+            infer in this model. A learner's own `inference=None` means the exact method if there
+            is one, else `Unscented()`.
         progress: Show a progress bar.
         generator: Source of randomness.
 
@@ -285,24 +295,26 @@ def fit(
     Raises:
         ValueError: The data do not fit, hold no observation, or the model has nothing to learn.
     """
-    series = to_learn(model, as_series(model, y, u, dt, lengths))
-    learner = default_learner(model) if method is None else learns(method)
-    if isinstance(learner, TakesInference) and learner.inference is None:
-        learner = replace(learner, inference=default_method(model))
+    checked = as_labelled_series(model, y, u, dt=dt, lengths=lengths)
+    series = to_learn(model, checked.series)
+    learner = default_learner(model) if method is None else completed(learns(method), model)
     learned = learner.fit(model, series, progress=progress, generator=generator)
-    return Fit(model, learned, series).labelled(labels_of(y), lengths)
+    remember_trained(model, learned.method)
+    return Fit(model, learned, series).labelled(checked.labels, lengths)
 
 
+@keyword_only("method")
 def online(
-    model: StateSpaceModel, method: InferenceMethod | None = None, *, buffer: int = 0
+    model: StateSpaceModel, *, method: InferenceMethod | None = None, buffer: int = 0
 ) -> OnlineFilter:
     """Start a filter that takes one observation at a time and equals the batch filter.
 
     Args:
         model: Any model that `method` can filter.
-        method: How to infer; see `filter`.
-        buffer: By how many steps a reading may be late: `.update(y, back=2)` puts it in its place
-            by rolling back and replaying.
+        method: How to infer; by default as in `filter` if that can run one step at a time, else
+            `Unscented()`.
+        buffer: By how many steps an observation may be out of sequence: `.update(y, back=2)` puts
+            it in its place by rolling back and replaying.
 
     Returns:
         A filter with `.predict(dt=, u=)`, `.update(y)`, `.state_dict()`.
@@ -310,9 +322,12 @@ def online(
     from ..inference.online.out_of_sequence import BufferedFilter
     from ..inference.online.start import start_online
 
-    started = start_online(model, _method(model, method))
+    require_model(model)
+    inference = default_online_method(model) if method is None else infers(method)
+    started = start_online(model, inference)
     return BufferedFilter(started, positive("buffer", buffer)) if buffer else started
 
 
 def _method(model: StateSpaceModel, method: InferenceMethod | None) -> InferenceMethod:
+    require_model(model)
     return default_method(model) if method is None else infers(method)

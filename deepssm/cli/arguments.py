@@ -18,7 +18,7 @@ MODELS = ("local-level", "local-linear-trend", "structural", "constant-velocity"
 
 _EPILOG = """\
 first steps:
-  deepssm demo                                             the whole story, on CO2 readings
+  deepssm demo                                             the whole story, on CO2 observations
   deepssm fit data.csv --time date --y level --out runs/a  learn a model from your own table
   deepssm forecast runs/a --horizon 24 -o fc.csv           what comes next, with bands
 
@@ -57,7 +57,7 @@ def build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argument
 def _demo(sub: _Sub) -> argparse.ArgumentParser:
     command = sub.add_parser(
         "demo",
-        help="the whole story on embedded CO2 readings, in about a minute",
+        help="the whole story on embedded CO2 observations, in about a minute",
         description="Hold out the last 104 weeks of the Mauna Loa CO2 record, fit a structural "
         "model and a deep Kalman filter to the rest, forecast, score, write a report.",
         allow_abbrev=False,
@@ -107,7 +107,9 @@ def _fit(sub: _Sub) -> argparse.ArgumentParser:
 
 
 def _filter(sub: _Sub) -> argparse.ArgumentParser:
-    command = sub.add_parser("filter", help="states given the readings so far", allow_abbrev=False)
+    command = sub.add_parser(
+        "filter", help="states given the observations so far", allow_abbrev=False
+    )
     _run_and_table(command, Path("filtered.csv"))
     command.set_defaults(run=_run_filter)
     return command
@@ -115,7 +117,7 @@ def _filter(sub: _Sub) -> argparse.ArgumentParser:
 
 def _smooth(sub: _Sub) -> argparse.ArgumentParser:
     command = sub.add_parser(
-        "smooth", help="states given all readings; fills gaps", allow_abbrev=False
+        "smooth", help="states given all observations; fills gaps", allow_abbrev=False
     )
     _run_and_table(command, Path("smoothed.csv"))
     command.set_defaults(run=_run_smooth)
@@ -186,7 +188,7 @@ def _run_argument(command: argparse.ArgumentParser) -> None:
 def _run_and_table(command: argparse.ArgumentParser, out: Path) -> None:
     _run_argument(command)
     command.add_argument(
-        "data", type=Path, nargs="?", metavar="NEW.csv", help="other readings than the run's own"
+        "data", type=Path, nargs="?", metavar="NEW.csv", help="another table than the run's own"
     )
     command.add_argument("-o", "--out", type=Path, default=out, help=f"default: {out}")
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ..api.fit import Fit
-from ..api.validation import as_series, labels_of
+from ..api.validation import as_labelled_series
 from ..api.verbs import fit
 from .model_specs import ModelSpec, build, build_guide, learner, season_inputs
 from .table import Table
@@ -30,7 +30,7 @@ def learn(
 
     Args:
         spec: What to build.
-        table: The readings.
+        table: The observations.
         seed: Of the starting weights and of learning.
         quiet: Whether to show no bar.
         folder: Where the training of a deep model leaves checkpoints.
@@ -52,9 +52,10 @@ def learn(
 
 
 def with_table(spec: ModelSpec, fitted: Fit, table: Table, *, start: int = 0) -> Fit:
-    """Return a fit's model with the readings of a table, without learning again."""
-    series = as_series(fitted.model, table.y, inputs(spec, table, start=start), table.dt)
-    return Fit(fitted.model, fitted.learned, series).labelled(labels_of(table.y))
+    """Return a fit's model with the observations of a table, without learning again."""
+    u = inputs(spec, table, start=start)
+    series, labels = as_labelled_series(fitted.model, table.y, u, dt=table.dt)
+    return Fit(fitted.model, fitted.learned, series).labelled(labels)
 
 
 def inputs(spec: ModelSpec, table: Table, *, start: int = 0) -> np.ndarray | None:

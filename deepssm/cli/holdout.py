@@ -113,10 +113,10 @@ def season(spec: ModelSpec, step: str, past: int) -> int:
 
 
 def naive_backtest(fit: Fit, period: int, where: Mapping[str, Any]) -> Backtest:
-    """Forecast a fit's readings with the seasonal naive method, row by row whatever their times.
+    """Forecast a fit's data with the seasonal naive method, row by row whatever their times.
 
     Args:
-        fit: Whose readings.
+        fit: Whose data.
         period: Rows to look back.
         where: `start`, `horizon` and perhaps `stride`.
     """

@@ -65,7 +65,7 @@ class ModelSpec:
 
     @property
     def min_rows(self) -> int:
-        """Fewest readings of a column from which it can be learnt."""
+        """Fewest observations of a column from which it can be learnt."""
         return max(40 if self.deep else 10, round(2 * self.period))
 
     @property
@@ -243,4 +243,6 @@ def method(guide: nn.Module | None) -> InferenceMethod:
 
 def guide_of(learned: Learned) -> nn.Module | None:
     """Return the trained guide of a result, if it has one."""
-    return getattr(learned.method, "guide", None)
+    from ..core.methods import UsesGuide
+
+    return learned.method.guide if isinstance(learned.method, UsesGuide) else None

@@ -43,7 +43,7 @@ def page_of(
         *_summary_sections(study),
     ]
     card = [
-        ("data", f"{data['source']}: {rows} rows, {data['missing']} missing readings"),
+        ("data", f"{data['source']}: {rows} rows, {data['missing']} missing observations"),
         ("columns", ", ".join(study.main[0].y)),
         ("time step", data["step"] or "one row"),
         *((name, spec.words) for name, (spec, _) in study.fits.items()),
@@ -65,10 +65,10 @@ def headline(study: Study) -> Grid:
         notes.append("" if abs(off) <= 0.1 else f"bands too {'wide' if off > 0 else 'narrow'}")
     count = int(next(iter(scores.values()))["count"])
     caption = (
-        f"{count} readings {'that no model has seen' if study.holdout else 'scored'}. CRPS: error "
-        "of the whole forecast distribution in the unit of the data, lower is better. Coverage: "
-        "share of readings inside the 90 % band, right near 90 %. Width: of that band, narrower "
-        "is better if coverage holds."
+        f"{count} observations {'that no model has seen' if study.holdout else 'scored'}. CRPS: "
+        "error of the whole forecast distribution in the unit of the data, lower is better. "
+        "Coverage: share of observations inside the 90 % band, right near 90 %. Width: of that "
+        "band, narrower is better if coverage holds."
     )
     return Grid(["method", "CRPS", "90 % coverage", "90 % width"], rows, notes, caption)
 

@@ -1,4 +1,4 @@
-"""The parts of the report page about readings and forecasts."""
+"""The parts of the report page about observations and forecasts."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from ..evaluation.scores import pit
 from ..models.structural.decomposition import Decomposition
 from ..models.structural.model import Structural
 from ..report.html import Picture, Section, picture
-from ..report.plots import plot_components, plot_readings
+from ..report.plots import plot_components, plot_observations
 from ..report.plots_checks import plot_horizons, plot_innovations, plot_pit, plot_reliability
 from ..report.plots_forecasts import plot_methods
 from ..report.plots_images import plot_frames
 from .exit_codes import UsageError
 from .holdout import Study, label
-from .observations import Readings, from_moments
+from .observation_moments import ObservationMoments, from_moments
 
 _SHOWN = 260
 _COLUMNS = 3
@@ -30,26 +30,26 @@ _FRAMES = 12
 
 
 def smoothed_section(study: Study) -> Section:
-    """Return the readings with their gaps filled, and the parts of a structural model."""
+    """Return the observations with their gaps filled, and the parts of a structural model."""
     spec, fit = study.main
     smoothed = fit.smooth()
-    readings = from_moments(fit.model, smoothed.mean, smoothed.cov, fit.series)
+    observations = from_moments(fit.model, smoothed.mean, smoothed.cov, fit.series)
     pictures = []
     for i, name in enumerate(spec.y[:_COLUMNS]):
-        y, mean, sd = (part[:, i] for part in (fit.series.y, readings.mean, readings.sd))
-        drawn = plot_readings(y, mean, sd, index=fit.index, name=name, rows=_SHOWN)
+        y, mean, sd = (part[:, i] for part in (fit.series.y, observations.mean, observations.sd))
+        drawn = plot_observations(y, mean, sd, index=fit.index, name=name, rows=_SHOWN)
         alt = (
-            f"Readings of {name} over time with the smoothed curve and its 50 and 90 percent "
-            f"bands; {int(y.isnan().sum())} missing readings are shaded and filled."
+            f"Observations of {name} over time with the smoothed curve and its 50 and 90 percent "
+            f"bands; {int(y.isnan().sum())} missing observations are shaded and filled."
         )
         pictures.append(picture(drawn, alt, name=f"smooth{i}"))
     if isinstance(fit.model, Structural):
         pictures.append(_parts_picture(fit.model, fit, smoothed))
     text = (
-        "What a sensor would have shown, given all readings before and after. Shaded: there was "
-        "no reading, and the bands say how sure the filling is."
+        "What a sensor would have shown, given all observations before and after. Shaded: there "
+        "was no observation, and the bands say how sure the filling is."
     )
-    return Section("Readings, smoothed, gaps filled", text, pictures)
+    return Section("Observations, smoothed, gaps filled", text, pictures)
 
 
 def _parts_picture(model: Structural, fit: Fit, smoothed: Smoothed) -> Picture:
@@ -59,7 +59,7 @@ def _parts_picture(model: Structural, fit: Fit, smoothed: Smoothed) -> Picture:
     cut = Decomposition(parts.mean[rows], parts.variance[rows]).labelled(index, parts.names)
     drawn = plot_components(cut, fit.series.y[rows])
     names = ", ".join(model.parts)
-    alt = f"What each part of the model adds to the last {len(cut.mean)} readings: {names}."
+    alt = f"What each part of the model adds to the last {len(cut.mean)} observations: {names}."
     return picture(drawn, alt, f"What each part adds, last {len(cut.mean)} rows.", name="parts")
 
 
@@ -92,7 +92,7 @@ def last(found: Backtest, fit: Fit) -> Forecast:
 
     Args:
         found: Forecasts from several origins.
-        fit: Whose readings were forecast.
+        fit: Whose observations were forecast.
     """
     origin, horizon = int(found.origins[-1]), found.y.shape[-2]
     samples = found.forecast.samples
@@ -103,7 +103,7 @@ def last(found: Backtest, fit: Fit) -> Forecast:
 
 
 def frames_section(study: Study, height: int, width: int) -> Section:
-    """Return the readings as images: read, filled, and the last forecast beside what came true.
+    """Return the data as images: as seen, filled, and the last forecast beside what came true.
 
     Args:
         study: Fits and scores of a run whose columns are pixels, row by row.
@@ -149,7 +149,7 @@ def _most_missing(y: Tensor) -> slice:
     return slice(start, start + _FRAMES)
 
 
-def _completed(y: Tensor, filled: Readings) -> Tensor:
+def _completed(y: Tensor, filled: ObservationMoments) -> Tensor:
     return torch.where(y.isnan(), filled.mean, y)
 
 

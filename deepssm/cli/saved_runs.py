@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ..api.fit import Fit
-from ..core.methods import Learned
+from ..core.methods import Learned, remember_trained
 from ..io import checkpoint
 from .exit_codes import DataError, did_you_mean
 from .model_specs import ModelSpec, build, build_guide, guide_of, method, spec_from_config
@@ -81,6 +81,7 @@ def open_run(path: str | Path, which: str | None = None) -> Run:
     saved.restore(**{f"{name}.{part}": module for part, module in modules.items()})
     series, labels = read_data(folder, model, spec, config.get("data", {}).get("time"))
     learned = _learned(folder, config, name, guide)
+    remember_trained(model, learned.method)
     return Run(folder, config, name, spec, Fit(model, learned, series).labelled(labels))
 
 

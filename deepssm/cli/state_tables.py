@@ -1,4 +1,4 @@
-"""What `filter` and `smooth` share: states and readings of a run, or of a new table, as CSV."""
+"""What `filter` and `smooth` share: states and observations of a run or a table, as CSV."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..api.fit import Fit
 from ..io.atomic import replacing
 from .exit_codes import DataError, Outcome
 from .fit_model import with_table
-from .observations import Readings
+from .observation_moments import ObservationMoments
 from .saved_runs import Run
 from .table import Table, read_table
 
@@ -20,7 +20,7 @@ _Z90 = 1.6448536269514722
 
 
 def fit_with_data(run: Run, data: Path | None) -> Fit:
-    """Return the run's fit, with the readings of another table where one is given.
+    """Return the run's fit, with the observations of another table where one is given.
 
     Raises:
         DataError: the table does not fit the run.
@@ -68,17 +68,19 @@ def write_table(frame: pd.DataFrame, path: Path) -> None:
         frame.to_csv(temporary, float_format="%.10g")
 
 
-def table_of(states: pd.DataFrame, readings: Readings, names: tuple[str, ...]) -> pd.DataFrame:
-    """Put the readings' columns before those of the states.
+def table_of(
+    states: pd.DataFrame, observations: ObservationMoments, names: tuple[str, ...]
+) -> pd.DataFrame:
+    """Put the observations' columns before those of the states.
 
     Args:
         states: Columns of the states.
-        readings: What a sensor shows in those states.
+        observations: What a sensor shows in those states.
         names: Names of the observed columns.
     """
     columns = {}
     for i, name in enumerate(names):
-        mean, sd = readings.mean[:, i].cpu().numpy(), readings.sd[:, i].cpu().numpy()
+        mean, sd = observations.mean[:, i].cpu().numpy(), observations.sd[:, i].cpu().numpy()
         columns[f"{name}_mean"], columns[f"{name}_sd"] = mean, sd
         columns[f"{name}_lower90"] = mean - _Z90 * sd
         columns[f"{name}_upper90"] = mean + _Z90 * sd
@@ -92,7 +94,7 @@ def outcome(run: Run, fit: Fit, frame: pd.DataFrame, path: Path, verb: str) -> O
     text = (
         f"{verb} {len(frame)} rows with {run.spec.words}: columns {', '.join(frame.columns[:4])} "
         f"and {len(frame.columns) - 4} more."
-        + (f" The {gaps} missing readings are filled, with bands." if gaps else "")
+        + (f" The {gaps} missing observations are filled, with bands." if gaps else "")
     )
     data = {"rows": len(frame), "columns": list(frame.columns), "missing": gaps}
     return Outcome(text, data, path, f"deepssm forecast {run.folder.path} --horizon 24")

@@ -62,7 +62,7 @@ def read_table(
         resample: A step such as `7D` on which to lay the rows, or `None`.
         uneven: Whether the model takes uneven time steps.
         unit: Seconds in a unit of `dt`; by default the usual step.
-        min_rows: Fewest readings that a model can be learnt from.
+        min_rows: Fewest observations that a model can be learnt from.
 
     Raises:
         DataError: the table cannot be used; the text says what to do.
@@ -178,7 +178,7 @@ def _numbers(text: pd.DataFrame, names: list[str], path: Path) -> pd.DataFrame:
             raise DataError(
                 f"{path}, line {row + 2}: column '{name}' holds '{raw.iloc[row]}', which is not "
                 f"a number ({_count(int(bad.sum()), 'such cell')}). Leave a cell empty where a "
-                "reading is missing, or choose number columns with --y; a time column goes to "
+                "observation is missing, or choose number columns with --y; a time column goes to "
                 "--time."
             )
         columns[name] = values.to_numpy()
@@ -204,29 +204,33 @@ def _check_inputs(frame: pd.DataFrame, u: list[str], path: Path) -> None:
 
 
 def check_readings(y: pd.DataFrame, path: Path, min_rows: int) -> None:
-    """Demand enough different readings in every observed column.
+    """Demand enough different observations in every observed column.
 
     Raises:
         DataError: a column is empty, too short or constant.
     """
     for name in y.columns:
-        readings = y[name].dropna()
-        if readings.empty:
-            raise DataError(f"{path}: column '{name}' has no reading at all: leave it out of --y.")
-        if len(readings) < min_rows:
+        observations = y[name].dropna()
+        if observations.empty:
             raise DataError(
-                f"{path}: column '{name}' has {_count(len(readings), 'reading')}, too few for "
-                f"this model, which needs {min_rows}. Give more rows or choose a simpler --model."
+                f"{path}: column '{name}' has no observation at all: leave it out of --y."
             )
-        largest = float(readings.abs().max())
+        if len(observations) < min_rows:
+            raise DataError(
+                f"{path}: column '{name}' has {_count(len(observations), 'observation')}, too few "
+                f"for this model, which needs {min_rows}. Give more rows or choose a simpler "
+                "--model."
+            )
+        largest = float(observations.abs().max())
         if largest > _LARGEST:
             raise DataError(
                 f"{path}: column '{name}' holds {largest:g}, whose "
                 "square overflows. Repair it, or give the column in a larger unit."
             )
-        if min_rows > 1 and readings.nunique() == 1:
+        if min_rows > 1 and observations.nunique() == 1:
             raise DataError(
-                f"{path}: column '{name}' is constant ({readings.iloc[0]:g}): leave it out of --y."
+                f"{path}: column '{name}' is constant ({observations.iloc[0]:g}): leave it out "
+                "of --y."
             )
 
 

@@ -1,7 +1,7 @@
-"""Models that read their own last reading: `y_{t-1}` and what was seen of it, behind `u_t`.
+"""Models that read their own last observation: `y_{t-1}` and what was seen of it, behind `u_t`.
 
-Given the data, the last reading is a known input, so every method takes such a model as it
-is. Only where readings are drawn must each draw find its way into the next step.
+Given the data, the last observation is a known input, so every method takes such a model as it
+is. Only where observations are drawn must each draw find its way into the next step.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from torch import Tensor
 from .model import StateSpaceModel
 
 
-def with_past(model: StateSpaceModel, y: Tensor, u: Tensor | None) -> Tensor | None:
-    """Return the inputs, behind them the last reading where the model reads it.
+def with_autoregressive_input(
+    model: StateSpaceModel, y: Tensor, u: Tensor | None
+) -> Tensor | None:
+    """Return the inputs, behind them the last observation where the model reads it.
 
     Args:
         model: Says so by `reads_past`.
@@ -35,19 +37,19 @@ def with_past(model: StateSpaceModel, y: Tensor, u: Tensor | None) -> Tensor | N
 
 
 def own_inputs(model: StateSpaceModel, u: Tensor | None) -> Tensor | None:
-    """Return the inputs without what `with_past` put behind them."""
+    """Return the inputs without what `with_autoregressive_input` put behind them."""
     if u is None or not model.reads_past:
         return u
     return u[..., : model.input_dim] if model.input_dim else None
 
 
-def fed(model: StateSpaceModel, u: Tensor | None, y: Tensor) -> Tensor | None:
-    """Return the input of one step after a reading that is known in full.
+def input_after(model: StateSpaceModel, u: Tensor | None, y: Tensor) -> Tensor | None:
+    """Return the input of one step after an observation that is known in full.
 
     Args:
         model: Any model; one that does not read its past gets `u` as it is.
         u: Input of the step, `(*batch, input + 2 obs)`.
-        y: The reading before it, `(*axes, obs)`, without NaN.
+        y: The observation before it, `(*axes, obs)`, without NaN.
 
     Returns:
         `(*axes, input + 2 obs)`.
@@ -58,7 +60,7 @@ def fed(model: StateSpaceModel, u: Tensor | None, y: Tensor) -> Tensor | None:
     return torch.cat([own, _marked(y, torch.ones_like(y))], dim=-1)
 
 
-def refuse_feedback(model: StateSpaceModel, what: str) -> None:
+def refuse_autoregressive(model: StateSpaceModel, what: str) -> None:
     """Raise where a method cannot lead a model's draws back into it.
 
     Args:
@@ -70,8 +72,9 @@ def refuse_feedback(model: StateSpaceModel, what: str) -> None:
     """
     if model.reads_past:
         raise ValueError(
-            f"`model` reads its own last reading, and {what} cannot lead its draws back into it: "
-            "use `Amortized(guide)`, `Extended()`, `Unscented()`, `Cubature()` or `Particle(...)`."
+            f"`model` reads its own last observation, and {what} cannot lead its draws back into "
+            "it: use `Amortized(guide)`, `Extended()`, `Unscented()`, `Cubature()` or "
+            "`Particle(...)`."
         )
 
 

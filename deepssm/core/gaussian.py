@@ -78,7 +78,7 @@ def mvn(mean: Tensor, factor: Tensor) -> dist.MultivariateNormal:
 
 
 class Pushforward(dist.TorchDistribution):
-    """The law of `function(w)`, `w ~ N(0, L L')`: noise that enters inside a function.
+    """The distribution of `function(w)`, `w ~ N(0, L L')`: noise that enters inside a function.
 
     It can be sampled, and filtered through by moments; it has no density.
 

@@ -6,10 +6,10 @@ members of a Protocol here is such a method; nothing is registered.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .model import Data, Series, StateSpaceModel
 
@@ -37,6 +37,7 @@ class Learned(NamedTuple):
     warnings: list[str]
 
 
+@runtime_checkable
 class InferenceMethod(Protocol):
     """Reasons about the states of a model whose parameters are given. A method is a value."""
 
@@ -87,6 +88,7 @@ class FixedLag(Protocol):
         ...
 
 
+@runtime_checkable
 class LearningMethod(Protocol):
     """Fits the free parameters of a model, in place. A method is a value."""
 
@@ -164,3 +166,81 @@ class OnlineMethod(Protocol):
     def online(self, model: StateSpaceModel) -> OnlineFilter:
         """Return a filter at the model's start."""
         ...
+
+
+@runtime_checkable
+class TakesEmptySeries(Protocol):
+    """A method that takes a series without a step, where the verbs refuse it for others."""
+
+    @property
+    def takes_empty_series(self) -> bool:
+        """Whether it does."""
+        ...
+
+
+@runtime_checkable
+class TakesSeed(Protocol):
+    """A method that draws where it is given no generator, and repeats itself by a seed."""
+
+    @property
+    def seed(self) -> int:
+        """Seed of what it draws."""
+        ...
+
+
+@runtime_checkable
+class TakesGenerator(Protocol):
+    """A method that can hold the source of what it draws where no function takes one."""
+
+    @property
+    def generator(self) -> torch.Generator | None:
+        """The source of randomness; `None` for a seed."""
+        ...
+
+
+@runtime_checkable
+class UsesGuide(Protocol):
+    """A method of inference with a trained guide."""
+
+    @property
+    def guide(self) -> nn.Module:
+        """The guide, which see `core/guides.py`."""
+        ...
+
+
+@runtime_checkable
+class UsesParticles(Protocol):
+    """A method that moves a cloud of particles."""
+
+    @property
+    def num_particles(self) -> int:
+        """Size of the cloud."""
+        ...
+
+
+def remember_trained(model: StateSpaceModel, method: InferenceMethod) -> None:
+    """Let a model remember the method that learning it returned, if that has a trained guide.
+
+    Any other method forgets the one before: the model has moved on from that guide.
+
+    Args:
+        model: The model that was learnt.
+        method: What its learner returned.
+    """
+    model.trained = (method,) if _guide_of(method) is not None else ()
+
+
+def trained_method(model: StateSpaceModel) -> InferenceMethod | None:
+    """Return the method with a trained guide that a model remembers, on the model's device."""
+    if not model.trained:
+        return None
+    method = cast(InferenceMethod, model.trained[0])
+    guide = _guide_of(method)
+    if guide is not None:
+        guide.to(device=model.device, dtype=model.dtype)
+    return method
+
+
+def _guide_of(method: InferenceMethod) -> nn.Module | None:
+    inner = method.inference if isinstance(method, TakesInference) else method
+    return inner.guide if isinstance(inner, UsesGuide) else None

@@ -96,6 +96,8 @@ class StateSpaceModel(PyroModule):
         reads_time: Whether a step depends on `dt`; if not, steps of several lengths are refused.
         circular_state: Which components of `z` are angles in radians.
         circular_obs: Which components of `y` are angles in radians.
+        trained: The method of inference that training left, or nothing; `core/methods.py` reads
+            it. No parameter and no part of the state dict, but copied and pickled with the model.
     """
 
     state_dim: int
@@ -105,6 +107,7 @@ class StateSpaceModel(PyroModule):
     reads_time: bool = True
     circular_state: tuple[int, ...] = ()
     circular_obs: tuple[int, ...] = ()
+    trained: tuple[object, ...] = ()
 
     def initial(self) -> Distribution:
         """Return `p(z_1)` with event shape `(state,)`."""
@@ -142,7 +145,7 @@ class StateSpaceModel(PyroModule):
         """Whether networks stand in it, so that `SVI` learns it by default.
 
         True where some part is a layer with a matrix of weights. A model of other networks, or
-        one whose layers are to be learnt by maximum likelihood, sets `neural` in its class.
+        one whose layers are to be learnt by maximum likelihood, defines `neural` itself.
         """
         return any(isinstance(part, _LAYERS) for part in self.modules())
 

@@ -51,7 +51,7 @@ class MarkovSequence(TorchDistribution):
         super().__init__(batch_shape, event_shape, validate_args=False)
 
     def expand(self, batch_shape: torch.Size, _instance: object = None) -> MarkovSequence:
-        """Return the same law for more independent paths."""
+        """Return the same distribution for more independent paths."""
         args = (self.model, self.time, self.u, self.dt, self.steps)
         return MarkovSequence(*args, batch_shape=torch.Size(batch_shape))
 
@@ -121,7 +121,7 @@ class ObservedSequence(TorchDistribution):
         super().__init__(shape[:-1], event_shape, validate_args=False)
 
     def expand(self, batch_shape: torch.Size, _instance: object = None) -> ObservedSequence:
-        """Return the same law for more independent series."""
+        """Return the same distribution for more independent series."""
         return ObservedSequence(self.emission.expand((*batch_shape, self.event_shape[0])))
 
     def sample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
@@ -167,7 +167,7 @@ def observed_log_prob(emission: Distribution, y: Tensor) -> Tensor:
 
 
 def completed(emission: Distribution, y: Tensor) -> Tensor:
-    """Draw the missing components of readings given those that were seen.
+    """Draw the missing components of observations given those that were seen.
 
     Args:
         emission: Batch shape `axes`, event shape `(obs,)`.

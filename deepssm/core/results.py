@@ -96,7 +96,8 @@ class Disturbances(Labelled, _DisturbancesFields):
 
     Auxiliary residuals are smoothed noises over their standard deviations: `N(0, 1)` if the model
     is right, but correlated in time. A large one of the observation is an outlier, one of a level
-    a break at the step that arrives. NaN where there is no noise, no data, or no second opinion.
+    a break at the step that arrives. NaN where there is no noise, no data, or
+    nothing else to judge it by.
 
     Attributes:
         state: `E[w_t | y_{1:T}]`, `(*batch, time, state)`; entry 0 is zero: nothing arrives there.
@@ -163,7 +164,7 @@ class _ImputedFields(NamedTuple):
 
 
 class Imputed(Labelled, _ImputedFields):
-    """Readings with their gaps filled.
+    """Observations with their gaps filled.
 
     Attributes:
         mean: The data where seen, else the mean of what was missed, `(*batch, time, obs)`.

@@ -78,7 +78,7 @@ def bouncing_ball(
         time: Steps.
         size: Distance of the walls.
         speed: Largest distance moved in a step; the smallest is half of it.
-        noise: Standard deviation of a reading of the height.
+        noise: Standard deviation of an observation of the height.
         seed: Of the random numbers.
 
     Source: Dong, Seybold, Murphy, Bui (2020), Collapsed amortized variational inference for
@@ -118,7 +118,7 @@ def three_modes(
         time: Steps.
         stay: Probability that a mode goes on.
         process_noise: Standard deviation of the state's noise.
-        noise: Standard deviation of a reading.
+        noise: Standard deviation of an observation.
         seed: Of the random numbers.
 
     Source: after Ansari et al. (2021), Deep explicit duration switching models, section 5.1.
@@ -164,7 +164,7 @@ def pendulum_images(
         time: Frames.
         size: Pixels of a side.
         dt: Time between frames, s.
-        noise: Standard deviation of a pixel; readings are cut to [0, 1].
+        noise: Standard deviation of a pixel; observations are cut to [0, 1].
         gaps: First missing frame and number of missing frames, the same in all films.
         seed: Of the random numbers.
 

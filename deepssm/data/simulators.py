@@ -47,7 +47,7 @@ def radar(
         dt: Mean time between sweeps, s.
         jitter: Relative spread of the steps, in [0, 1): 0.5 draws them from 0.5 to 1.5 `dt`.
         acceleration: Square root of the acceleration's spectral density, m s^-3/2.
-        noise: Standard deviation of a reading, m; bearings get `noise / 1000` rad.
+        noise: Standard deviation of an observation, m; bearings get `noise / 1000` rad.
         gaps: Probability that a sweep returns nothing.
         polar: Read (range, bearing) instead of (east, north). The radar stands at 0, 0; bearings
             are counted from east and do not wrap while the target stays north.
@@ -91,11 +91,11 @@ def pendulum(
     `z = (angle, angular velocity)`, `y = sin(angle) + v`; `z_t = rk4(pendulum_drift, z, dt) + w`.
 
     Args:
-        time: Number of readings.
-        dt: Time between readings, s.
+        time: Number of observations.
+        dt: Time between observations, s.
         process_noise: Standard deviation of `w` per square root of a second, rad and rad/s.
-        noise: Standard deviation of a reading, m.
-        gaps: Probability of a missing reading.
+        noise: Standard deviation of an observation, m.
+        gaps: Probability of a missing observation.
         seed: Of the random numbers.
 
     Source:
@@ -118,11 +118,11 @@ def lorenz63(
     """Run the Lorenz system (10, 28, 8/3) on its attractor, all three coordinates read.
 
     Args:
-        time: Number of readings.
-        dt: Time between readings.
+        time: Number of observations.
+        dt: Time between observations.
         process_noise: Standard deviation of additive noise per square root of a time unit.
-        noise: Standard deviation of a reading.
-        gaps: Probability of a missing reading.
+        noise: Standard deviation of an observation.
+        gaps: Probability of a missing observation.
         seed: Of the random numbers.
 
     Source:
@@ -146,11 +146,11 @@ def van_der_pol(
     """Run the Van der Pol oscillator with `mu = 1`, its displacement read.
 
     Args:
-        time: Number of readings.
-        dt: Time between readings.
+        time: Number of observations.
+        dt: Time between observations.
         process_noise: Standard deviation of additive noise per square root of a time unit.
-        noise: Standard deviation of a reading.
-        gaps: Probability of a missing reading.
+        noise: Standard deviation of an observation.
+        gaps: Probability of a missing observation.
         seed: Of the random numbers.
 
     Source:

@@ -44,7 +44,7 @@ def leave_one_out(model: LinearGaussianModel, series: Series) -> LeaveOneOut:
         series: Checked data; see `deepssm.as_series`.
 
     Raises:
-        ValueError: a noiseless reading repeats another of its step.
+        ValueError: a noiseless observation repeats another of its step.
 
     Source:
         de Jong (1988), A cross-validation filter for time series models, Biometrika 75(3).
@@ -58,8 +58,8 @@ def leave_one_out(model: LinearGaussianModel, series: Series) -> LeaveOneOut:
     unit = bound.D.diagonal(dim1=-2, dim2=-1)
     if bool((seen & (unit <= 0)).any()):
         raise ValueError(
-            "Leave-one-out needs readings that are not copies of each other: one without noise "
-            "repeats another of its step. Drop one of them, or give `R` some noise."
+            "Leave-one-out needs observations that are not copies of each other: one without "
+            "noise repeats another of its step. Drop one of them, or give `R` some noise."
         )
     unit = torch.where(seen, unit, 1.0).sqrt()
     eye = torch.eye(unit.shape[-1], dtype=unit.dtype, device=unit.device)

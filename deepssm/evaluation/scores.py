@@ -193,8 +193,8 @@ def pit_gaussian(y: Tensor, mean: Tensor, sd: Tensor) -> Tensor:
 def pit_samples(y: Tensor, samples: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Rank of `y` among draws, as a number in (0, 1) that is uniform if the forecast is right.
 
-    `(#{x < y} + v (1 + #{x = y})) / (num_samples + 1)` with `v` uniform, so the law is exactly
-    uniform also for counts and few draws.
+    `(#{x < y} + v (1 + #{x = y})) / (num_samples + 1)` with `v` uniform, so the
+    distribution is exactly uniform also for counts and few draws.
 
     Args:
         y: `(*axes)`.

@@ -116,7 +116,7 @@ def _fit_groups(
     posterior = _parameters(model, max(num_samples, 1))
     if num_samples:
         with torch.no_grad():
-            z = fit.sample_posterior(num_samples, generator)
+            z = fit.sample_posterior(num_samples=num_samples, generator=generator)
             y = _replicate(model, z, series, generator)
         drawn = dataset({"z": (z[None], "state")}, index, states=states, lead=_DRAWS)
         posterior = drawn.merge(posterior)
@@ -162,8 +162,8 @@ def _smoothed_groups(result: Smoothed) -> Groups:
 
 def _likelihood_groups(result: Filtered | Smoothed) -> Groups:
     one_step = dataset({"y": (result.log_likelihood[None, None], "")}, result.index, lead=_DRAWS)
-    flag = result.ill_conditioned.expand(result.mean.shape[:-2])[None, None, ..., None]
-    stats = dataset({"ill_conditioned": (flag, "")}, lead=_DRAWS).isel(time=0, drop=True)
+    ill = result.ill_conditioned.expand(result.mean.shape[:-2])[None, None, ..., None]
+    stats = dataset({"ill_conditioned": (ill, "")}, lead=_DRAWS).isel(time=0, drop=True)
     return {
         "log_likelihood": one_step.assign_attrs(pointwise="one_step", meaning=_ONE_STEP),
         "sample_stats": stats,

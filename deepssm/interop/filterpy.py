@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from ..core.abilities import LinearGaussianModel
-from ..core.model import LinearParameters
+from ..core.model import LinearParameters, StateSpaceModel
 from .filterpy_nonlinear import Changes, Emission, Migrated, Transition, migrate
 from .filterpy_read import drive, gain, gaussian, matrix
 
@@ -156,7 +156,7 @@ def to_filterpy(model: LinearGaussianModel) -> KalmanFilter:
     """
     from filterpy.kalman import KalmanFilter
 
-    inputs = int(getattr(model, "input_dim", 0))
+    inputs = model.input_dim if isinstance(model, StateSpaceModel) else 0
     with torch.no_grad():
         none = torch.zeros(1, inputs, dtype=torch.float64) if inputs else None
         parameters = model.linear_parameters(none, None)

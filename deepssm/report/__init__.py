@@ -1,6 +1,7 @@
 """Plots and the self-contained HTML report."""
 
 from .plots import plot_components as plot_components
+from .plots import plot_observations as plot_observations
 from .plots import plot_readings as plot_readings
 from .plots import plot_states as plot_states
 from .plots_checks import plot_horizons as plot_horizons

@@ -6,11 +6,12 @@ Nothing touches `pyplot`: show a figure in a notebook by returning it, keep it w
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
 
+from ..core.deprecation import warn_renamed
 from ..core.results import Filtered, Smoothed
 from .plots_canvas import (
     COLOURS,
@@ -44,7 +45,7 @@ def plot_states(
     components: tuple[int, ...] | None = None,
     series: int = 0,
 ) -> Figure:
-    """Draw each state with its bands; steps without any reading are shaded.
+    """Draw each state with its bands; steps without any observation are shaded.
 
     Args:
         result: What filtering or smoothing returned.
@@ -77,7 +78,7 @@ def plot_states(
     return figure
 
 
-def plot_readings(
+def plot_observations(
     y: Tensor,
     mean: Tensor,
     sd: Tensor,
@@ -86,15 +87,15 @@ def plot_readings(
     name: str = "y",
     rows: int = 260,
 ) -> Figure:
-    """Draw the readings of one sensor and what smoothing makes of them, whole and close up.
+    """Draw the observations of one sensor and what smoothing makes of them, whole and close up.
 
     Args:
-        y: Readings, `(time,)`, NaN where missing.
-        mean: Smoothed readings, `(time,)`.
+        y: Observations, `(time,)`, NaN where missing.
+        mean: Smoothed observations, `(time,)`.
         sd: Their standard deviations, noise included, `(time,)`.
         index: Labels of the steps.
         name: Label of the vertical axes.
-        rows: Rows of the close-up, which is laid where most readings are missing.
+        rows: Rows of the close-up, which is laid where most observations are missing.
     """
     seen, centre, spread = (one_series(part, 1, 0) for part in (y, mean, sd))
     x, missing, rows = positions(index, len(seen)), np.isnan(seen), min(rows, len(seen))
@@ -103,17 +104,23 @@ def plot_readings(
     figure, (whole, close) = canvas(2, width=9, height=2.6, share=False)
     whole.plot(x, seen, color=INK, linewidth=0.6)
     shade_gaps(whole, x, missing)
-    title(whole, "all readings")
+    title(whole, "all observations")
     shade_gaps(close, x[cut], missing[cut])
     bands = gaussian_bands(centre[cut], spread[cut], LEVELS)
     fan(close, x[cut], centre[cut], bands, COLOURS[0], "smoothed")
-    close.plot(x[cut], seen[cut], "o", markersize=2, color=INK, label="reading")
+    close.plot(x[cut], seen[cut], "o", markersize=2, color=INK, label="observation")
     title(close, f"{rows} rows close up")
     legend(close)
     for axes, part in ((whole, x), (close, x[cut])):
         axes.set_ylabel(name)
         dates(axes, part)
     return figure
+
+
+def plot_readings(*args: Any, **kwargs: Any) -> Figure:  # noqa: ANN401
+    """Draw as `plot_observations` does, whose old name this is."""
+    warn_renamed("`plot_readings`", "`plot_observations`")
+    return plot_observations(*args, **kwargs)
 
 
 def plot_components(
@@ -141,7 +148,7 @@ def plot_components(
         if y is not None and i == 0:
             seen = one_series(y, 2, series)[:, 0]
             shade_gaps(each, x, np.isnan(seen))
-            each.plot(x, seen, ".", markersize=2, color=INK, label="reading")
+            each.plot(x, seen, ".", markersize=2, color=INK, label="observation")
         fan(each, x, mean[:, i], bands, COLOURS[i % len(COLOURS)], "mean")
         title(each, name)
     legend(axes[0])
@@ -150,7 +157,7 @@ def plot_components(
 
 
 def _most_gaps(missing: np.ndarray, rows: int) -> int:
-    """Return the start of the window with most missing readings, the last one if there is none."""
+    """Return the start of the window with most gaps, the last one if there is none."""
     if rows >= len(missing):
         return 0
     counts = np.convolve(missing, np.ones(rows), "valid")

@@ -144,5 +144,5 @@ def shade_gaps(axes: Axes, x: np.ndarray, missing: np.ndarray, most: int = 400) 
     runs = sorted(zip(edges[::2], edges[1::2], strict=True), key=lambda r: r[0] - r[1])[:most]
     for i, (first, end) in enumerate(runs):
         ends: Any = x[max(first - 1, 0)], x[min(end, len(x) - 1)]
-        label = "no reading" if i == 0 else None
+        label = "no observation" if i == 0 else None
         axes.axvspan(*ends, color=MUTED, alpha=0.2, linewidth=0, zorder=0, label=label)

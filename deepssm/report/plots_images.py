@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def plot_frames(
     films: Mapping[str, Tensor], height: int, width: int, *, most: int = 12, series: int = 0
 ) -> Figure:
-    """Draw films of the same steps as rows of frames; pixels without a reading are tinted.
+    """Draw films of the same steps as rows of frames; pixels without an observation are tinted.
 
     Args:
         films: By name, each `(*batch, time, height * width)`, NaN where nothing was read. All

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from datetime import date
 from typing import TYPE_CHECKING
 
 import torch
@@ -89,13 +90,19 @@ def plot_disturbances(
 
 
 def _auxiliary(axes: Axes, name: str, residual: pd.Series, threshold: float) -> None:
+    from pandas import Period
+
     axes.vlines(residual.index, 0.0, residual.to_numpy(), linewidth=0.8)
     for height in (-threshold, 0.0, threshold):
         axes.axhline(height, color="0.6", linewidth=0.8, linestyle=":" if height else "-")
     large = residual[residual.abs() > threshold]
     axes.plot(large.index, large.to_numpy(), "o", markersize=4, color="tab:red")
     for when, value in _peaks(residual, threshold).items():
-        label = f"{when:%Y-%m-%d}".removesuffix("-01-01") if hasattr(when, "year") else f"{when}"
+        label = (
+            f"{when:%Y-%m-%d}".removesuffix("-01-01")
+            if isinstance(when, date | Period)
+            else f"{when}"
+        )
         place = {"xytext": (4, 0), "textcoords": "offset points"}
         axes.annotate(label, (when, value), fontsize=8, **place)  # type: ignore[arg-type]
     axes.set_title(f"Auxiliary residuals of {name} (dotted: {threshold:g} sd)")

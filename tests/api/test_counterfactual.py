@@ -22,7 +22,7 @@ from ..deep_models import gappy_series, linear_deep, linear_parameters, neural_d
 
 
 def _conditioned(params: LinearParameters, series: Tensor) -> tuple[Tensor, Tensor]:
-    """Moments of the missing entries, in order, by one dense Gaussian over all readings."""
+    """Moments of the missing entries, in order, by one dense Gaussian over all observations."""
     joint = oracles.joint(params, len(series))
     mean, cov, y = torch.as_tensor(joint.y_mean), torch.as_tensor(joint.y_cov), series.flatten()
     seen = ~torch.isnan(y)
@@ -155,7 +155,10 @@ def test_a_fit_asks_the_same_questions() -> None:
     fit, g = ds.Fit(model, learned, series), torch.Generator
     assert series.u is not None
     instead = series.u + 0.5
-    short = fit.impute(20, g()), fit.counterfactual(instead, 20, g())
+    short = (
+        fit.impute(num_samples=20, generator=g()),
+        fit.counterfactual(instead, num_samples=20, generator=g()),
+    )
     args = (model, series.y, series.u)
     long = (
         ds.impute(*args, num_samples=20, method=fit.method, generator=g()),
@@ -168,7 +171,7 @@ def test_a_fit_asks_the_same_questions() -> None:
 def test_classical_fits_answer_what_if_and_fill_gaps() -> None:
     """A diffuse regression whose matrix holds the inputs, without noise on the slopes.
 
-    Its slopes stay, so a counterfactual moves a reading by slope times the change of the input.
+    Its slopes stay, so a counterfactual moves `y` by slope times the change of the input.
     """
     model = ds.models.LocalLevel() + ds.models.Regression(2)
     g = torch.Generator().manual_seed(0)
@@ -176,7 +179,7 @@ def test_classical_fits_answer_what_if_and_fill_gaps() -> None:
     y = (u @ torch.tensor([1.0, -2.0]).double() + torch.randn(30, generator=g).double())[:, None]
     y[4:6] = torch.nan
     fit = ds.fit(model, y, u, progress=False)
-    filled, exact = fit.impute(4000, g), fit.smooth()
+    filled, exact = fit.impute(num_samples=4000, generator=g), fit.smooth()
     C = model.linear_parameters(u, None).emission.matrix
     noise = model.linear_parameters(u, None).emission.cov[..., 0, 0]
     centre = (C @ exact.mean[..., None])[..., 0].detach()
@@ -185,7 +188,7 @@ def test_classical_fits_answer_what_if_and_fill_gaps() -> None:
     assert ((filled.sd / sd)[4:6] - 1).abs().max() < 5 / 8000**0.5
     instead = u.clone()
     instead[10, 0] += 3.0
-    other = fit.counterfactual(instead, 5, g)
+    other = fit.counterfactual(instead, num_samples=5, generator=g)
     change = torch.zeros(5, 30, 1, dtype=torch.float64)
     slope = fit.model.state_names.index("beta0") if "beta0" in model.state_names else 1
     change[:, 10, 0] = 3.0 * other.z[:, 10, slope]
@@ -209,7 +212,12 @@ def test_filled_gaps_keep_the_rows_and_columns_of_a_frame() -> None:
         Learned(method, 0.0, [], {}, {}, []),
         Series(torch.ones(3, 2).double()),
     )
-    assert fit.labelled(Labels(index[:3], ("a", "b"))).impute(2).to_frame().index.equals(index[:3])
+    assert (
+        fit.labelled(Labels(index[:3], ("a", "b")))
+        .impute(num_samples=2)
+        .to_frame()
+        .index.equals(index[:3])
+    )
     with pytest.raises(ValueError, match="the model has no inputs to be other"):
         fit.counterfactual(torch.zeros(3, 1))
 

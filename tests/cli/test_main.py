@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -117,6 +119,14 @@ def test_errors_of_the_library_have_exit_codes(
 def test_a_bug_is_not_dressed_up_as_a_failure() -> None:
     with pytest.raises(RuntimeError, match="a bug"), translated():
         raise RuntimeError("a bug")
+
+
+def test_the_version_is_written_once() -> None:
+    """Packaging, the package and the command line read the same file."""
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    assert "version" not in project["project"] and project["project"]["dynamic"] == ["version"]
+    path = Path(__file__).parents[2] / project["tool"]["hatch"]["version"]["path"]
+    assert f'__version__ = "{__version__}"' in path.read_text()
 
 
 def test_doctor_tells_versions_and_devices(capsys: pytest.CaptureFixture[str]) -> None:

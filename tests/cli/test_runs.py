@@ -87,7 +87,9 @@ def test_filter_and_smooth_fill_the_gaps_of_a_new_table(
         out = nile / f"{verb}.csv"
         code, text, _ = _main(capsys, verb, nile / "run", nile / "gaps.csv", "-o", out)
         assert (
-            code == 0 and "The 40 missing readings are filled" in text and f"Wrote {out}." in text
+            code == 0
+            and "The 40 missing observations are filled" in text
+            and f"Wrote {out}." in text
         )
     smoothed = pd.read_csv(nile / "smooth.csv", index_col=0)
     assert smoothed["level_mean"].iloc[30] == pytest.approx(893.79, rel=2e-3)
@@ -138,7 +140,7 @@ def _bad(name: str) -> tuple[pd.DataFrame, list[str], str]:
     if name == "irregular":
         return table.drop(index=[5, 6, 7]), [], "--resample 7D"
     if name == "missing":
-        return table.assign(a=np.nan), [], "no reading at all"
+        return table.assign(a=np.nan), [], "no observation at all"
     if name == "short":
         return table.head(6), [], "too few"
     if name == "season":

@@ -116,7 +116,7 @@ BAD = {
     "text in a number column": (
         _csv(_days(4), [1, "wet", 3, 5]), {}, "line 3: column 'a' holds 'wet'.*Leave a cell empty",
     ),
-    "an infinite reading": (_csv(_days(4), [1, "inf", 3, 5]), {}, "holds 'inf'"),
+    "an infinite observation": (_csv(_days(4), [1, "inf", 3, 5]), {}, "holds 'inf'"),
     "a time that is no time": (
         _csv(["2020-01-01", "soon", "2020-01-03"], [1, 2, 3]), {}, "line 3: time column 't'",
     ),
@@ -128,8 +128,8 @@ BAD = {
         _csv(["1", "2", "3", "5"], [1, 2, 3, 5]), {}, "usual step is 1, .*--resample 1 ",
     ),
     "a time twice": (_csv(["1", "2", "2", "3"], [1, 2, 3, 5]), {}, "2 occurs more than once"),
-    "nothing but gaps": (_csv(_days(4), ["", "", "NA", ""]), {}, "no reading at all"),
-    "too few rows": (_csv(_days(4), [1, 2, "", ""]), {}, "2 readings, too few.*needs 3"),
+    "nothing but gaps": (_csv(_days(4), ["", "", "NA", ""]), {}, "no observation at all"),
+    "too few rows": (_csv(_days(4), [1, 2, "", ""]), {}, "2 observations, too few.*needs 3"),
     "a constant column": (_csv(_days(4), [5, 5, 5, 5]), {}, "is constant \\(5\\): leave it out"),
     "gaps in an input": (
         _csv(_days(3), ["1,1", "2,", "3,3"], "t,a,u"), {"y": ["a"], "u": ["u"]}, "input column",
@@ -139,10 +139,10 @@ BAD = {
     "no rows": ("t,a\n", {}, "no rows"),
     "an empty file": ("", {}, "is empty"),
     "a name twice": ("t,a,a\n1,2,3\n2,3,4\n", {}, "more than one column 'a': rename"),
-    "a reading that is no reading": (
+    "an observation that is no observation": (
         _csv(_days(4), [1, "1e200", 3, 5]), {}, "column 'a' holds 1e\\+200, whose square",
     ),
-    "one reading": (_csv(_days(4), [1, "", "", ""]), {}, "has 1 reading, too few"),
+    "one observation": (_csv(_days(4), [1, "", "", ""]), {}, "has 1 observation, too few"),
     "semicolons": ("t;a\n1;2\n", {}, "separates columns with ';'"),
     "ragged rows": ("t,a\n1,2\n1,2,3,4\n", {}, "not a CSV table with commas"),
     "a grid of no step": (_csv(_days(4), [1, 2, 3, 5]), {"resample": "often"}, "'often' is not a"),

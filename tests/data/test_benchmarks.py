@@ -27,8 +27,8 @@ def test_synthetic_systems_have_the_published_moments(make, drift, start, proces
     """2000 series; tolerances are 5 standard errors of a variance."""
     z, y, _ = make(2000, 25, seed=1)
     shock = z[:, 1:] - drift(z[:, :-1])
-    reading = y - z / 2
-    for draws, variance in ((z[:, 0], start), (shock, process), (reading, noise)):
+    observation = y - z / 2
+    for draws, variance in ((z[:, 0], start), (shock, process), (observation, noise)):
         count = draws.numel()
         assert abs(draws.mean()) < 5 * (variance / count) ** 0.5
         assert draws.var() == pytest.approx(variance, rel=5 * (2 / count) ** 0.5)

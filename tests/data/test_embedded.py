@@ -17,9 +17,11 @@ def test_nile_is_the_record_of_cobb() -> None:
 
 def test_co2_is_the_mauna_loa_record_with_its_gaps() -> None:
     statsmodels = pytest.importorskip("statsmodels.datasets.co2")
-    readings = data.co2()
-    assert isinstance(readings.index, pd.DatetimeIndex) and readings.index.freqstr == "W-SAT"
-    assert len(readings) == 2284 and readings.isna().sum() == 59
+    observations = data.co2()
+    assert (
+        isinstance(observations.index, pd.DatetimeIndex) and observations.index.freqstr == "W-SAT"
+    )
+    assert len(observations) == 2284 and observations.isna().sum() == 59
     expected = statsmodels.load_pandas().data["co2"]
-    np.testing.assert_array_equal(readings.to_numpy(), expected.to_numpy())
-    assert (readings.index == expected.index).all()
+    np.testing.assert_array_equal(observations.to_numpy(), expected.to_numpy())
+    assert (observations.index == expected.index).all()

@@ -111,7 +111,7 @@ def test_a_fit_fills_the_groups_of_arviz() -> None:
 def test_state_draws_are_those_of_the_verb_and_observations_come_from_them() -> None:
     fit = _fit()
     tree = to_datatree(fit, num_samples=2000, generator=_generator())
-    expected = fit.sample_posterior(2000, _generator())
+    expected = fit.sample_posterior(num_samples=2000, generator=_generator())
     np.testing.assert_array_equal(_group(tree, "posterior")["z"].values[0], expected.detach())
     replicated = _group(tree, "posterior_predictive")["y"].values[0]
     residual = replicated - (expected @ _model().C.mT).numpy(force=True)
@@ -310,7 +310,9 @@ def test_a_deep_fit_goes_to_arviz_by_name(tmp_path: Path) -> None:
     )
     assert list(again["posterior"].coords["state"].values) == ["z0", "z1", "z2"]
     assert "emission_net.raw_scale" in again["posterior"]
-    assert "constant_data" not in again.groups()  # The model has no inputs but its own readings.
+    assert (
+        "constant_data" not in again.groups()
+    )  # The model has no inputs but its own observations.
     filtered = to_arviz(fit.filter())["filtered"]["z_predicted_cov"]
     assert dict(filtered.sizes) == {"time": 20, "state": 3, "state_bis": 3}
     assert arviz.summary(data, var_names=["initial_mean"], kind="stats").shape[0] == 3

@@ -50,7 +50,7 @@ def h(z: Tensor, u: Tensor | None) -> Tensor:
 
 
 def settle(kf: Any, column: bool = False) -> Any:  # noqa: ANN401
-    """Put a filter of two states and two readings in generic position."""
+    """Put a filter of two states and two observations in generic position."""
     kf.x = np.array([0.4, -0.3]).reshape((2, 1) if column else 2)
     kf.P = np.array([[0.3, 0.1], [0.1, 0.2]])
     kf.Q = np.array([[0.02, 0.01], [0.01, 0.05]])

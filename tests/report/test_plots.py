@@ -66,7 +66,7 @@ def test_states_show_the_moments_and_shade_the_gaps() -> None:
         wide = _band(axes, "90 %")
         assert wide[0] == pytest.approx((smoothed.mean[:, i] - 1.6448536 * sd).min().item())
         assert wide[1] == pytest.approx((smoothed.mean[:, i] + 1.6448536 * sd).max().item())
-        # Two runs of steps without any reading; the one with half a reading is not shaded.
+        # Two runs of steps without any observation; the one with half of one is not shaded.
         assert len(axes.patches) == 2
     _draws(figure)
 
@@ -132,15 +132,21 @@ def test_methods_stand_under_each_other_with_the_same_past_and_future() -> None:
     _draws(figure)
 
 
-def test_readings_are_shown_whole_and_where_most_are_missing() -> None:
+def test_observations_are_shown_whole_and_where_most_are_missing() -> None:
     y = _data()[:, 0]
-    figure = report.plot_readings(y, y.nan_to_num(), torch.ones(60), index=INDEX, rows=12)
+    figure = report.plot_observations(y, y.nan_to_num(), torch.ones(60), index=INDEX, rows=12)
     whole, close = figure.axes
     assert len(np.asarray(whole.lines[0].get_ydata())) == 60
-    # The run of four missing readings starts at 10; windows of twelve that hold it start at 2.
-    np.testing.assert_allclose(_line(close, "reading"), y[2:14])
+    # The run of four missing observations starts at 10; windows of twelve that hold it start at 2.
+    np.testing.assert_allclose(_line(close, "observation"), y[2:14])
     assert close.get_title("left") == "12 rows close up"
     _draws(figure)
+
+
+def test_the_old_name_of_that_picture_warns() -> None:
+    y = _data()[:, 0]
+    with pytest.warns(DeprecationWarning, match="`plot_readings` is now `plot_observations`"):
+        _draws(report.plot_readings(y, y.nan_to_num(), torch.ones(60), index=INDEX))
 
 
 def test_components_are_named_panels() -> None:

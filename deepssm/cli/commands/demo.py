@@ -1,4 +1,4 @@
-"""`deepssm demo`: the main job on an embedded sensor record, from readings to scored forecasts."""
+"""`deepssm demo`: the main job on an embedded sensor record, up to scored forecasts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ def run(args: argparse.Namespace) -> Outcome:
     series = co2()
     table = Table(series.to_frame(), None, None, "7 days", WEEK, WEEK, [])
     with new_run(args.out, overwrite=True) as (folder, log):
-        log.say(f"Mauna Loa CO2: {len(series)} weekly readings, {series.isna().sum()} missing.")
+        gaps = int(series.isna().sum())
+        log.say(f"Mauna Loa CO2: {len(series)} weekly observations, {gaps} missing.")
         log.say(f"The last {HOLDOUT} weeks are held out: no model learns from them.")
         fits = learn_all(specs(), table, len(series) - HOLDOUT, log, args.seed)
         settings = {

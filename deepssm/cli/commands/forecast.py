@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def run(args: argparse.Namespace) -> Outcome:
-    """Forecast the steps after the run's readings, or after those of a new table."""
+    """Forecast the steps after the run's observations, or after those of a new table."""
     chosen = open_run(args.folder, args.which)
     fit = fit_with_data(chosen, args.data)
     forecast = fit.forecast(

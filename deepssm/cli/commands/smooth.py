@@ -1,20 +1,20 @@
-"""`deepssm smooth`: the states given all readings; gaps are filled, with bands."""
+"""`deepssm smooth`: the states given all observations; gaps are filled, with bands."""
 
 from __future__ import annotations
 
 import argparse
 
 from ..exit_codes import Outcome
-from ..observations import from_moments
+from ..observation_moments import from_moments
 from ..saved_runs import open_run
 from ..state_tables import fit_with_data, outcome, table_of
 
 
 def run(args: argparse.Namespace) -> Outcome:
-    """Smooth the run's readings, or those of a new table, into a CSV table."""
+    """Smooth the run's observations, or those of a new table, into a CSV table."""
     chosen = open_run(args.folder, args.which)
     fit = fit_with_data(chosen, args.data)
     smoothed = fit.smooth()
-    readings = from_moments(fit.model, smoothed.mean, smoothed.cov, fit.series)
-    frame = table_of(smoothed.to_frame(), readings, chosen.spec.y)
+    observations = from_moments(fit.model, smoothed.mean, smoothed.cov, fit.series)
+    frame = table_of(smoothed.to_frame(), observations, chosen.spec.y)
     return outcome(chosen, fit, frame, args.out, "Smoothed")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...core.abilities import LinearGaussianModel
-from ...core.autoregressive import refuse_feedback
+from ...core.autoregressive import refuse_autoregressive
 from ...core.deprecation import renamed_arguments
 from ...core.gaussian import outer, psd_factor
 from ...core.methods import InferenceMethod
@@ -84,7 +84,7 @@ class PosteriorLinearization:
         generator: torch.Generator | None = None,
     ) -> Forecast:
         """Forecast the last `horizon` steps, linearised about their predicted path."""
-        refuse_feedback(model, "a forecast of `PosteriorLinearization`")
+        refuse_autoregressive(model, "a forecast of `PosteriorLinearization`")
         linear = self.linearize(model, series)
         return self.inference.forecast(*linear, horizon, num_samples, generator)
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ...core.autoregressive import fed
+from ...core.autoregressive import input_after
 from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import at, completed, draw, observed_log_prob
 from .particle_filter import Particles, propose, resample_if_uneven
@@ -65,7 +65,7 @@ def _cloud(
         if t:
             both = resample_if_uneven(cloud[-1])
             now, y = both._replace(z=both.z[..., :n]), both.z[..., n:]
-            u = fed(model, u, y)
+            u = input_after(model, u, y)
             prior = model.transition(now.z, u, at(series.dt, t, axes=1))
         z, ratio = (draw(prior), 0.0) if law is None else propose(law, now, prior, t)
         emission = model.emission(z, u)
@@ -92,7 +92,7 @@ def _arrival(
     """
     n = model.state_dim
     z, y = cloud.z[:, None, ..., :n], cloud.z[:, None, ..., n:]
-    u = fed(model, at(series.u, t), y)
+    u = input_after(model, at(series.u, t), y)
     prior = model.transition(z, u, at(series.dt, t, axes=1))
     arrival = prior.log_prob(after[..., :n])
     if bool(torch.isnan(series.y[..., t - 1, :]).any()):

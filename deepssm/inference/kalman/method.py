@@ -45,6 +45,7 @@ class Kalman:
     """
 
     backend: backends.Backend = "auto"
+    takes_empty_series = True
 
     def filter(self, model: StateSpaceModel, series: Series) -> Filtered:
         """Return filtered and predicted moments and the log-likelihood of each step."""

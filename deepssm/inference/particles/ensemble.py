@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from ...core.autoregressive import refuse_feedback
+from ...core.autoregressive import refuse_autoregressive
 from ...core.gaussian import outer, standard_normal_log_prob
 from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import draw, seeded
@@ -109,7 +109,7 @@ class Ensemble(DrawnForecasts):
         generator: torch.Generator | None = None,
     ) -> Forecast:
         """Move the ensemble through the last `horizon` steps, whose `y` is NaN."""
-        refuse_feedback(model, "a forecast of `Ensemble`")
+        refuse_autoregressive(model, "a forecast of `Ensemble`")
         conditionals, clouds = bind(model, series), self._pass(model, series)
         means, covs, readings = [], [], []
         with seeded(generator):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...core.autoregressive import fed
+from ...core.autoregressive import input_after
 from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import at, completed, draw, observed_steps
 from ...core.results import Forecast
@@ -60,7 +60,7 @@ def _run_on_autoregressive(
     for t in range(max(int(last.min()), 0), series.time):
         known = (last >= t)[..., None]
         u = after = at(series.u, t)
-        told = fed(model, u, y) if t else None
+        told = input_after(model, u, y) if t else None
         if u is not None and told is not None:
             after = torch.where(known, u, told)
         moved = model.transition(z, after, at(series.dt, t, axes=1)) if t else model.initial()

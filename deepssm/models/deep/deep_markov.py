@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.nn import functional as F
 
-from ...core.autoregressive import own_inputs, with_past
+from ...core.autoregressive import own_inputs, with_autoregressive_input
 from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import joint
 from .emissions import GaussianEmission, roughness
@@ -121,6 +121,11 @@ class DeepMarkov(StateSpaceModel):
         return self.emission_net(z, self._scaled(u, "emission"))
 
     @property
+    def neural(self) -> bool:
+        """True whatever its parts are."""
+        return True
+
+    @property
     def image_size(self) -> tuple[int, int] | None:
         """Rows and columns of an observed image; `None` where the emission paints none."""
         height, width = (getattr(self.emission_net, side, None) for side in ("height", "width"))
@@ -180,7 +185,7 @@ class DeepMarkov(StateSpaceModel):
             ValueError: nothing tells the number of steps, or a model with feedback is to draw.
         """
         if y is not None:
-            return joint(self, Series(y, with_past(self, y, u), dt))
+            return joint(self, Series(y, with_autoregressive_input(self, y, u), dt))
         if self.reads_past:
             raise ValueError(
                 "`y` is needed by a model with feedback, whose states and readings take turns: "

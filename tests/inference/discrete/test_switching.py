@@ -346,7 +346,7 @@ def test_one_reading_at_a_time_equals_the_batch(method: Switching) -> None:
         y = data(7)[:, : model.obs_dim]
         y[3], y[5, 0] = NAN, NAN
         batch = method.filter(model, Series(y, **options))
-        running = ds.online(model, method)
+        running = ds.online(model, method=method)
         for t in range(7):
             step: dict[str, Any] = {name: value[t] for name, value in options.items()}
             if t:
@@ -355,7 +355,7 @@ def test_one_reading_at_a_time_equals_the_batch(method: Switching) -> None:
             torch.testing.assert_close(gained, batch.log_likelihood[t].item())
             torch.testing.assert_close(running.mean, batch.mean[t])
             torch.testing.assert_close(running.cov, batch.cov[t])
-            again = ds.online(model, method)
+            again = ds.online(model, method=method)
             again.load_state_dict(running.state_dict())
             running = again
         torch.testing.assert_close(running.log_likelihood, batch.log_likelihood.sum().item())

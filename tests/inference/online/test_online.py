@@ -106,7 +106,7 @@ def test_gaussian_filters_run_one_by_one(method: GaussianFilter) -> None:
     dt = torch.linspace(0.02, 0.08, 12, dtype=torch.float64)
     y[4], y[7] = torch.nan, 40.0
     batch, trust = method.filter(model, Series(y, u, dt)), method.trust(model, Series(y, u, dt))
-    running = ds.online(model, method)
+    running = ds.online(model, method=method)
     assert isinstance(running, OnlineGaussian)
     for t, row in enumerate(y):
         if t > 0:
@@ -131,7 +131,7 @@ def test_linear_and_deep_models_run_one_by_one_by_moments() -> None:
     for model, method in ((linear, Extended()), (deep, Unscented())):
         data = y.to(model.dtype)
         batch = method.filter(model, Series(data))
-        running = ds.online(model, method)
+        running = ds.online(model, method=method)
         for t, row in enumerate(data):
             if t:
                 running.predict()
@@ -142,14 +142,14 @@ def test_linear_and_deep_models_run_one_by_one_by_moments() -> None:
 
 def test_gaussian_filters_refuse_wrong_observations_states_and_methods() -> None:
     model = pendulum().requires_grad_(False)
-    running = ds.online(model, Extended())
+    running = ds.online(model, method=Extended())
     with pytest.raises(ValueError, match="`y` must hold 1 finite"):
         running.update(torch.zeros(3))
     state = running.state_dict() | {"mean": torch.zeros(5)}
     with pytest.raises(ValueError, match="belongs to another model"):
         running.load_state_dict(state)
     with pytest.raises(ValueError, match="`Ensemble` works on whole series"):
-        ds.online(model, ds.inference.Ensemble())
+        ds.online(model, method=ds.inference.Ensemble())
 
 
 @pytest.mark.parametrize("buffer", [0, 2])
@@ -173,7 +173,7 @@ def test_an_input_is_given_once_a_step(kind: str, buffer: int) -> None:
     model, method = models[kind], Extended() if kind == "extended" else None
     y, u = torch.randn(5, 2, dtype=torch.float64), torch.randn(5, 1, dtype=torch.float64)
     y[2, 0] = torch.nan
-    running = ds.online(model, method, buffer=buffer)
+    running = ds.online(model, method=method, buffer=buffer)
     for t in range(5):
         if t:
             running.predict(u=u[t])
@@ -194,7 +194,7 @@ def test_lists_keep_all_their_digits(method: Extended | None, buffer: int) -> No
     model = ds.models.LinearGaussian(
         [[0.9]], [[1.0]], [[1.0]], [[0.5]], P0=[[1.0]], B=[[1.0]], D=[[2.0]]
     )
-    lists, tensors = (ds.online(model, method, buffer=buffer) for _ in range(2))
+    lists, tensors = (ds.online(model, method=method, buffer=buffer) for _ in range(2))
     third = torch.tensor([1 / 3], dtype=torch.float64)
     lists.update([0.1], [1 / 3])
     tensors.update(torch.tensor([0.1], dtype=torch.float64), third)
@@ -212,7 +212,7 @@ def test_a_state_of_another_filter_is_refused_by_name(kind: str) -> None:
         "switching": ds.models.SwitchingLinearGaussian([mode, mode]),
         "hidden": ds.models.HiddenMarkov(ds.models.GaussianStates(2)),
     }
-    running = ds.online(models[kind], Extended() if kind == "extended" else None)
+    running = ds.online(models[kind], method=Extended() if kind == "extended" else None)
     with pytest.raises(
         ValueError, match="`state` belongs to another filter: it has no `.*nothing"
     ):
@@ -221,12 +221,12 @@ def test_a_state_of_another_filter_is_refused_by_name(kind: str) -> None:
 
 def test_refresh_reads_new_parameters() -> None:
     model = pendulum(9.81).requires_grad_(False)
-    running = ds.online(model, Extended())
+    running = ds.online(model, method=Extended())
     assert isinstance(running, OnlineGaussian)
     running.update(torch.tensor([0.3]))
     model.transition_function.stiffness.fill_(4.0)
     running.refresh()
-    fresh = ds.online(model, Extended())
+    fresh = ds.online(model, method=Extended())
     fresh.load_state_dict(running.state_dict())
     running.predict()
     fresh.predict()

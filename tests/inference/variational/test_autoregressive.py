@@ -264,7 +264,7 @@ def test_one_reading_at_a_time_equals_the_batch() -> None:
     model, u = _model(), _inputs()
     y = _readings(model, u)
     y[2, 0], y[4] = torch.nan, torch.nan
-    running, half = ds.online(model, Unscented()), ds.online(model, Unscented())
+    running, half = ds.online(model, method=Unscented()), ds.online(model, method=Unscented())
     for t in range(T):
         if t:
             running.predict(u=u[t])

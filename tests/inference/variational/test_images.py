@@ -40,7 +40,7 @@ def test_a_fit_of_images_reads_them_by_convolutions(
     )  # fmt: skip
     guide = fit.method.guide  # type: ignore[attr-defined]
     assert isinstance(guide, SmoothingGuide) and isinstance(guide.reader, ImageReader)
-    filled = fit.impute(5, generator)
+    filled = fit.impute(num_samples=5, generator=generator)
     seen = ~torch.isnan(y)
     assert torch.equal(filled.mean[seen], y[seen]) and bool(filled.mean.isfinite().all())
     # Both sides of a gap are read: a frame after it moves the states within.

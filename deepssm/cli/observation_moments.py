@@ -1,4 +1,4 @@
-"""From states back to readings: what a sensor would have shown, with its uncertainty."""
+"""From states back to observations: what a sensor would have shown, with its uncertainty."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from ..core.abilities import LinearGaussianModel
 from ..core.model import Series, StateSpaceModel
 
 
-class Readings(NamedTuple):
-    """Moments of the readings that belong to states.
+class ObservationMoments(NamedTuple):
+    """Moments of the observations that belong to states.
 
     Attributes:
         mean: `(time, obs)`.
-        signal_sd: Uncertainty of the noise-free reading, `(time, obs)`.
-        sd: Uncertainty of a reading, noise included, `(time, obs)`.
+        signal_sd: Uncertainty of the noise-free observation, `(time, obs)`.
+        sd: Uncertainty of an observation, noise included, `(time, obs)`.
     """
 
     mean: Tensor
@@ -27,8 +27,8 @@ class Readings(NamedTuple):
 
 def from_moments(
     model: StateSpaceModel, mean: Tensor, cov: Tensor, series: Series, *, draws: int = 400
-) -> Readings:
-    """Return the moments of readings given those of Gaussian states.
+) -> ObservationMoments:
+    """Return the moments of observations given those of Gaussian states.
 
     Exact for a linear model; for others by draws with a fixed seed.
 
@@ -50,16 +50,18 @@ def from_moments(
     return from_draws(model, mean + (factor @ noise)[..., 0], series.u)
 
 
-def from_draws(model: StateSpaceModel, z: Tensor, u: Tensor | None) -> Readings:
-    """Return the moments of readings given draws of the states, `(draws, time, state)`."""
+def from_draws(model: StateSpaceModel, z: Tensor, u: Tensor | None) -> ObservationMoments:
+    """Return the moments of observations given draws of the states, `(draws, time, state)`."""
     with torch.no_grad():
         emission = model.emission(z, u)
         signal, noise = emission.mean, emission.variance
     between = signal.var(0)
-    return Readings(signal.mean(0), between.sqrt(), (between + noise.mean(0)).sqrt())
+    return ObservationMoments(signal.mean(0), between.sqrt(), (between + noise.mean(0)).sqrt())
 
 
-def _exact(model: LinearGaussianModel, mean: Tensor, cov: Tensor, series: Series) -> Readings:
+def _exact(
+    model: LinearGaussianModel, mean: Tensor, cov: Tensor, series: Series
+) -> ObservationMoments:
     with torch.no_grad():
         C, offset, R = model.linear_parameters(series.u, series.dt).emission
         centre = (C @ mean[..., None])[..., 0] + offset
@@ -67,4 +69,6 @@ def _exact(model: LinearGaussianModel, mean: Tensor, cov: Tensor, series: Series
         spread = (C @ cov @ C.mT).diagonal(dim1=-2, dim2=-1).nan_to_num(nan=torch.inf)
         noise = R.diagonal(dim1=-2, dim2=-1)
         signal_sd = spread.clamp(min=0).sqrt().expand_as(centre)
-        return Readings(centre, signal_sd, (spread.clamp(min=0) + noise).sqrt().expand_as(centre))
+        return ObservationMoments(
+            centre, signal_sd, (spread.clamp(min=0) + noise).sqrt().expand_as(centre)
+        )

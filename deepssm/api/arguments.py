@@ -1,0 +1,117 @@
+"""Checks of what is no data: models, methods, counts, and whether there is something to learn."""
+
+from __future__ import annotations
+
+from numbers import Integral
+
+import torch
+from pyro.nn import PyroModule
+
+from ..core.methods import FixedLag, InferenceMethod, LearningMethod
+from ..core.model import Series, StateSpaceModel
+from ..core.results import Smoothed
+
+
+def require_model(model: object) -> None:
+    """Raise unless `model` is a model.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if not isinstance(model, StateSpaceModel):
+        raise ValueError(
+            f"`model` must be a model, got {what_is(model)}. Build one: `ds.models.LocalLevel()`."
+        )
+
+
+def positive(name: str, value: int) -> int:
+    """Return `value`, a count of at least 1.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise ValueError(f"`{name}` must be a whole number of at least 1, got {value!r}.")
+    return int(value)
+
+
+def infers(method: InferenceMethod) -> InferenceMethod:
+    """Return `method`, which can infer states.
+
+    Raises:
+        ValueError: It cannot.
+    """
+    if isinstance(method, type) or not isinstance(method, InferenceMethod):
+        raise ValueError(
+            f"`method` must infer states, as `ds.inference.Kalman()` does, got {what_is(method)}."
+        )
+    return method
+
+
+def learns(method: LearningMethod) -> LearningMethod:
+    """Return `method`, which can learn parameters.
+
+    Raises:
+        ValueError: It cannot.
+    """
+    if isinstance(method, type) or not isinstance(method, LearningMethod):
+        raise ValueError(
+            "`method` must learn parameters, as `ds.inference.MaximumLikelihood(inference=...)` "
+            f"does, got {what_is(method)}."
+        )
+    return method
+
+
+def learnable(model: StateSpaceModel) -> bool:
+    """Tell whether some parameter of a model requires a gradient or has a prior."""
+    parts = (part for part in model.modules() if isinstance(part, PyroModule))
+    return any(p.requires_grad for p in model.parameters()) or any(p._pyro_samples for p in parts)
+
+
+def to_learn(model: StateSpaceModel, series: Series) -> Series:
+    """Return `series`, from which `model` can learn.
+
+    Raises:
+        ValueError: Nothing was observed, an observation is too large to be squared and added
+            up, or the model has nothing to learn.
+    """
+    if not bool((~series.y.isnan()).any()):
+        raise ValueError("`y` holds no observation: every entry is missing. Check the columns.")
+    size = series.y.detach().abs().nan_to_num(nan=0.0)
+    if float(size.max()) > (torch.finfo(size.dtype).max / size.numel()) ** 0.5:
+        at = int(size.reshape(-1, size.shape[-1]).amax(0).argmax())
+        raise ValueError(
+            f"`y` holds {float(size.max()):g} in component {at}, whose square overflows "
+            f"{size.dtype}. Repair it, or give the observations in a larger unit."
+        )
+    if not learnable(model):
+        raise ValueError(
+            f"{type(model).__name__} has nothing to learn: no parameter requires a gradient. Pass "
+            "`PyroParam(value, constraint)` for those that should be learnt, or a `PyroSample`."
+        )
+    return series
+
+
+def smoothed(
+    method: InferenceMethod, model: StateSpaceModel, series: Series, lag: int | None
+) -> Smoothed:
+    """Smooth with a fixed lag, or with all data if `lag` is `None`.
+
+    Raises:
+        ValueError: `lag` is no count, or the method has no fixed-lag smoother.
+    """
+    if lag is None:
+        return method.smooth(model, series)
+    if isinstance(lag, bool) or not isinstance(lag, int) or lag < 0:
+        raise ValueError(f"`lag` must be a whole number of at least 0, got {lag!r}.")
+    if not isinstance(method, FixedLag):
+        raise ValueError(
+            f"`lag` needs a method with `fixed_lag`, as `Kalman()` has; {type(method).__name__} "
+            "has none. Leave `lag` out, or smooth the prefixes of the data one by one."
+        )
+    return method.fixed_lag(model, series, lag)
+
+
+def what_is(value: object) -> str:
+    """Name a value in an error."""
+    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
