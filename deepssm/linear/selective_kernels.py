@@ -15,7 +15,7 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic, overload
 
-from ..ops.cache import kept
+from ..ops.cache import cached
 
 # Not the whole of fastmath: `nnan` would let a broken model pass for a sound one.
 _FAST: dict[str, Any] = {
@@ -89,7 +89,7 @@ def pieces(batch: int, d: int) -> int:
     return batch * -(-d // _LANES)
 
 
-@kept(nogil=True, **_FAST)
+@cached(nogil=True, **_FAST)
 def forward(
     u: np.ndarray, delta: np.ndarray, A: np.ndarray, B: np.ndarray, C: np.ndarray,
     z: np.ndarray, y: np.ndarray, kept: np.ndarray, first: int, last: int,
@@ -197,7 +197,7 @@ def _retrace(
             d_delta[t, start + i] = u[t, start + i] * entered[i] + held[i]
 
 
-@kept(nogil=True, **_FAST)
+@cached(nogil=True, **_FAST)
 def backward(
     u: np.ndarray, delta: np.ndarray, A: np.ndarray, B: np.ndarray, C: np.ndarray,
     kept: np.ndarray, dy: np.ndarray, dz: np.ndarray, du: np.ndarray, d_delta: np.ndarray,

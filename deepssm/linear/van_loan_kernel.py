@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numba import njit
 
-from ..ops.cache import kept
+from ..ops.cache import cached
 
 _DEGREE = 18
 _RADIUS = 0.5
@@ -61,7 +61,7 @@ def small_step(F: np.ndarray, D: np.ndarray, h: float, A, Q, term, work) -> None
                 Q[i, j] += term[i, j]
 
 
-@kept(nogil=True, error_model="numpy")
+@cached(nogil=True, error_model="numpy")
 def van_loan_all(
     F: np.ndarray, D: np.ndarray, dt: np.ndarray, A: np.ndarray, Q: np.ndarray, work: np.ndarray
 ) -> None:

@@ -6,11 +6,11 @@ import math
 
 import numpy as np
 
-from .....ops.cache import kept
+from .....ops.cache import cached
 from .....ops.small_matrices import DRIVER, copy_matrix
 
 
-@kept(**DRIVER)
+@cached(**DRIVER)
 def gram(first, last, slot, L, cov, _):  # noqa: ANN001, ANN201
     """`cov[s, t] = L L'` for the factor in slot `slot[s, t]`; repeated slots are copied."""
     n = L.shape[2]
@@ -29,7 +29,7 @@ def gram(first, last, slot, L, cov, _):  # noqa: ANN001, ANN201
                     cov[s, t, c, r] = total
 
 
-@kept(**DRIVER)
+@cached(**DRIVER)
 def cross_covariances(first, last, shared, gain, cov, cross, _):  # noqa: ANN001, ANN201
     """`cross[s, t] = gain cov[s, t-1]` for the gain that links `t-1` to `t`."""
     n = cov.shape[2]
@@ -47,7 +47,7 @@ def cross_covariances(first, last, shared, gain, cov, cross, _):  # noqa: ANN001
                     cross[s, t, r, c] = total
 
 
-@kept(**DRIVER)
+@cached(**DRIVER)
 def regular_factor(P: np.ndarray, L: np.ndarray) -> bool:
     """Write the lower factor of `P` to `L`; false unless `P` is finite, symmetric and regular."""
     n = P.shape[0]

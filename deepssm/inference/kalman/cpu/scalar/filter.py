@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from .....ops.cache import kept
+from .....ops.cache import cached
 from .....ops.small_matrices import DRIVER, SPLICE, clear, copy_matrix, copy_row, pick
 from .predict import predict_factor, predict_mean, settled
 from .steady import complete, fold, fold_space, log_volume, repeat, run_repeating
@@ -137,7 +137,7 @@ def forward_kernel(sizes: tuple[int, int, int, int] | None = None) -> Callable[.
     fixed = sizes is not None
     N, P, K, Q = sizes if sizes is not None else (0, 0, 0, 0)
 
-    @kept(**DRIVER)
+    @cached(**DRIVER)
     def forward(first, last, params, start, y, out, flat, store, space):  # noqa: ANN001, ANN202
         A, _, LQ, C, _, R = params
         _, slot, a, L, _, _, _, chol, _, _, count, info, worst = out
@@ -184,7 +184,7 @@ def forward_kernel(sizes: tuple[int, int, int, int] | None = None) -> Callable[.
     return forward
 
 
-@kept(**DRIVER)
+@cached(**DRIVER)
 def predict_once(params, out, space):  # noqa: ANN001, ANN201
     """Move the state in slot 0 one step; it becomes both predicted and filtered."""
     A, b, LQ, _, _, _ = params
@@ -197,7 +197,7 @@ def predict_once(params, out, space):  # noqa: ANN001, ANN201
     copy_matrix(n, n, L[0, 0], F[0, 0])
 
 
-@kept(**DRIVER)
+@cached(**DRIVER)
 def update_once(params, y, out, space):  # noqa: ANN001, ANN201
     """Condition the state in slot 0 on one observation; return its log-density."""
     _, _, _, C, d, R = params

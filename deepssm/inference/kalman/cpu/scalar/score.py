@@ -20,7 +20,7 @@ from functools import cache
 import numpy as np
 from numba import njit
 
-from .....ops.cache import kept
+from .....ops.cache import cached
 from .....ops.small_matrices import DRIVER, INLINE, SPLICE, clear, copy_matrix, copy_row, pick
 from .predict import settled
 from .steady_score import add_run, run_space, score_matrices, score_run
@@ -254,7 +254,7 @@ def score_kernel(sizes: tuple[int, int, int] | None = None) -> Callable[..., Non
     fixed = sizes is not None
     n_, p_, k_ = sizes if sizes is not None else (0, 0, 0)
 
-    @kept(**DRIVER)
+    @cached(**DRIVER)
     def score(first, last, A, C, same, stored, mix, flat, want_y, grads, spaces):  # noqa: ANN001, ANN202
         slot, a, L, F, G, chol, E, rows, count = stored
         gA, gb, gQ, gC, gd, gR, gy, gm0, gP0 = grads

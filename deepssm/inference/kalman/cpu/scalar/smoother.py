@@ -17,7 +17,7 @@ from functools import cache
 import numpy as np
 from numba import njit
 
-from .....ops.cache import kept
+from .....ops.cache import cached
 from .....ops.small_matrices import DRIVER, INLINE, SPLICE, clear, copy_matrix, pick, reflect
 from .predict import decorrelate, observed, settled
 
@@ -302,7 +302,7 @@ def backward_kernel(sizes: tuple[int, int, int, int] | None = None) -> Callable[
     fixed = sizes is not None
     N, P, K_, Q = sizes if sizes is not None else (0, 0, 0, 0)
 
-    @kept(**DRIVER)
+    @cached(**DRIVER)
     def backward(first, last, params, y, stored, out, spaces):  # noqa: ANN001, ANN202
         A, _, LQ, C, _, R = params
         slot, _, _, m, F, _, _, E, count = stored

@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from .....ops.cache import kept
+from .....ops.cache import cached
 from .....ops.simd_products import LANES, add_outer, product
 from .....ops.small_matrices import DRIVER, SPLICE
 
@@ -31,7 +31,7 @@ def place(x, s, slot):  # noqa: ANN001, ANN201
     return (s * x.shape[1] + slot % x.shape[1]) * x.shape[2], x.shape[1] * x.shape[2]
 
 
-@kept(**DRIVER)
+@cached(**DRIVER)
 def sweep(first, last, y, fixed, moving, W, start, blocks, sizes, _):  # noqa: ANN001, ANN201
     """Carry `moving` from block to block: its next value is `W` times the block's data.
 
@@ -57,7 +57,7 @@ def sweep(first, last, y, fixed, moving, W, start, blocks, sizes, _):  # noqa: A
                 product(W, i * columns * LANES, parts, moving, then + LANES * i, stride, lanes)
 
 
-@kept(**DRIVER)
+@cached(**DRIVER)
 def write(first, last, y, x, z, W, needed, start, blocks, sizes, out, _):  # noqa: ANN001, ANN201
     """Write `out`, `(series, time, width, 1)`, of whole blocks: `W` times the block's data.
 
@@ -94,7 +94,7 @@ def stretch(e, r, x, offsets, strides, i, ends, lanes):  # noqa: ANN001, ANN201
     return x, offsets[1] + LANES * (i - ends[1]), strides[2], lanes
 
 
-@kept(**DRIVER)
+@cached(**DRIVER)
 def score_tail(first, last, y, x, r, W, start, blocks, n, weights, gy, want_y, spaces):  # noqa: ANN001, ANN201
     """Carry the adjoint `r` back through all blocks; sum products of all that it depends on.
 

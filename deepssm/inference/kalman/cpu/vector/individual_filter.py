@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from .....ops.cache import kept
+from .....ops.cache import cached
 from .....ops.simd import (
     WIDTH,
     add,
@@ -226,7 +226,7 @@ def at_step(t, series, origin, time, times):  # noqa: ANN001, ANN201
         times[lane] = min(origin[lane] + t, time - 1)
 
 
-@kept(**DRIVER)
+@cached(**DRIVER)
 def lane_forward(first, last, base, plan, sources, start, y, out, keep, space):  # noqa: ANN001, ANN201
     """Filter the groups of eight lanes from `base + first` to `base + last`.
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from .....ops.cache import kept
+from .....ops.cache import cached
 from .....ops.simd import (
     WIDTH,
     add_product,
@@ -154,7 +154,7 @@ def cross_lanes(n, J, P, out):  # noqa: ANN001, ANN201
             put(out, i * n + j, total)
 
 
-@kept(**DRIVER)
+@cached(**DRIVER)
 def lane_backward(first, last, base, plan, sources, y, out, keep, spaces):  # noqa: ANN001, ANN201
     """Smooth groups of eight lanes; see `lane_forward`."""
     series, origin, begin, until, steps, mark = plan

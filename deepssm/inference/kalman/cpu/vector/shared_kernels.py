@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from .....ops.cache import kept
+from .....ops.cache import cached
 from .....ops.small_matrices import DRIVER, INLINE, SPLICE, clear, copy_matrix, pick
 from ..scalar.predict import observed, settled
 from ..scalar.smoother import backward_gain, mean_map, step_maps
@@ -134,7 +134,7 @@ def hand_over(n, block, last, source, starts):  # noqa: ANN001, ANN201
         start[n] = 1.0
 
 
-@kept(**DRIVER)
+@cached(**DRIVER)
 def shared_forward(first, last, params, mean, pattern, y, out, starts, keep, tail, space):  # noqa: ANN001, ANN201
     """Filter series that share a pattern up to step `tail`, whose predicted means are kept."""
     A, b, _, C, d, _ = params
@@ -168,7 +168,7 @@ def shared_forward(first, last, params, mean, pattern, y, out, starts, keep, tai
             hand_over(n, block, last, a_[0], starts)
 
 
-@kept(**DRIVER)
+@cached(**DRIVER)
 def backward_maps(first, last, params, y, stored, out, spaces):  # noqa: ANN001, ANN201
     """The smoother of the first series without its data: maps, factor and gain of every step."""
     A, _, LQ, C, _, R = params
@@ -206,7 +206,7 @@ def backward_maps(first, last, params, y, stored, out, spaces):  # noqa: ANN001,
             mean_map(n, F[s, i], U, space, B[t], factor[s, t])
 
 
-@kept(**DRIVER)
+@cached(**DRIVER)
 def shared_backward(first, last, maps, stored, means, states, slots, steps, space):  # noqa: ANN001, ANN201
     """Smoothed means of series that share `maps`, from step `steps[0] - 1` back to `steps[1]`.
 

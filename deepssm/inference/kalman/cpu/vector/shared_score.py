@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from numba import njit
 
-from .....ops.cache import kept
+from .....ops.cache import cached
 from .....ops.small_matrices import DRIVER, INLINE, SPLICE, clear, copy_matrix, pick
 from ..scalar.predict import settled
 from ..scalar.score import second_moments
 from .shared_kernels import WIDTH, affine, affine_t
 
 
-@kept(**DRIVER)
+@cached(**DRIVER)
 def score_terms(first, last, A, C, same, stored, out, spaces):  # noqa: ANN001, ANN201
     """Everything in the gradient that does not depend on the data, step by step."""
     slot, L, F, G, chol, rows, count = stored
@@ -124,7 +124,7 @@ def load_adjoint(n, block, last, adjoint, r):  # noqa: ANN001, ANN201
             r[i, lane] = adjoint[min(block + lane, last - 1), 0, i]
 
 
-@kept(**DRIVER)
+@cached(**DRIVER)
 def shared_score(first, last, A, C, pattern, terms, means, weights, gy, steps, spaces):  # noqa: ANN001, ANN201
     """Add the weighted gradients of the first of `steps` steps to the arrays in `spaces`."""
     slot, G, chol, rows, count = pattern

@@ -13,7 +13,7 @@ from functools import cache
 import numpy as np
 from numba import njit
 
-from .....ops.cache import kept
+from .....ops.cache import cached
 from .....ops.simd import add_product, fill, get, lane_array, put, sub
 from .....ops.simd_products import (
     LANES,
@@ -45,7 +45,7 @@ def lay_out(rows, cols, X, sign, W, w, column, columns):  # noqa: ANN001, ANN201
             W[w + (r - own) * columns + (column + j) * height + own] = sign * X[r, j]
 
 
-@kept(**DRIVER)
+@cached(**DRIVER)
 def fold_steps(slots, A, C, stored, W, volume, space):  # noqa: ANN001, ANN201
     """Write what a complete step does with the gain of each of the first slots.
 
@@ -158,7 +158,7 @@ def abreast_kernel(sizes: tuple[int, int] | None = None) -> Callable[..., None]:
     fixed = sizes is not None
     N, P = sizes if sizes is not None else (0, 0)
 
-    @kept(**DRIVER)
+    @cached(**DRIVER)
     def filter_abreast(first, last, y, state, steps, model, out, keep, space):  # noqa: ANN001, ANN202
         """Filter `steps`, `(start, blocks)`, from `state` on; leave the next predicted mean there.
 
