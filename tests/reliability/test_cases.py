@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import deepssm as ds
-from deepssm.inference.kalman.cpu.vector import individual as kalman_lanes
+from deepssm.inference.kalman.cpu import individual as kalman_lanes
 from tests.given import Given
 
 from .cases import CASES, LONG, Case, case, cast, linear, simulate

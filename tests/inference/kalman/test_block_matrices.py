@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from deepssm.core.model import Series
+from deepssm.inference.kalman.cpu import shared as kalman_together
 from deepssm.inference.kalman.cpu.problem import prepare
 from deepssm.inference.kalman.cpu.run import shared_pattern
 from deepssm.inference.kalman.cpu.vector import block_kernels as kalman_tail
-from deepssm.inference.kalman.cpu.vector import shared as kalman_together
 from deepssm.inference.kalman.cpu.vector import shared_kernels as kalman_shared
 from deepssm.inference.kalman.method import Kalman
 from tests import oracles

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from deepssm.core.model import Series
+from deepssm.inference.kalman.cpu import individual as kalman_lanes
 from deepssm.inference.kalman.cpu import problem as kalman_arrays
 from deepssm.inference.kalman.cpu.problem import Problem, prepare
-from deepssm.inference.kalman.cpu.vector import individual as kalman_lanes
 from deepssm.inference.kalman.method import Kalman
 from deepssm.models.gaussian.linear_gaussian import LinearGaussian
 from tests.inference.kalman.test_method import close

@@ -14,8 +14,8 @@ from ....ops.threads import in_threads
 from ..diffuse import posterior_mix
 from .problem import Pass, Problem, prepare
 from .run import NOTHING, SCORE, run_forward, shared_pattern
-from .vector.shared import Together, filter_for_score
-from .vector.shared_gradient import constant, score_together, shapes
+from .shared import Together, filter_for_score
+from .shared_gradient import constant, score_together, shapes
 
 
 def exact_log_likelihood(parameters: LinearParameters, y: Tensor) -> Tensor:

@@ -11,9 +11,9 @@ import torch
 
 from ..conditioning import Answer
 from ..diffuse import diffuse_moments, posterior_mix
+from .individual import lane_filter, suits
 from .problem import Pass, Problem, allocate
 from .run import MOMENTS, alike, covariances, factor_slots, run_forward, run_with
-from .vector.individual import lane_filter, suits
 
 _TOGETHER = 16
 

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from ....ops.threads import in_threads
+from .individual import lane_log_likelihood, lane_smoother
 from .problem import Pass, Problem, allocate
-from .vector.individual import lane_log_likelihood, lane_smoother
-from .vector.shared import run_shared, smooth_shared
+from .shared import run_shared, smooth_shared
 
 Arrays = tuple[np.ndarray, ...]
 _FEW = 256

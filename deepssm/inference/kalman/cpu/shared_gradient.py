@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from .....ops.threads import in_threads
-from ..problem import Problem
+from ....ops.threads import in_threads
+from .problem import Problem
 from .shared import Arrays, Together
 
 Array = np.ndarray
@@ -22,9 +22,9 @@ def score_together(
     problem: Problem, result: Together, scale: Array, want_y: bool
 ) -> tuple[Array, ...]:
     """Weighted gradient, summed over the series: `y, m0, P0, A, b, Q, C, d, R`; `y` by series."""
-    from .block_kernels import slots
-    from .shared_kernels import lanes
-    from .shared_score import shared_score
+    from .vector.block_kernels import slots
+    from .vector.shared_kernels import lanes
+    from .vector.shared_score import shared_score
 
     size, r = problem.sizes, result.pattern
     (S, T, n, p), tail = size[:4], result.tail
@@ -66,8 +66,8 @@ def constant(problem: Problem) -> bool:
 
 def _terms(problem: Problem, result: Together) -> Arrays:
     """`H, P, D, HP, NAP, N` of each step and which entry it uses."""
-    from ..scalar.score import score_space
-    from .shared_score import score_terms
+    from .scalar.score import score_space
+    from .vector.shared_score import score_terms
 
     size, r = problem.sizes, result.pattern
     T, n, p = size.time, size.n, size.p
@@ -85,8 +85,8 @@ def _score_tail(
     problem: Problem, result: Together, state: Arrays, terms: Arrays, want_y: bool
 ) -> tuple[Array, ...] | None:
     """Derivatives `A, b, Q, C, d, R` of the tail; leaves the adjoint of its first step."""
-    from .block_kernels import BLOCK, innovation_space, score_tail, slots
     from .block_matrices import last_step, score_maps, tiles
+    from .vector.block_kernels import BLOCK, innovation_space, score_tail, slots
 
     size, tail = problem.sizes, result.tail
     if result.maps is None:

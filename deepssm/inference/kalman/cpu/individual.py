@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .....ops.threads import in_threads
-from ..problem import Pass, Problem, Sizes, allocate
+from ....ops.threads import in_threads
+from .problem import Pass, Problem, Sizes, allocate
 
 Arrays = tuple[np.ndarray, ...]
 
@@ -139,9 +139,9 @@ def plan_of(size: Sizes, *, late: bool) -> Plan:
 
 
 def _run(problem: Problem, filtered: Arrays | None, smoothed: Arrays | None) -> Pass | None:
-    from .....ops.simd import lane_array
-    from .individual_filter import filter_space, lane_forward
-    from .individual_smoother import lane_backward, smoother_space
+    from ....ops.simd import lane_array
+    from .vector.individual_filter import filter_space, lane_forward
+    from .vector.individual_smoother import lane_backward, smoother_space
 
     size, (sources, start, mixed, varying) = problem.sizes, _laid_out(problem)
     n, sizes = size.n, (size.n, size.p, size.q)

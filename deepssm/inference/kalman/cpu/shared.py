@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from .....ops.memory import lines
-from .....ops.threads import in_threads
-from ..problem import Pass, Problem
+from ....ops.memory import lines
+from ....ops.threads import in_threads
+from .problem import Pass, Problem
 
 if TYPE_CHECKING:
     from .block_matrices import Filter
@@ -58,7 +58,7 @@ class Together(NamedTuple):
 
 def find_tail(problem: Problem, pattern: Pass) -> Tail:
     """Return the tail of a run, empty where it does not pay for the matrices of its blocks."""
-    from .block_kernels import BLOCK
+    from .vector.block_kernels import BLOCK
 
     (S, T, n, p), slot = problem.sizes[:4], pattern.slot[0]
     if any(x.shape[1] > 1 for x in problem.params) or pattern.count[0, slot[-1]] < p:
@@ -98,9 +98,9 @@ def forward(
     Returns:
         Log-likelihoods, `(series, time)`, and means with a one, `(series, blocks, size)`.
     """
-    from .block_kernels import BLOCK, slots
-    from .shared_kernels import forward_tiles, shared_forward
-    from .steady_filter import SKIP, WRITE, abreast_kernel, abreast_space, way_of
+    from .vector.block_kernels import BLOCK, slots
+    from .vector.shared_kernels import forward_tiles, shared_forward
+    from .vector.shared_simd import SKIP, WRITE, abreast_kernel, abreast_space, way_of
 
     size = problem.sizes
     S, T, n, p = size[:4]
@@ -130,7 +130,7 @@ def forward(
 
 def _first_abreast(problem: Problem, pattern: Pass) -> int:
     """First step from which whole blocks of complete steps of a constant model reach the end."""
-    from .steady_filter import BLOCK
+    from .vector.shared_simd import BLOCK
 
     T, p = problem.sizes.time, problem.sizes.p
     if any(x.shape[1] > 1 for x in problem.params):
@@ -141,8 +141,8 @@ def _first_abreast(problem: Problem, pattern: Pass) -> int:
 
 def _folded(problem: Problem, pattern: Pass) -> Arrays:
     """What complete steps do: matrices, which a step uses, log-volumes and both offsets."""
-    from ..scalar.steady import fold_space
-    from .steady_filter import fold_steps
+    from .scalar.steady import fold_space
+    from .vector.shared_simd import fold_steps
 
     n, p, slot = problem.sizes.n, problem.sizes.p, pattern.slot[0]
     A, b, _, C, d, _ = (x[0, 0] for x in problem.params)
@@ -175,9 +175,9 @@ def smooth_shared(problem: Problem, pattern: Pass) -> tuple[Pass, tuple[Array, .
         The run of the first series with the log-likelihoods of all; smoothed means, and of the
         first series factors, gains and which of them each step uses.
     """
-    from .block_kernels import slots, sweep, write
     from .block_matrices import needed, smoother_maps, tiles
-    from .shared_kernels import backward_tiles, shared_backward
+    from .vector.block_kernels import slots, sweep, write
+    from .vector.shared_kernels import backward_tiles, shared_backward
 
     tail, size = find_tail(problem, pattern), problem.sizes
     S, T, n, p = size[:4]
@@ -216,8 +216,8 @@ def smooth_shared(problem: Problem, pattern: Pass) -> tuple[Pass, tuple[Array, .
 
 def _backward_maps(problem: Problem, pattern: Pass) -> tuple[Arrays, Array, Array, Array]:
     """The smoother of the first series without its data; see `kalman_shared.backward_maps`."""
-    from ..scalar.smoother import backward_space
-    from .shared_kernels import backward_maps
+    from .scalar.smoother import backward_space
+    from .vector.shared_kernels import backward_maps
 
     size, r = problem.sizes, pattern
     T, n, p = size.time, size.n, size.p

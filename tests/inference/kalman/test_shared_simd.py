@@ -10,10 +10,10 @@ import torch
 
 from deepssm.core.model import LinearParameters, Series
 from deepssm.inference.kalman.cpu import run as kalman_passes
+from deepssm.inference.kalman.cpu import shared as kalman_together
 from deepssm.inference.kalman.cpu.problem import Problem, prepare
 from deepssm.inference.kalman.cpu.run import shared_pattern
-from deepssm.inference.kalman.cpu.vector import shared as kalman_together
-from deepssm.inference.kalman.cpu.vector import steady_filter as kalman_abreast
+from deepssm.inference.kalman.cpu.vector import shared_simd as kalman_abreast
 from deepssm.inference.kalman.method import Kalman
 from deepssm.ops.memory import lines
 from tests import oracles

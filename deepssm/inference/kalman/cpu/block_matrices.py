@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..problem import Pass, Problem
-from .block_kernels import BLOCK, slots
+from .problem import Pass, Problem
+from .vector.block_kernels import BLOCK, slots
 
 Array = np.ndarray
 
