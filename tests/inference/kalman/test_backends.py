@@ -42,7 +42,7 @@ CASES: list[tuple[Batched, str]] = [
 
 
 def make(name: str, time: int, *, obs: int = 2, series: int = 2) -> tuple[Given, Tensor]:
-    """A model and series with gaps after which the gains settle again, each in its own places."""
+    """A model and series with gaps after which the gains are steady again, each elsewhere."""
     options = (CONSTANT | VARYING)[name]
     parameters = oracles.random_linear_gaussian(3, obs, time, 1, **options)
     y = 2 * torch.randn(series, time, obs, dtype=F64)
@@ -163,7 +163,7 @@ def test_gradients_by_finite_differences(backend: Batched) -> None:
     assert torch.autograd.gradcheck(total, [x.clone().requires_grad_() for x in leaves])
 
 
-def test_settled_steps_refuse_a_model_that_varies() -> None:
+def test_steady_steps_refuse_a_model_that_varies() -> None:
     model, y = make("varying", 30)
     with pytest.raises(ValueError, match='`backend="stationary"` needs a model whose'):
         Kalman("stationary").filter(model, Series(y))
@@ -175,7 +175,7 @@ HANDED_OVER: dict[str, tuple[Batched, Any]] = {
     "no steady state": ("stationary", dict(A=EYE, Q=0 * EYE, C=EYE, R=EYE, P0=EYE)),
     "unstable and unseen": ("stationary", dict(A=1.1 * EYE, Q=EYE, C=0 * EYE, R=EYE, P0=EYE)),
     "repeated sensor": ("scan", dict(A=EYE, Q=EYE, C=EYE[[0, 0]], R=0 * EYE, P0=EYE)),
-    "repeated sensor, settled": (
+    "repeated sensor, steady": (
         "stationary",
         dict(A=0.5 * EYE, Q=EYE, C=EYE[[0, 0]], R=0 * EYE, P0=EYE),
     ),
@@ -308,7 +308,7 @@ def test_every_view_of_that_function_serves_the_filter(
         "deepssm.inference.kalman.parallel.stationary_smoother.view_for", lambda u: recording
     )
     actual = Kalman("stationary").smooth(model, Series(y))
-    assert len(used) == 4 and sum(used) > 300  # two settled stretches, there and back
+    assert len(used) == 4 and sum(used) > 300  # two steady stretches, there and back
     close(actual.mean, expected.mean)
     close(actual.log_likelihood, expected.log_likelihood)
 

@@ -201,7 +201,7 @@ def test_the_break_of_1899_and_the_outlier_of_1913_come_first() -> None:
     assert len(found) == 5 and unusual.abs().is_monotonic_decreasing
 
 
-def test_a_step_that_alone_fixes_a_state_has_no_second_opinion() -> None:
+def test_a_step_that_alone_fixes_a_state_has_no_conditioning_check() -> None:
     model = ds.models.LocalLevel(0.5, noise_variance=1.0) + ds.models.Regression(1)
     u = torch.zeros(7, 1)
     u[4] = 1.0

@@ -336,8 +336,8 @@ def test_series_that_share_their_gaps_equal_each_alone(name: str) -> None:
         flat = [torch.cat([getattr(r, f).reshape(-1) for r, _ in results]) for f in r_fields(0)]
         flat += [torch.cat([getattr(r, f).reshape(-1) for _, r in results]) for f in r_fields(1)]
         answers.append((ll, *grads, *flat))
-    for together, alone in zip(*answers, strict=True):
-        close(together, alone, atol=1e-8)
+    for batched, alone in zip(*answers, strict=True):
+        close(batched, alone, atol=1e-8)
 
 
 def r_fields(which: int) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from tests.inference.kalman.test_method import _leaves, _rebuild, close, long_se
 
 
 def slow_level(time: int) -> tuple[LinearGaussian, Tensor]:
-    """A level that moves so little that its gain settles after far more than `time` steps."""
+    """A level that moves so little that its gain is steady after far more than `time` steps."""
     y = torch.randn(time, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     return LinearGaussian([[1.0]], [[1e-7]], [[1.0]], [[1.0]], P0=[[1.0]]), y
 
@@ -49,8 +49,8 @@ def test_many_long_series_equal_each_alone(gap: bool) -> None:
         results = [Kalman().filter(given, Series(x.detach())) for x in parts]
         fields = [torch.cat([r[f].reshape(-1) for r in results]) for f in range(5)]
         answers.append([torch.cat(ll), *grads, *fields])
-    for together, alone in zip(*answers, strict=True):
-        close(together, alone, atol=1e-8)
+    for batched, alone in zip(*answers, strict=True):
+        close(batched, alone, atol=1e-8)
 
 
 def test_many_series_with_gaps_of_their_own_equal_each_alone() -> None:
@@ -64,9 +64,9 @@ def test_many_series_with_gaps_of_their_own_equal_each_alone() -> None:
         37, given.initial.mean.shape[-1], generator=generator, dtype=torch.float64
     )
     batch = Given(given._replace(initial=given.initial._replace(mean=starts)))
-    together = Kalman().filter(batch, Series(y))
+    batched = Kalman().filter(batch, Series(y))
     for i in range(37):
         one = Given(given._replace(initial=given.initial._replace(mean=starts[i])))
         alone = Kalman().filter(one, Series(y[i]))
-        assert all(torch.equal(x[i], other) for x, other in zip(together, alone, strict=True))
-    assert together.ill_conditioned.nonzero().tolist() == [[20]]
+        assert all(torch.equal(x[i], other) for x, other in zip(batched, alone, strict=True))
+    assert batched.ill_conditioned.nonzero().tolist() == [[20]]

@@ -15,10 +15,10 @@ from ....core.model import LinearParameters
 from ..cpu.problem import batch_shape
 
 # One warp: few series spread over all multiprocessors, and registers, not blocks, are the limit.
-THREADS = 32
+THREADS_IN_BLOCK = 32
 
 
-class Lanes(NamedTuple):
+class DeviceArrays(NamedTuple):
     """A model with a proper start and its data, in float64, the series last.
 
     Attributes:
@@ -61,7 +61,7 @@ class Lanes(NamedTuple):
         return x.movedim(-1, 0).reshape(*self.batch, *x.shape[:-1]).to(y.dtype)
 
 
-def lay_out(parameters: LinearParameters, y: Tensor) -> Lanes:
+def lay_out(parameters: LinearParameters, y: Tensor) -> DeviceArrays:
     """Factor the covariances and put the series last.
 
     Args:
@@ -76,7 +76,7 @@ def lay_out(parameters: LinearParameters, y: Tensor) -> Lanes:
     mean, factor = (_series_last(x, batch) for x in first)
     data = y[..., None].expand(*batch, *y.shape[-2:], 1)
     params = tuple(_series_last(x, batch) for x in given)
-    return Lanes(params, (mean, factor), _series_last(data, batch), batch)
+    return DeviceArrays(params, (mean, factor), _series_last(data, batch), batch)
 
 
 def launch(kernel: Any, series: int, *arguments: Any) -> None:  # noqa: ANN401
@@ -89,7 +89,7 @@ def launch(kernel: Any, series: int, *arguments: Any) -> None:  # noqa: ANN401
     """
     from .steps import simulated
 
-    grid = (series + THREADS - 1) // THREADS, THREADS
+    grid = (series + THREADS_IN_BLOCK - 1) // THREADS_IN_BLOCK, THREADS_IN_BLOCK
     if simulated():
         return kernel[grid](*_lent(arguments, lambda x: x.numpy()))
     _launch_on_device(kernel, grid, arguments)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any, Literal
 
+from ....ops.arrays import Batch, Matrix, Space, Vector
 from .steps import (
     conditioning,
     covariance_writer,
@@ -30,17 +31,17 @@ def loading_step(n: int, p: int) -> tuple[Callable[..., None], ...]:
     load, vector = loading()[0], loading_vectors()
 
     @device
-    def arrive(params, t, s, A, LQ):  # noqa: ANN001, ANN202
+    def arrive(params: Space, t: int, s: int, A: Matrix, LQ: Matrix) -> None:
         load(n, n, params[0], t, s, A)
         load(n, n, params[2], t, s, LQ)
 
     @device
-    def observe(params, t, s, C, R):  # noqa: ANN001, ANN202
+    def observe(params: Space, t: int, s: int, C: Matrix, R: Matrix) -> None:
         load(p, n, params[3], t, s, C)
         load(p, p, params[5], t, s, R)
 
     @device
-    def offsets(params, t, s, b, d):  # noqa: ANN001, ANN202
+    def offsets(params: Space, t: int, s: int, b: Vector, d: Vector) -> None:
         vector(n, params[1], t, s, b)
         vector(p, params[4], t, s, d)
 
@@ -62,7 +63,10 @@ def filter_kernel(n: int, p: int, keep: Keep) -> Any:  # noqa: ANN401
     condition = conditioning(n, p)
 
     @cuda.jit(fastmath=False)
-    def run(params, start, y, ll, worst, m_out, P_out, a_out, before_out):  # noqa: ANN001, ANN202
+    def run(
+        params: Space, start: Space, y: Batch, ll: Matrix, worst: Vector, m_out: Batch,
+        P_out: Batch, a_out: Batch, before_out: Batch,
+    ) -> None:  # fmt: skip
         s = cuda.grid(1)
         if s >= y.shape[3]:
             return

@@ -6,12 +6,13 @@ import math
 
 import numpy as np
 
+from .....ops.arrays import Batch, Whole
 from .....ops.cache import cached
 from .....ops.small_matrices import DRIVER, copy_matrix
 
 
 @cached(**DRIVER)
-def gram(first, last, slot, L, cov, _):  # noqa: ANN001, ANN201
+def gram(first: int, last: int, slot: Whole, L: Batch, cov: Batch, space: tuple[()]) -> None:
     """`cov[s, t] = L L'` for the factor in slot `slot[s, t]`; repeated slots are copied."""
     n = L.shape[2]
     for s in range(first, last):
@@ -30,7 +31,9 @@ def gram(first, last, slot, L, cov, _):  # noqa: ANN001, ANN201
 
 
 @cached(**DRIVER)
-def cross_covariances(first, last, shared, gain, cov, cross, _):  # noqa: ANN001, ANN201
+def cross_covariances(
+    first: int, last: int, shared: Whole, gain: Batch, cov: Batch, cross: Batch, space: tuple[()]
+) -> None:
     """`cross[s, t] = gain cov[s, t-1]` for the gain that links `t-1` to `t`."""
     n = cov.shape[2]
     for s in range(first, last):

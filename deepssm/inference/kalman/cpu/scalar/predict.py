@@ -102,8 +102,8 @@ def predict_mean(
 
 
 @njit(**INLINE)
-def settled(n: int, L: np.ndarray, old: np.ndarray) -> bool:
-    """True when a factor repeats itself to round-off, row by row, hence in any units."""
+def is_steady(n: int, L: np.ndarray, old: np.ndarray) -> bool:
+    """True when a factor equals the one before to round-off, row by row, hence in any units."""
     for i in range(n):
         square, change = 0.0, 0.0
         for j in range(n):
