@@ -14,7 +14,7 @@ _ITERATIONS = 60
 
 
 class SteadyState(NamedTuple):
-    """What the filter of a time-invariant model settles to.
+    """What the filter of a time-invariant model converges to.
 
     Attributes:
         cov: Predicted covariance `P`, `(*batch, n, n)`, units of `z` squared.
@@ -172,7 +172,7 @@ def _doubling(A: Tensor, C: Tensor, Q: Tensor, R: Tensor) -> Tensor:
 
 
 def _newton(cov: Tensor, A: Tensor, C: Tensor, Q: Tensor, R: Tensor) -> Tensor:
-    """One Newton step: the covariance that the gain of `cov` would settle to, if kept."""
+    """One Newton step: what the covariance would converge to with the gain of `cov`."""
     gain = A @ _gain(cov, C, R)
     return lyapunov(A - gain @ C, _symmetrize(Q + gain @ R @ gain.mT))
 

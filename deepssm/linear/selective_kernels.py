@@ -8,34 +8,42 @@ over channels, in buffers that stay in the cache, for the compiler to vectorise.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
+from numba.core.typing.context import BaseContext as TypingContext
+from numba.core.typing.templates import Signature
 from numba.extending import intrinsic, overload
 
 from ..ops.cache import cached
+from ..ops.simd import Builder, Context, Intrinsic, Value, Values
 
 # Not the whole of fastmath: `nnan` would let a broken model pass for a sound one.
-_FAST: dict[str, Any] = {
+_OPTIONS: dict[str, Any] = {
     "fastmath": {"contract", "reassoc", "nsz", "arcp"},
     "error_model": "numpy",
     "boundscheck": False,
 }
 # Reduction to `|r| <= log(2) / 2` takes two subtractions, which must not be merged.
-_EXACT: dict[str, Any] = {"forceinline": True, "fastmath": {"contract"}, "error_model": "numpy"}
+_EXACT: dict[str, Any] = {
+    "forceinline": True,
+    "fastmath": {"contract"},
+    "error_model": "numpy",
+}
 _CHANNELS = 64
 REPLAYED_STEPS = 32  # between states that are stored
 
 
-def _exponent_bits(context: Any, exponent: Any) -> Any:  # noqa: ANN401
+def _exponent_bits(context: TypingContext, exponent: types.Type) -> Intrinsic:
     """Write the exponent bits of a floating-point number; `exponent` is a whole number."""
     wide = exponent == types.float64
     whole, shift, bias = (ir.IntType(64), 52, 1023) if wide else (ir.IntType(32), 23, 127)
 
-    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ANN401
-        bits = builder.add(builder.fptosi(arguments[0], whole), ir.Constant(whole, bias))
+    def code(context: Context, builder: Builder, signature: Signature, args: Values) -> Value:
+        bits = builder.add(builder.fptosi(args[0], whole), ir.Constant(whole, bias))
         number = ir.DoubleType() if wide else ir.FloatType()
         return builder.bitcast(builder.shl(bits, ir.Constant(whole, shift)), number)
 
@@ -78,7 +86,7 @@ def _exp(x: float) -> float:
 
 
 @overload(_exp, inline="always", strict=False)
-def _exp_by_type(x: Any) -> Any:  # noqa: ANN401
+def _exp_by_type(x: types.Type) -> Callable[[float], float]:
     if x == types.float32:
         return lambda x: _exp_single(x)
     return lambda x: _exp_double(x)
@@ -89,7 +97,7 @@ def pieces(batch: int, d: int) -> int:
     return batch * -(-d // _CHANNELS)
 
 
-@cached(nogil=True, **_FAST)
+@cached(nogil=True, **_OPTIONS)
 def forward(
     u: np.ndarray, delta: np.ndarray, A: np.ndarray, B: np.ndarray, C: np.ndarray,
     z: np.ndarray, y: np.ndarray, stored: np.ndarray, first: int, last: int,
@@ -133,7 +141,7 @@ def forward(
                 z[b, j, start + i] = state[j, i]
 
 
-@njit(nogil=True, **_FAST)
+@njit(nogil=True, **_OPTIONS)
 def _replay(
     u: np.ndarray, delta: np.ndarray, B: np.ndarray, dy: np.ndarray, a: np.ndarray,
     state: np.ndarray, gates: np.ndarray, before: np.ndarray, dC: np.ndarray, start: int,
@@ -160,7 +168,7 @@ def _replay(
             dC[t, j] = total
 
 
-@njit(nogil=True, **_FAST)
+@njit(nogil=True, **_OPTIONS)
 def _retrace(
     u: np.ndarray, delta: np.ndarray, B: np.ndarray, C: np.ndarray, dy: np.ndarray,
     a: np.ndarray, gates: np.ndarray, before: np.ndarray, adjoint: np.ndarray, da: np.ndarray,
@@ -197,7 +205,7 @@ def _retrace(
             d_delta[t, start + i] = u[t, start + i] * entered[i] + held[i]
 
 
-@cached(nogil=True, **_FAST)
+@cached(nogil=True, **_OPTIONS)
 def backward(
     u: np.ndarray, delta: np.ndarray, A: np.ndarray, B: np.ndarray, C: np.ndarray,
     stored: np.ndarray, dy: np.ndarray, dz: np.ndarray, du: np.ndarray, d_delta: np.ndarray,

@@ -31,7 +31,7 @@ Intrinsic: TypeAlias = tuple[Signature, Emit]
 """What `emitted` takes: the types of arguments and result, and a writer of the instructions."""
 
 # As in `small_matrices`: numbers may be regrouped, but NaN and infinity keep their meaning.
-_FAST = ("contract", "reassoc", "nsz", "arcp")
+_FLAGS = ("contract", "reassoc", "nsz", "arcp")
 _BYTES = 8 * SIMD_WIDTH
 _INT64 = ir.IntType(64)
 _PICKS = ir.VectorType(ir.IntType(32), SIMD_WIDTH)
@@ -239,15 +239,15 @@ def _mantissa(builder: Builder, x: Value) -> Value:
     return builder.bitcast(builder.or_(digits, _BITS([1023 << 52] * SIMD_WIDTH)), _VECTOR)
 
 
-add = _operation(2, lambda b, x, y: b.fadd(x, y, flags=_FAST))
-sub = _operation(2, lambda b, x, y: b.fsub(x, y, flags=_FAST))
-mul = _operation(2, lambda b, x, y: b.fmul(x, y, flags=_FAST))
-div = _operation(2, lambda b, x, y: b.fdiv(x, y, flags=_FAST))
+add = _operation(2, lambda b, x, y: b.fadd(x, y, flags=_FLAGS))
+sub = _operation(2, lambda b, x, y: b.fsub(x, y, flags=_FLAGS))
+mul = _operation(2, lambda b, x, y: b.fmul(x, y, flags=_FLAGS))
+div = _operation(2, lambda b, x, y: b.fdiv(x, y, flags=_FLAGS))
 root = _operation(1, lambda b, x: _call(b, "llvm.sqrt", x))
 size = _operation(1, lambda b, x: _call(b, "llvm.fabs", x))
 # `x y + z` and `z - x y`.
-add_product = _operation(3, lambda b, x, y, z: b.fadd(b.fmul(x, y, flags=_FAST), z, flags=_FAST))
-sub_product = _operation(3, lambda b, x, y, z: b.fsub(z, b.fmul(x, y, flags=_FAST), flags=_FAST))
+add_product = _operation(3, lambda b, x, y, z: b.fadd(b.fmul(x, y, flags=_FLAGS), z, flags=_FLAGS))
+sub_product = _operation(3, lambda b, x, y, z: b.fsub(z, b.fmul(x, y, flags=_FLAGS), flags=_FLAGS))
 # The size of `x` with the sign of `y`.
 with_sign = _operation(2, lambda b, x, y: _call(b, "llvm.copysign", x, y))
 # `x` where `y` is a number, else `z`.

@@ -19,7 +19,7 @@ from numba.core.typing.templates import Signature
 from .arrays import SIMD_WIDTH
 from .simd import Builder, Context, Intrinsic, Value, Values, broadcast, emitted, transposed
 
-_FAST = ("contract", "reassoc", "nsz")
+_FLAGS = ("contract", "reassoc", "nsz")
 _INT32, _INT64 = ir.IntType(32), ir.IntType(64)
 _VECTOR = ir.VectorType(ir.DoubleType(), SIMD_WIDTH)
 
@@ -65,8 +65,8 @@ class Emitter:
 
     def add_to(self, total: Value, x: Value, y: Value) -> None:
         """`total += x y`."""
-        product = self.builder.fmul(x, y, flags=_FAST)
-        grown = self.builder.fadd(self.builder.load(total), product, flags=_FAST)
+        product = self.builder.fmul(x, y, flags=_FLAGS)
+        grown = self.builder.fadd(self.builder.load(total), product, flags=_FLAGS)
         self.builder.store(grown, total)
 
     def sums(self, values: list[Value]) -> list[Value]:
@@ -155,7 +155,7 @@ def add_outer(
         scale = write.data(signature.args[2], weights, _INT64(0))
         for g, (a, b) in enumerate(zip(addresses(0, left), addresses(1, right), strict=True)):
             weight = builder.load(builder.gep(scale, [_INT64(g)]))
-            y = builder.fmul(write.load(b), broadcast(builder, weight), flags=_FAST)
+            y = builder.fmul(write.load(b), broadcast(builder, weight), flags=_FLAGS)
             for i, total in enumerate(sums):
                 x = builder.load(builder.gep(a, [_INT64(i)]))
                 write.add_to(total, y, broadcast(builder, x))

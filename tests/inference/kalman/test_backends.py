@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import torch
@@ -12,15 +12,14 @@ from torch import Tensor
 from deepssm.core.model import GaussianInitial, LinearConditional, LinearParameters, Series
 from deepssm.inference import Kalman
 from deepssm.inference.kalman import backends as backends
-from deepssm.inference.kalman.parallel.adjoint import Engine, Run
+from deepssm.inference.kalman.parallel.adjoint import Run
 from deepssm.linear import LinearSystem, Recurrence, View, chunked, convolved, looped, scanned
 from deepssm.models import S4D, LinearGaussian
 from tests import oracles
 from tests.given import Given
 
-F64 = torch.float64
-Batched = Literal["stationary", "scan"]
-ENGINES: dict[Batched, Engine] = {"stationary": backends.STATIONARY, "scan": backends.SCAN}
+from .batched import ENGINES, F64, Batched, check_engine, close, gradient, rebuilt
+
 CONSTANT: dict[str, dict[str, Any]] = {
     "constant": {},
     "inputs": {"inputs": True},
@@ -51,16 +50,6 @@ def make(name: str, time: int, *, obs: int = 2, series: int = 2) -> tuple[Given,
     return Given(parameters), y
 
 
-def check_engine(backend: Batched, model: Given, y: Tensor) -> None:
-    """Fail if the compiled loop took over: nothing would be tested."""
-    run = backends.start(backend, model.given, y)
-    assert isinstance(run, Run) and run.engine is ENGINES[backend]
-
-
-def close(actual: Tensor, expected: Tensor, tolerance: float = 1e-10) -> None:
-    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
-
-
 @pytest.mark.parametrize(("backend", "name"), CASES)
 def test_likelihood_and_smoother_are_the_joint_gaussian(backend: Batched, name: str) -> None:
     model, y = make(name, 180 if backend == "stationary" else 30)
@@ -85,25 +74,6 @@ def test_filter_and_gradient_equal_the_compiled_loop(backend: Batched, name: str
     grads = [gradient(b, model, y, weight) for b in (backend, "sequential")]
     for actual, expected in zip(*grads, strict=True):
         close(actual, expected, 1e-9)
-
-
-def gradient(
-    backend: backends.Backend, model: Given, y: Tensor, weight: Tensor
-) -> tuple[Tensor, ...]:
-    start, transition, emission = model.given
-    given = (y, start.mean, start.cov, *transition, *emission)
-    leaves = [x.clone().requires_grad_() for x in given]
-    ll = Kalman(backend).log_likelihood(Given(rebuilt(model.given, leaves)), Series(leaves[0]))
-    return torch.autograd.grad((weight * ll.sum(-1)).sum(), leaves)
-
-
-def rebuilt(given: LinearParameters, leaves: list[Tensor]) -> LinearParameters:
-    start, transition, emission = given
-    return LinearParameters(
-        start._replace(mean=leaves[1], cov=leaves[2]),
-        transition._make(leaves[3:6]),
-        emission._make(leaves[6:9]),
-    )
 
 
 @pytest.mark.parametrize("backend", ENGINES)

@@ -20,13 +20,9 @@ from deepssm.inference.kalman.cpu.vector import shared_kernels as shared_kernels
 from deepssm.inference.kalman.method import Kalman
 from tests import oracles
 from tests.given import Given
-from tests.inference.kalman.test_method import _leaves, _rebuild, close
+from tests.inference.kalman.cases import close, rebuilt, tensors_of
 
-
-def draw(series: int, steps: int, obs: int, seed: int = 3) -> Tensor:
-    """Data of no model, far from every mean."""
-    generator = torch.Generator().manual_seed(seed)
-    return 3 + 2 * torch.randn(series, steps, obs, generator=generator, dtype=torch.float64)
+from .cases import draw
 
 
 def steady_blocks_of(given: Given, y: Tensor) -> shared.SteadyBlocks:
@@ -39,8 +35,8 @@ def steady_blocks_of(given: Given, y: Tensor) -> shared.SteadyBlocks:
 def everything(given: Given, y: Tensor, weights: Tensor) -> list[Tensor]:
     """Moments of filter and smoother, and the gradient of a weighted log-likelihood."""
     filtered, smoothed = Kalman().filter(given, Series(y)), Kalman().smooth(given, Series(y))
-    leaves = [x.clone().requires_grad_() for x in (y, *_leaves(given.given))]
-    model = Given(_rebuild(given.given, tuple(leaves[1:])))
+    leaves = [x.clone().requires_grad_() for x in (y, *tensors_of(given.given))]
+    model = Given(rebuilt(given.given, tuple(leaves[1:])))
     ll = Kalman().log_likelihood(model, Series(leaves[0]))
     plain = Kalman().log_likelihood(given, Series(y))
     close(ll.detach(), plain)

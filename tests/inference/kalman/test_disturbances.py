@@ -12,7 +12,7 @@ from deepssm.core.model import GaussianInitial, LinearConditional, LinearParamet
 from deepssm.inference.kalman.autograd import autograd_log_likelihood
 from deepssm.inference.kalman.disturbances import offset_scores, smoothed_disturbances
 from tests import oracles
-from tests.inference.kalman.test_method import CASES, close, make
+from tests.inference.kalman.cases import CASES, close, make
 
 NAMES = [name for name in CASES if name != "inputs"]
 
@@ -23,7 +23,7 @@ def blocks(rows: list[list[Tensor]]) -> Tensor:
 
 
 def with_noises(params: LinearParameters) -> LinearParameters:
-    """Oracle: the same law of `y` with state `(z, w, v)` and no noise of the observation."""
+    """Oracle: `y` has the same distribution with state `(z, w, v)` and noiseless emission."""
     (mean, P0, diffuse), (A, b, Q), (C, d, R) = params
     n, p = A.shape[-1], C.shape[-2]
 

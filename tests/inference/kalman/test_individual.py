@@ -14,7 +14,7 @@ from deepssm.inference.kalman.cpu import problem as problem_module
 from deepssm.inference.kalman.cpu.problem import Problem, prepare
 from deepssm.inference.kalman.method import Kalman
 from deepssm.models.gaussian.linear_gaussian import LinearGaussian
-from tests.inference.kalman.test_method import close
+from tests.inference.kalman.cases import close
 
 
 def normal(*shape: int, seed: int) -> Tensor:

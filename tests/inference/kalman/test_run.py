@@ -12,7 +12,7 @@ from deepssm.core.model import Series
 from deepssm.inference.kalman.method import Kalman
 from deepssm.models.gaussian.linear_gaussian import LinearGaussian
 from tests.given import Given
-from tests.inference.kalman.test_method import _leaves, _rebuild, close, long_series
+from tests.inference.kalman.cases import close, long_series, rebuilt, tensors_of
 
 
 def slow_level(time: int) -> tuple[LinearGaussian, Tensor]:
@@ -41,8 +41,8 @@ def test_many_long_series_equal_each_alone(gap: bool) -> None:
     weights = torch.linspace(0.5, 2.0, 5, dtype=torch.float64)
     answers = []
     for split in (False, True):
-        leaves = [x.clone().requires_grad_() for x in (y, *_leaves(case.model.given))]
-        given = Given(_rebuild(case.model.given, tuple(leaves[1:])))
+        leaves = [x.clone().requires_grad_() for x in (y, *tensors_of(case.model.given))]
+        given = Given(rebuilt(case.model.given, tuple(leaves[1:])))
         parts = leaves[0].unbind() if split else [leaves[0]]
         ll = [Kalman().log_likelihood(given, Series(x)).sum(-1).reshape(-1) for x in parts]
         grads = torch.autograd.grad((weights * torch.cat(ll)).sum(), leaves)
@@ -59,7 +59,7 @@ def test_many_series_with_gaps_of_their_own_equal_each_alone() -> None:
     y = torch.randn(37, 9, 2, generator=generator, dtype=torch.float64)
     y[torch.rand(y.shape, generator=generator) < 0.3] = math.nan
     y[0, 4] = math.nan
-    y[20, 3, 1] = 1e200  # its log-density is not finite: one flag of 37
+    y[20, 3, 1] = 1e200  # its log-density is not finite: one mark of 37
     starts = torch.randn(
         37, given.initial.mean.shape[-1], generator=generator, dtype=torch.float64
     )

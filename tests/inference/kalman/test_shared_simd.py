@@ -18,8 +18,7 @@ from deepssm.inference.kalman.method import Kalman
 from deepssm.ops.memory import lines
 from tests import oracles
 from tests.given import Given
-from tests.inference.kalman.test_block_matrices import draw
-from tests.inference.kalman.test_method import close
+from tests.inference.kalman.cases import close, draw
 
 
 def first_complete(problem: Problem) -> int:

@@ -38,7 +38,7 @@ def filtered(problem: Problem) -> tuple[Answer, Pass]:
 
 
 def moments(problem: Problem, result: Pass) -> Answer:
-    """Return filtered and predicted moments of a run that kept its means."""
+    """Return filtered and predicted moments of a run that stored its means."""
     a, m = torch.from_numpy(result.a), torch.from_numpy(result.m)
     room = np.empty((2, *result.slot.shape, *result.F.shape[2:]))
     cov = torch.from_numpy(covariances(problem, result.slot, result.F, room[0]))

@@ -44,7 +44,7 @@ SMOOTHER, SCORE = Keep(True, True, True), Keep(True, False, True)
 
 
 def run_forward(problem: Problem, keep: Keep) -> Pass:
-    """Run the filter; second moments are kept with any of the means."""
+    """Run the filter; second moments are stored with any of the means."""
     size = problem.sizes
     if size.series == 0 or size.time == 0:
         return allocate(size, size.time)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from contextlib import ExitStack
 from importlib.util import find_spec
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +14,9 @@ from torch import Tensor
 from ....core.gaussian import psd_factor
 from ....core.model import LinearParameters
 from ..cpu.problem import batch_shape
+
+if TYPE_CHECKING:
+    from .steps import Kernel
 
 # One warp: few series spread over all multiprocessors, and registers, not blocks, are the limit.
 THREADS_IN_BLOCK = 32
@@ -79,7 +83,7 @@ def lay_out(parameters: LinearParameters, y: Tensor) -> DeviceArrays:
     return DeviceArrays(params, (mean, factor), _series_last(data, batch), batch)
 
 
-def launch(kernel: Any, series: int, *arguments: Any) -> None:  # noqa: ANN401
+def launch(kernel: Kernel, series: int, *arguments: Any) -> None:  # noqa: ANN401
     """Run a kernel on torch's current stream, one thread for each series.
 
     Args:
@@ -102,7 +106,7 @@ def installed() -> bool:
     return simulated() or find_spec("numba_cuda") is not None
 
 
-def _launch_on_device(kernel: Any, grid: tuple[int, int], arguments: tuple[Any, ...]) -> None:  # noqa: ANN401
+def _launch_on_device(kernel: Kernel, grid: tuple[int, int], arguments: tuple[Any, ...]) -> None:
     from numba import cuda
 
     device = next(x for x in arguments if isinstance(x, Tensor)).device
@@ -117,7 +121,7 @@ def _launch_on_device(kernel: Any, grid: tuple[int, int], arguments: tuple[Any, 
         kernel[(*grid, stream)](*_lent(arguments, cuda.as_cuda_array))
 
 
-def _lent(x: Any, lend: Any) -> Any:  # noqa: ANN401
+def _lent(x: Any, lend: Callable[[Tensor], Any]) -> Any:  # noqa: ANN401
     if isinstance(x, tuple):
         return tuple(_lent(part, lend) for part in x)
     return lend(x.detach())

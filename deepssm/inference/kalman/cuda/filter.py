@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any, Literal
+from typing import Literal
 
 from ....ops.arrays import Batch, Matrix, Space, Vector
 from .steps import (
+    Kernel,
     conditioning,
     covariance_writer,
     cuda,
@@ -49,7 +50,7 @@ def loading_step(n: int, p: int) -> tuple[Callable[..., None], ...]:
 
 
 @cache
-def filter_kernel(n: int, p: int, keep: Keep) -> Any:  # noqa: ANN401
+def filter_kernel(n: int, p: int, keep: Keep) -> Kernel:
     """Compile the filter of `n` states and `p` observations.
 
     The kernel takes `params = (A, b, LQ, C, d, R)`, `start = (m0, L0)`, `y` `(time, p, 1,

@@ -6,19 +6,19 @@ filter leaves predicted moments alone, and each step is conditioned again.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
-from typing import Any
 
 from ....ops import small_matrices
 from ....ops.arrays import Batch, Matrix, Space, Vector, Whole
 from ..cpu.scalar import score as score
 from ..cpu.scalar import update as update
 from .filter import loading_step
-from .steps import cuda, device, float64, int64, loading, loading_vectors, ported
+from .steps import Kernel, cuda, device, float64, int64, loading, loading_vectors, ported
 
 
 @cache
-def conditioning_for_score(n: int, p: int) -> Any:  # noqa: ANN401
+def conditioning_for_score(n: int, p: int) -> Callable[..., int]:
     """Return `condition(C, d, R, y, a, L, F, G, chol, E, rows)`; it returns how many pivots."""
     condition = ported(update.condition)
     width = n + 1
@@ -40,7 +40,7 @@ def conditioning_for_score(n: int, p: int) -> Any:  # noqa: ANN401
 
 
 @cache
-def stepping(n: int, p: int) -> Any:  # noqa: ANN401
+def stepping(n: int, p: int) -> Callable[..., None]:
     """Return `step(later, c, A, C, rows, chol, G, E, a, L, F, r, N, gy, gC, gd, gR, gA)`.
 
     It takes `r` and `N` one step back and adds the derivatives that belong to the step.
@@ -76,7 +76,7 @@ def stepping(n: int, p: int) -> Any:  # noqa: ANN401
 
 
 @cache
-def adding() -> Any:  # noqa: ANN401
+def adding() -> Callable[..., None]:
     """Return `add(rows, cols, own, t, s, total)`: add a step's own derivatives, and clear them."""
 
     @device
@@ -91,7 +91,7 @@ def adding() -> Any:  # noqa: ANN401
 
 
 @cache
-def score_kernel(n: int, p: int) -> Any:  # noqa: ANN401
+def score_kernel(n: int, p: int) -> Kernel:
     """Compile the gradient.
 
     The kernel takes `params`, `y`, and predicted means and factors, as the filter's kernel takes
@@ -148,7 +148,7 @@ def score_kernel(n: int, p: int) -> Any:  # noqa: ANN401
 
 
 @cache
-def _moments(n: int) -> Any:  # noqa: ANN401
+def _moments(n: int) -> Callable[..., None]:
     """Add the derivatives by a mean, `r`, and by a covariance, `(r r' - N) / 2`."""
 
     @device
@@ -164,7 +164,7 @@ def _moments(n: int) -> Any:  # noqa: ANN401
 
 
 @cache
-def _zeros(n: int, p: int) -> Any:  # noqa: ANN401
+def _zeros(n: int, p: int) -> Callable[..., None]:
     clear = ported(small_matrices.clear)
 
     @device

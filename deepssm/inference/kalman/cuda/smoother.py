@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any
 
 from ....ops import small_matrices
 from ....ops.arrays import Batch, Matrix, Space, Vector
 from ..cpu.scalar import smoother_equations as backward
 from .filter import loading_step
 from .steps import (
+    Kernel,
     conditioning,
     covariance_writer,
     cuda,
@@ -75,7 +75,7 @@ def linking(n: int) -> Callable[..., None]:
 
 
 @cache
-def smoother_kernel(n: int, p: int) -> Any:  # noqa: ANN401
+def smoother_kernel(n: int, p: int) -> Kernel:
     """Compile the smoother.
 
     The kernel takes `params`, `y`, and predicted means and factors, as the filter's kernel takes

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from functools import cache
 from types import FunctionType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numba.core.dispatcher import Dispatcher
@@ -33,6 +33,14 @@ def _target() -> Any:  # noqa: ANN401
 
 cuda: Any = _target()
 float64, int64 = np.float64, np.int64
+
+
+class Kernel(Protocol):
+    """A kernel of one thread a series, for `launch`."""
+
+    def __getitem__(self, grid: tuple[Any, ...]) -> Callable[..., None]:
+        """Return what runs it on a grid: blocks, threads of a block and maybe a stream."""
+        ...
 
 
 def simulated() -> bool:

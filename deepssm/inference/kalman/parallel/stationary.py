@@ -25,7 +25,7 @@ from .passes import Forward, Gains, Plan, SteadyFilter, Stretch
 from .scan import scan_filter, update
 
 _SHORT = 16  # A shorter steady stretch is not worth a call.
-_RESOLVED = 1e-9  # Of a filtered variance, the least that the smoother may leave.
+_LEAST_LEFT = 1e-9  # Of a filtered variance, the least that the smoother may leave.
 _STEADY = 1e-12  # Of a covariance; round-off keeps it from repeating to the last digit.
 
 
@@ -63,7 +63,7 @@ def steady_filter(columns: Columns) -> SteadyFilter | None:
     limit = lyapunov(state.transition.mT, outer((member(gains.H) @ A).mT))
     F = member(gains.F)
     left = torch.linalg.eigvalsh(torch.eye(F.shape[-1]).to(F) - F.mT @ limit @ F)
-    if not bool((left > _RESOLVED).all()):
+    if not bool((left > _LEAST_LEFT).all()):
         return None
     radius = float(torch.linalg.eigvals(state.transition).abs().max())
     steps = math.ceil(math.log(1e-17) / (2 * math.log(min(max(radius, 1e-9), 1 - 1e-9))))
@@ -166,18 +166,18 @@ def _is_steady(part: Forward, steady: SteadyFilter) -> bool:
 def _join(parts: list[Forward], plan: list[Stretch]) -> Forward:
     a, m, e = (torch.cat([getattr(part, x) for part in parts]) for x in ("a", "m", "e"))
     ll = torch.cat([part.log_likelihood for part in parts])
-    slots, kept, count = [], [], 0
+    slots, gains_of, count = [], [], 0
     for part, stretch in zip(parts, plan, strict=True):
-        kept.append(part.gains)
+        gains_of.append(part.gains)
         size = 1 if stretch.steady else part.a.shape[0]
         local = torch.arange(size, device=a.device).expand(part.a.shape[0])
         slots.append(count + local)
         count += size
-    members = max(gains.F.shape[1] for gains in kept)
+    members = max(gains.F.shape[1] for gains in gains_of)
     gains = Gains(
         *(
             torch.cat([x.expand(-1, members, *x.shape[2:]) for x in f])
-            for f in zip(*kept, strict=True)
+            for f in zip(*gains_of, strict=True)
         )
     )
     return Forward(a, m, e, ll, gains, torch.cat(slots))

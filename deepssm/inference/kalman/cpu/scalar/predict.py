@@ -31,7 +31,7 @@ def observed(p: int, y: np.ndarray, order: np.ndarray) -> int:
 
 @njit(**INLINE)
 def decorrelate(R: np.ndarray, order: np.ndarray, o: int, M: np.ndarray) -> None:
-    """`R = M D M'` on the observed rows, `M` unit lower triangular, `D` kept on its diagonal."""
+    """`R = M D M'` on the observed rows, `M` unit lower triangular, `D` on its diagonal."""
     for i in range(o):
         for j in range(i + 1):
             total = R[order[i], order[j]]

@@ -7,11 +7,7 @@ from numba import njit
 from .....ops.arrays import Arrays, Matrix, Space, Spaces, Vector
 from .....ops.small_matrices import INLINE, SPLICE, pick
 from .predict import decorrelate
-from .smoother_equations import (
-    combine,
-    load_row,
-    step_back,
-)
+from .smoother_equations import combine, load_row, step_back
 
 
 @njit(**SPLICE)
