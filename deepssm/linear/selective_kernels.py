@@ -86,7 +86,7 @@ def _exp(x: float) -> float:
 
 
 @overload(_exp, inline="always", strict=False)
-def _exp_by_type(x: types.Type) -> Callable[[float], float]:
+def _exp_by_type(x: types.Type) -> Callable[..., Any]:
     if x == types.float32:
         return lambda x: _exp_single(x)
     return lambda x: _exp_double(x)

@@ -147,14 +147,11 @@ def forward_kernel(sizes: tuple[int, int, int, int] | None = None) -> Callable[.
     Args:
         sizes: States, observations, diffuse terms and noise directions as compile-time constants.
     """
-    fixed = sizes is not None
-    N, P, K, Q = sizes if sizes is not None else (0, 0, 0, 0)
+    fixed, (N, P, K, Q) = sizes is not None, sizes or (0, 0, 0, 0)
 
     @cached(**DRIVER)
-    def forward(
-        first: int, last: int, params: Space, start: Space, y: Matrices, out: Arrays, flat: Space,
-        store: bool, space: Spaces,
-    ) -> None:  # fmt: skip
+    def forward(first: int, last: int, params: Space, start: Space, y: Matrices, out: Arrays,
+                flat: Space, store: bool, space: Spaces) -> None:  # fmt: skip
         A, _, LQ, C, _, R = params
         _, slot, a, L, _, _, _, chol, _, _, count, info, worst = out
         n, p = (N, P) if fixed else (C.shape[3], C.shape[2])

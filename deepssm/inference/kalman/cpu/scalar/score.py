@@ -270,14 +270,11 @@ def score_space(n: int, p: int, k: int) -> tuple[tuple[tuple[np.ndarray, ...], .
 @cache
 def score_kernel(sizes: tuple[int, int, int] | None = None) -> Callable[..., None]:
     """Compile the score, for any sizes or for `sizes = (n, p, k)` alone."""
-    fixed = sizes is not None
-    n_, p_, k_ = sizes if sizes is not None else (0, 0, 0)
+    fixed, (n_, p_, k_) = sizes is not None, sizes or (0, 0, 0)
 
     @cached(**DRIVER)
-    def score(
-        first: int, last: int, A: Batch, C: Batch, same: bool, stored: Arrays, mix: Matrices,
-        flat: Space, want_y: bool, grads: Space, spaces: Spaces,
-    ) -> None:  # fmt: skip
+    def score(first: int, last: int, A: Batch, C: Batch, same: bool, stored: Arrays, mix: Matrices,
+              flat: Space, want_y: bool, grads: Space, spaces: Spaces) -> None:  # fmt: skip
         slot, a, L, F, G, chol, E, rows, count = stored
         gA, gb, gQ, gC, gd, gR, gy, gm0, gP0 = grads
         n, p, K = (n_, p_, 1 + k_) if fixed else (C.shape[3], C.shape[2], a.shape[3])

@@ -127,9 +127,8 @@ def condition(
     copy_matrix(n, n, L, F)
     decorrelate(R, order, o, M)
     c, ll, worst, volume = 0, 0.0, 1.0, 1.0
-    row: int
     for i in range(o):
-        row, noise, v = order[i], M[i, i], E[c]
+        row, noise, v = int(order[i]), M[i, i], E[c]
         load_row(n, C, d, y, row, i, M, H)
         s = noise
         for j in range(n):

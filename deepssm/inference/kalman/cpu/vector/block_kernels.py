@@ -51,16 +51,8 @@ def sweep(
             before = (fixed, at, by, known, BLOCK_STEPS * p)
             state = (moving, now, stride, carried, BLOCK_STEPS * p + known)
             for i in range(W.shape[0]):
-                parts = (data, before, state)
-                product(
-                    W,
-                    i * columns * SIMD_WIDTH,
-                    parts,
-                    moving,
-                    then + SIMD_WIDTH * i,
-                    stride,
-                    used,
-                )
+                k, parts = SIMD_WIDTH * i, (data, before, state)
+                product(W, columns * k, parts, moving, then + k, stride, used)
 
 
 @cached(**DRIVER)
@@ -121,7 +113,8 @@ def score_steady_blocks(
     T, p = y.shape[1], y.shape[2]
     We, Wr, Ww = W
     e, scale, sums = spaces
-    ends = (p, p + Wr.shape[0])
+    ends, lines = (p, p + Wr.shape[0]), SIMD_WIDTH * p
+    size_e, size_r, size_w = We.shape[1], Wr.shape[1], Ww.shape[1]
     for s in range(first, last, SIMD_WIDTH):
         used = min(SIMD_WIDTH, last - s)
         for g in range(SIMD_WIDTH):
@@ -133,35 +126,17 @@ def score_steady_blocks(
             then, _ = place(r, s, b)
             parts = ((y, t, T * p, BLOCK_STEPS * p, 0), (x, at, by, n + 1, BLOCK_STEPS * p))
             for i in range(p):
-                product(
-                    We,
-                    i * We.shape[1] * SIMD_WIDTH,
-                    parts,
-                    e,
-                    SIMD_WIDTH * i,
-                    SIMD_WIDTH * p,
-                    used,
-                )
-            back = (
-                (e, 0, SIMD_WIDTH * p, BLOCK_STEPS * p, 0),
-                (r, now, stride, n, BLOCK_STEPS * p),
-            )
+                k = SIMD_WIDTH * i
+                product(We, size_e * k, parts, e, k, lines, used)
+            back = ((e, 0, lines, BLOCK_STEPS * p, 0), (r, now, stride, n, BLOCK_STEPS * p))
             for i in range(Wr.shape[0]):
-                product(
-                    Wr, i * Wr.shape[1] * SIMD_WIDTH, back, r, then + SIMD_WIDTH * i, stride, used
-                )
+                k = SIMD_WIDTH * i
+                product(Wr, size_r * k, back, r, then + k, stride, used)
             if want_y:
                 for i in range(p):
-                    product(
-                        Ww,
-                        i * Ww.shape[1] * SIMD_WIDTH,
-                        back,
-                        gy,
-                        t + SIMD_WIDTH * i,
-                        T * p,
-                        used,
-                    )
-            where, strides = (now, at), (SIMD_WIDTH * p, stride, by)
+                    k = SIMD_WIDTH * i
+                    product(Ww, size_w * k, back, gy, t + k, T * p, used)
+            where, strides = (now, at), (lines, stride, by)
             for i in range(ends[1]):
                 left = stretch(e, r, x, where, strides, i, ends, used)
                 for j in range(i, sums.shape[1] // SIMD_WIDTH):

@@ -241,10 +241,9 @@ def at_step(t: int, series: Whole, origin: Whole, time: int, times: Whole) -> No
 
 
 @cached(**DRIVER)
-def individual_forward(
-    first: int, last: int, base: int, plan: Arrays, sources: Space, start: Space, y: Matrices,
-    out: Spaces, keep: tuple[bool, ...], space: Spaces,
-) -> None:  # fmt: skip
+def individual_forward(first: int, last: int, base: int, plan: Arrays, sources: Space,
+                       start: Space, y: Matrices, out: Spaces, keep: tuple[bool, ...],
+                       space: Spaces) -> None:  # fmt: skip
     """Filter the groups of eight entries from `base + first` to `base + last`.
 
     `plan` says which series a entry is, which time its step 0 is, and from which of its steps to
