@@ -39,7 +39,7 @@ def test_likelihood_filter_and_smoother_are_right(name: str, dtype: torch.dtype)
 @pytest.mark.parametrize("name", SHORT)
 def test_series_in_simd_vectors_are_right(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The loops for many long series with gaps, made to take these short ones as well."""
-    monkeypatch.setattr(individual, "_STEPS_WORTH_COMPILING", 0)
+    monkeypatch.setattr(individual, "_STEPS_WORTH_SIMD", 0)
     monkeypatch.setattr(individual, "_gaps_are_frequent", lambda _: True)
     result = judge(case(name), torch.float64)
     assert result.right, result

@@ -22,7 +22,7 @@ from .problem import Pass, Problem, Sizes, allocate
 Arrays = tuple[np.ndarray, ...]
 
 # Compiling takes seconds, once; larger states outgrow the fastest memory.
-_STEPS_WORTH_COMPILING, _MOST_ROWS = 10_000, 24
+_STEPS_WORTH_SIMD, _MOST_ROWS = 10_000, 24
 # Share of steps with gaps below which the scalar loop, whose gains become steady, is faster.
 _FREQUENT, _SAMPLE = 0.01, 64
 # Steps a stretch starts early, at the least, and as a share of the series.
@@ -92,7 +92,7 @@ def has_individual_moments(problem: Problem) -> bool:
     size = problem.sizes
     if not size.series or size.k or size.n + size.p > _MOST_ROWS:
         return False
-    if size.series * size.time < _STEPS_WORTH_COMPILING:
+    if size.series * size.time < _STEPS_WORTH_SIMD:
         return False
     if size.time < 3 or not (_varies(problem) or _gaps_are_frequent(problem.y)):
         return False
