@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections import Counter
 from pathlib import Path
 
 import pytest
+
+from deepssm.ops.cache import sources
 
 from .imports import MODULES, PACKAGE, circles, imported_modules
 
@@ -27,7 +30,15 @@ INFERENCE = (
     "variational",
 )  # fmt: skip
 FACES = {"deepssm", "deepssm.__main__", "deepssm.checkpoint"}
-KERNELS = ("deepssm.ops.",)
+# Folders of compiled loops and of what these are made of; besides them, files called `*kernels`.
+KERNELS = (
+    "deepssm.ops.",
+    "deepssm.inference.kalman.cpu.scalar.",
+    "deepssm.inference.kalman.cpu.vector.",
+    "deepssm.inference.kalman.cuda.",
+    "deepssm.inference.guides.recurrences.",
+)
+COMPILED = re.compile(r"^\s*@(cached|njit|cuda\.jit|device)\b", re.MULTILINE)
 
 
 def _rank(name: str) -> tuple[int, int]:
@@ -69,6 +80,20 @@ def test_files_import_from_lower_ranks_or_their_own_folder(name: str) -> None:
 
 def test_no_circle_of_files() -> None:
     assert circles() == []
+
+
+def test_compiled_loops_are_digested_from_ops_and_kernel_folders() -> None:
+    """So that an edit of a result type, or of a door, compiles nothing anew."""
+    loops = [name for name, path in MODULES.items() if COMPILED.search(path.read_text())]
+    assert len(loops) > 20
+    used = {file for name in loops for file in sources(name)}
+    strays = {
+        x for x in used if not x.startswith(KERNELS) and not x.endswith(("kernels", "kernel"))
+    }
+    assert strays == set()
+    # Every loop must be cached by that digest: `cache=True` alone sees a single file.
+    alone = {str(path) for path in FILES if "cache=True" in path.read_text()}
+    assert alone == {str(PACKAGE / "ops" / "cache.py")}
 
 
 def test_no_folder_of_more_than_25_files() -> None:

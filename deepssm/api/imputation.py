@@ -100,7 +100,7 @@ def complete_draws(
     from ..inference.guides.autoregressive import fill
     from ..inference.guides.linearized_guide import LinearizedGuide
     from ..inference.guides.smoothing_guide import has_real_values
-    from ..inference.kalman.noises import completed_readings
+    from ..inference.kalman.noises import completed_observations
 
     if model.reads_past:
         with seeded(generator):
@@ -112,6 +112,6 @@ def complete_draws(
     z = method.sample_posterior(model, series, num_samples, generator)
     if isinstance(model, LinearGaussianModel):
         emission = model.linear_parameters(series.u, series.dt).emission
-        return z, completed_readings(emission, z, series.y, generator)
+        return z, completed_observations(emission, z, series.y, generator)
     with seeded(generator):
         return z, completed(model.emission(z, series.u), series.y)

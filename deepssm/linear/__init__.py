@@ -24,9 +24,6 @@ from .hippo import s4d_real as s4d_real
 from .low_rank import LowRankPlusDiagonal as LowRankPlusDiagonal
 from .memory import ScaledMemory as ScaledMemory
 from .memory import SlidingMemory as SlidingMemory
-from .prefix import FilterElement as FilterElement
-from .prefix import combine_filtering as combine_filtering
-from .prefix import combine_smoothing as combine_smoothing
 from .prefix import prefix_products as prefix_products
 from .recurrence import Recurrence as Recurrence
 from .recurrence import View as View
@@ -34,7 +31,6 @@ from .recurrence import looped as looped
 from .recurrence import scanned as scanned
 from .riccati import SteadyState as SteadyState
 from .riccati import adjoint_innovations as adjoint_innovations
-from .riccati import backward_innovations as backward_innovations
 from .riccati import innovations as innovations
 from .riccati import lyapunov as lyapunov
 from .riccati import steady_state as steady_state

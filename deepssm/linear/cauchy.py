@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 # Complex numbers in a block: two megabytes.
-_BLOCK = 2**17
+_NUMBERS_AT_ONCE = 2**17
 
 
 def cauchy_pairs(poles: Tensor, weights: Tensor, nodes: Tensor, scale: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ def _fractions(poles: Tensor, nodes: Tensor, scale: Tensor) -> Iterator[tuple[sl
     upper = torch.stack([torch.ones_like(real), -real, -imag], -1)
     lower = torch.stack([torch.ones_like(real), -real, imag], -1)
     terms = torch.view_as_real(torch.stack([nodes, scale, 1j * scale]))
-    size = max(16, _BLOCK // max(poles.numel(), 1))
+    size = max(16, _NUMBERS_AT_ONCE // max(poles.numel(), 1))
     for start in range(0, len(nodes), size):
         block = slice(start, start + size)
         columns = terms[:, block].flatten(1)

@@ -11,11 +11,11 @@ from torch.utils.checkpoint import checkpoint
 
 from .recurrence import Recurrence, View, scanned
 
-_BLOCK = 64
+_STEPS_IN_CHUNK = 64
 
 
 def chunked(
-    recurrence: Recurrence, u: Tensor, z0: Tensor | None, *, block: int = _BLOCK
+    recurrence: Recurrence, u: Tensor, z0: Tensor | None, *, block: int = _STEPS_IN_CHUNK
 ) -> tuple[Tensor, Tensor]:
     """Solve block by block: a Toeplitz matrix product inside, a carried state between.
 
@@ -50,7 +50,7 @@ def chunked_by(block: int) -> View:
 
 
 def advance(
-    recurrence: Recurrence, u: Tensor, z0: Tensor | None, *, block: int = _BLOCK
+    recurrence: Recurrence, u: Tensor, z0: Tensor | None, *, block: int = _STEPS_IN_CHUNK
 ) -> Tensor:
     """Return the last state `(*batch, n)` alone, without storing those before it."""
     z0 = recurrence.start(u, z0)

@@ -14,7 +14,7 @@ _ITERATIONS = 60
 
 
 class SteadyState(NamedTuple):
-    """What the filter of a time-invariant model settles to.
+    """What the filter of a time-invariant model converges to.
 
     Attributes:
         cov: Predicted covariance `P`, `(*batch, n, n)`, units of `z` squared.
@@ -91,34 +91,6 @@ def innovations(
     eye = _identity(A)
     B = torch.cat([steady.gain, eye - steady.gain @ C], -1) if offset else steady.gain
     return LinearSystem(Dense(steady.transition), B, eye, None, None)
-
-
-def backward_innovations(
-    A: Tensor, C: Tensor, Q: Tensor, R: Tensor, *, steady: SteadyState | None = None
-) -> LinearSystem:
-    """Return the steady Rauch-Tung-Striebel smoother as a system to be run in reverse.
-
-    State and output are the smoothed mean, `s_t = J s_{t+1} + (I - J A) z_t - J b_{t+1}`, with
-    filtered means `z` and `J = P_f A' P^-1`. The input is `(z_t, b_{t+1})`; run it over all steps
-    but the last with `reverse=True` from the last filtered mean.
-
-    Args:
-        A: Transition, `(*batch, n, n)`.
-        C: Emission, `(*batch, p, n)`.
-        Q: Process noise, `(*batch, n, n)`.
-        R: Observation noise, `(*batch, p, p)`.
-        steady: The steady state, if it is at hand.
-
-    Raises:
-        ValueError: `R + C Q C'` is singular.
-
-    Source: Anderson & Moore (1979), Optimal Filtering, section 7.4.
-    """
-    steady = steady or steady_state(A, C, Q, R)
-    eye = _identity(A)
-    filtered = (eye - steady.gain @ C) @ steady.cov
-    J = filtered @ A.mT @ torch.linalg.pinv(steady.cov, hermitian=True)
-    return LinearSystem(Dense(J), torch.cat([eye - J @ A, -J], -1), eye, None, None)
 
 
 def adjoint_innovations(
@@ -200,7 +172,7 @@ def _doubling(A: Tensor, C: Tensor, Q: Tensor, R: Tensor) -> Tensor:
 
 
 def _newton(cov: Tensor, A: Tensor, C: Tensor, Q: Tensor, R: Tensor) -> Tensor:
-    """One Newton step: the covariance that the gain of `cov` would settle to, if kept."""
+    """One Newton step: what the covariance would converge to with the gain of `cov`."""
     gain = A @ _gain(cov, C, R)
     return lyapunov(A - gain @ C, _symmetrize(Q + gain @ R @ gain.mT))
 

@@ -43,7 +43,7 @@ def compiled_scan(
 
 
 class _CompiledScan(torch.autograd.Function):
-    """States are kept once in a while and computed again from there in the backward pass."""
+    """States are stored once in a while and computed again from there in the backward pass."""
 
     @staticmethod
     def forward(
@@ -61,10 +61,10 @@ class _CompiledScan(torch.autograd.Function):
         batch, time, d = u.shape
         given = [_array(x) for x in (u, delta, A.mT, B, C)]
         z, y = _array(z0.mT).copy(), np.empty_like(given[0])
-        blocks = -(-time // kernels.STEPS) if keep else 0
-        kept = np.empty((blocks, *z.shape), z.dtype)
-        _spread(kernels.forward, (*given, z, y, kept), kernels.pieces(batch, d), u.numel())
-        ctx.save_for_backward(u, delta, A, B, C, torch.from_numpy(kept))
+        blocks = -(-time // kernels.REPLAYED_STEPS) if keep else 0
+        stored = np.empty((blocks, *z.shape), z.dtype)
+        _spread(kernels.forward, (*given, z, y, stored), kernels.pieces(batch, d), u.numel())
+        ctx.save_for_backward(u, delta, A, B, C, torch.from_numpy(stored))
         return torch.from_numpy(y), torch.from_numpy(z).mT
 
     @staticmethod
@@ -72,14 +72,14 @@ class _CompiledScan(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         from . import selective_kernels as kernels
 
-        u, delta, A, B, C, kept = ctx.saved_tensors
-        given = [_array(x) for x in (u, delta, A.mT, B, C, kept, grads[0])]
+        u, delta, A, B, C, stored = ctx.saved_tensors
+        given = [_array(x) for x in (u, delta, A.mT, B, C, stored, grads[0])]
         dz, dA = _array(grads[1].mT).copy(), np.empty((len(u), *given[2].shape), given[2].dtype)
         du, d_delta = np.empty_like(given[0]), np.empty_like(given[0])
-        tiles = kernels.pieces(1, u.shape[-1])
-        dB, dC = (np.empty((tiles, *B.shape), given[2].dtype) for _ in range(2))
+        parts = kernels.pieces(1, u.shape[-1])
+        dB, dC = (np.empty((parts, *B.shape), given[2].dtype) for _ in range(2))
         arrays = (*given, dz, du, d_delta, dA, dB, dC)
-        _spread(kernels.backward, arrays, tiles * len(u), u.numel())
+        _spread(kernels.backward, arrays, parts * len(u), u.numel())
         sums = dA.sum(0).T, dB.sum(0), dC.sum(0), dz.swapaxes(1, 2)
         return None, *(torch.from_numpy(x) for x in (du, d_delta, *sums))
 

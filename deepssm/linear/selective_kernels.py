@@ -1,41 +1,49 @@
 """The selective scan as compiled loops: one pass forwards, one back that computes states again.
 
 Arrays are C-contiguous: `u`, `delta`, `y` `(batch, time, d)`, `A` `(n, d)`, `B`, `C`
-`(batch, time, n)`, states `(batch, n, d)`. Work is cut in pieces of one series and `_LANES`
+`(batch, time, n)`, states `(batch, n, d)`. Work is cut in pieces of one series and `_CHANNELS`
 channels, which share nothing that they write, so that threads can take some each. Inner loops run
 over channels, in buffers that stay in the cache, for the compiler to vectorise.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
+from numba.core.typing.context import BaseContext as TypingContext
+from numba.core.typing.templates import Signature
 from numba.extending import intrinsic, overload
 
-from ..ops.cache import kept
+from ..ops.cache import cached
+from ..ops.simd import Builder, Context, Intrinsic, Value, Values
 
 # Not the whole of fastmath: `nnan` would let a broken model pass for a sound one.
-_FAST: dict[str, Any] = {
+_OPTIONS: dict[str, Any] = {
     "fastmath": {"contract", "reassoc", "nsz", "arcp"},
     "error_model": "numpy",
     "boundscheck": False,
 }
 # Reduction to `|r| <= log(2) / 2` takes two subtractions, which must not be merged.
-_EXACT: dict[str, Any] = {"forceinline": True, "fastmath": {"contract"}, "error_model": "numpy"}
-_LANES = 64
-STEPS = 32  # between states that are kept
+_EXACT: dict[str, Any] = {
+    "forceinline": True,
+    "fastmath": {"contract"},
+    "error_model": "numpy",
+}
+_CHANNELS = 64
+REPLAYED_STEPS = 32  # between states that are stored
 
 
-def _exponent_bits(context: Any, exponent: Any) -> Any:  # noqa: ANN401
+def _exponent_bits(context: TypingContext, exponent: types.Type) -> Intrinsic:
     """Write the exponent bits of a floating-point number; `exponent` is a whole number."""
     wide = exponent == types.float64
     whole, shift, bias = (ir.IntType(64), 52, 1023) if wide else (ir.IntType(32), 23, 127)
 
-    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ANN401
-        bits = builder.add(builder.fptosi(arguments[0], whole), ir.Constant(whole, bias))
+    def code(context: Context, builder: Builder, signature: Signature, args: Values) -> Value:
+        bits = builder.add(builder.fptosi(args[0], whole), ir.Constant(whole, bias))
         number = ir.DoubleType() if wide else ir.FloatType()
         return builder.bitcast(builder.shl(bits, ir.Constant(whole, shift)), number)
 
@@ -78,7 +86,7 @@ def _exp(x: float) -> float:
 
 
 @overload(_exp, inline="always", strict=False)
-def _exp_by_type(x: Any) -> Any:  # noqa: ANN401
+def _exp_by_type(x: types.Type) -> Callable[..., Any]:
     if x == types.float32:
         return lambda x: _exp_single(x)
     return lambda x: _exp_double(x)
@@ -86,43 +94,43 @@ def _exp_by_type(x: Any) -> Any:  # noqa: ANN401
 
 def pieces(batch: int, d: int) -> int:
     """Return the number of pieces of work."""
-    return batch * -(-d // _LANES)
+    return batch * -(-d // _CHANNELS)
 
 
-@kept(nogil=True, **_FAST)
+@cached(nogil=True, **_OPTIONS)
 def forward(
     u: np.ndarray, delta: np.ndarray, A: np.ndarray, B: np.ndarray, C: np.ndarray,
-    z: np.ndarray, y: np.ndarray, kept: np.ndarray, first: int, last: int,
+    z: np.ndarray, y: np.ndarray, stored: np.ndarray, first: int, last: int,
 ) -> None:  # fmt: skip
-    """Fill `y`, `kept` `(blocks or 0, batch, n, d)`, and `z` (the start) with the end."""
+    """Fill `y`, `stored` `(blocks or 0, batch, n, d)`, and `z` (the start) with the end."""
     time, d = u.shape[1:]
-    n, tiles = A.shape[0], -(-d // _LANES)
-    a, state = np.zeros((n, _LANES), A.dtype), np.zeros((n, _LANES), A.dtype)
+    n, parts = A.shape[0], -(-d // _CHANNELS)
+    a, state = np.zeros((n, _CHANNELS), A.dtype), np.zeros((n, _CHANNELS), A.dtype)
     step, drive, out = (
-        np.zeros(_LANES, A.dtype),
-        np.zeros(_LANES, A.dtype),
-        np.zeros(_LANES, A.dtype),
+        np.zeros(_CHANNELS, A.dtype),
+        np.zeros(_CHANNELS, A.dtype),
+        np.zeros(_CHANNELS, A.dtype),
     )
     for piece in range(first, last):
-        b, start = piece // tiles, piece % tiles * _LANES
-        width = min(_LANES, d - start)
+        b, start = piece // parts, piece % parts * _CHANNELS
+        width = min(_CHANNELS, d - start)
         a[:] = 0.0
         state[:] = 0.0
         for j in range(n):
             for i in range(width):
                 a[j, i], state[j, i] = A[j, start + i], z[b, j, start + i]
         for t in range(time):
-            if t % STEPS == 0 and kept.shape[0]:
+            if t % REPLAYED_STEPS == 0 and stored.shape[0]:
                 for j in range(n):
                     for i in range(width):
-                        kept[t // STEPS, b, j, start + i] = state[j, i]
+                        stored[t // REPLAYED_STEPS, b, j, start + i] = state[j, i]
             for i in range(width):
                 step[i] = delta[b, t, start + i]
                 drive[i] = step[i] * u[b, t, start + i]
                 out[i] = 0.0
             for j in range(n):
                 enter, leave = B[b, t, j], C[b, t, j]
-                for i in range(_LANES):
+                for i in range(_CHANNELS):
                     value = _exp(step[i] * a[j, i]) * state[j, i] + drive[i] * enter
                     state[j, i] = value
                     out[i] += leave * value
@@ -133,17 +141,17 @@ def forward(
                 z[b, j, start + i] = state[j, i]
 
 
-@njit(nogil=True, **_FAST)
+@njit(nogil=True, **_OPTIONS)
 def _replay(
     u: np.ndarray, delta: np.ndarray, B: np.ndarray, dy: np.ndarray, a: np.ndarray,
     state: np.ndarray, gates: np.ndarray, before: np.ndarray, dC: np.ndarray, start: int,
 ) -> None:  # fmt: skip
     """Compute the states of a block again, keep them with the gates, and fill `dC`."""
-    n, width = a.shape[0], min(_LANES, u.shape[1] - start)
+    n, width = a.shape[0], min(_CHANNELS, u.shape[1] - start)
     step, drive, weight = (
-        np.zeros(_LANES, a.dtype),
-        np.zeros(_LANES, a.dtype),
-        np.zeros(_LANES, a.dtype),
+        np.zeros(_CHANNELS, a.dtype),
+        np.zeros(_CHANNELS, a.dtype),
+        np.zeros(_CHANNELS, a.dtype),
     )
     for t in range(u.shape[0]):
         for i in range(width):
@@ -152,7 +160,7 @@ def _replay(
             weight[i] = dy[t, start + i]
         for j in range(n):
             enter, total = B[t, j], a.dtype.type(0.0)
-            for i in range(_LANES):
+            for i in range(_CHANNELS):
                 gate, old = _exp(step[i] * a[j, i]), state[j, i]
                 value = gate * old + drive[i] * enter
                 gates[t, j, i], before[t, j, i], state[j, i] = gate, old, value
@@ -160,20 +168,20 @@ def _replay(
             dC[t, j] = total
 
 
-@njit(nogil=True, **_FAST)
+@njit(nogil=True, **_OPTIONS)
 def _retrace(
     u: np.ndarray, delta: np.ndarray, B: np.ndarray, C: np.ndarray, dy: np.ndarray,
     a: np.ndarray, gates: np.ndarray, before: np.ndarray, adjoint: np.ndarray, da: np.ndarray,
     du: np.ndarray, d_delta: np.ndarray, dB: np.ndarray, start: int,
 ) -> None:  # fmt: skip
     """Run the adjoint state through a block, backwards."""
-    n, width = a.shape[0], min(_LANES, u.shape[1] - start)
+    n, width = a.shape[0], min(_CHANNELS, u.shape[1] - start)
     step, drive, weight = (
-        np.zeros(_LANES, a.dtype),
-        np.zeros(_LANES, a.dtype),
-        np.zeros(_LANES, a.dtype),
+        np.zeros(_CHANNELS, a.dtype),
+        np.zeros(_CHANNELS, a.dtype),
+        np.zeros(_CHANNELS, a.dtype),
     )
-    entered, held = np.zeros((2, _LANES), a.dtype)
+    entered, held = np.zeros((2, _CHANNELS), a.dtype)
     for t in range(u.shape[0] - 1, -1, -1):
         for i in range(width):
             step[i] = delta[t, start + i]
@@ -182,7 +190,7 @@ def _retrace(
             entered[i] = held[i] = 0.0
         for j in range(n):
             enter, leave, total = B[t, j], C[t, j], a.dtype.type(0.0)
-            for i in range(_LANES):
+            for i in range(_CHANNELS):
                 slope = adjoint[j, i] + leave * weight[i]
                 total += slope * drive[i]
                 entered[i] += slope * enter
@@ -197,43 +205,46 @@ def _retrace(
             d_delta[t, start + i] = u[t, start + i] * entered[i] + held[i]
 
 
-@kept(nogil=True, **_FAST)
+@cached(nogil=True, **_OPTIONS)
 def backward(
     u: np.ndarray, delta: np.ndarray, A: np.ndarray, B: np.ndarray, C: np.ndarray,
-    kept: np.ndarray, dy: np.ndarray, dz: np.ndarray, du: np.ndarray, d_delta: np.ndarray,
+    stored: np.ndarray, dy: np.ndarray, dz: np.ndarray, du: np.ndarray, d_delta: np.ndarray,
     dA: np.ndarray, dB: np.ndarray, dC: np.ndarray, first: int, last: int,
 ) -> None:  # fmt: skip
     """Fill gradients: `dz` (of the end) with that of the start, the others as their arguments.
 
-    `dA` is `(batch, n, d)`; `dB` and `dC` have one more axis in front, the tiles of channels.
+    `dA` is `(batch, n, d)`; `dB` and `dC` have one more axis in front, the parts of channels.
     """
     time, d = u.shape[1:]
-    n, tiles, kind = A.shape[0], -(-d // _LANES), A.dtype
-    gates, before = np.zeros((STEPS, n, _LANES), kind), np.zeros((STEPS, n, _LANES), kind)
-    a, da = np.zeros((n, _LANES), kind), np.zeros((n, _LANES), kind)
-    state, adjoint = np.zeros((n, _LANES), kind), np.zeros((n, _LANES), kind)
+    n, parts, kind = A.shape[0], -(-d // _CHANNELS), A.dtype
+    gates, before = (
+        np.zeros((REPLAYED_STEPS, n, _CHANNELS), kind),
+        np.zeros((REPLAYED_STEPS, n, _CHANNELS), kind),
+    )
+    a, da = np.zeros((n, _CHANNELS), kind), np.zeros((n, _CHANNELS), kind)
+    state, adjoint = np.zeros((n, _CHANNELS), kind), np.zeros((n, _CHANNELS), kind)
     for piece in range(first, last):
-        b, tile = piece // tiles, piece % tiles
-        start = tile * _LANES
-        width = min(_LANES, d - start)
+        b, part = piece // parts, piece % parts
+        start = part * _CHANNELS
+        width = min(_CHANNELS, d - start)
         for buffer in (a, state, adjoint, da):
             buffer[:] = 0.0
         for j in range(n):
             for i in range(width):
                 a[j, i], adjoint[j, i] = A[j, start + i], dz[b, j, start + i]
-        for block in range(kept.shape[0] - 1, -1, -1):
+        for block in range(stored.shape[0] - 1, -1, -1):
             for j in range(n):
                 for i in range(width):
-                    state[j, i] = kept[block, b, j, start + i]
-            x = block * STEPS
-            y = min(x + STEPS, time)
+                    state[j, i] = stored[block, b, j, start + i]
+            x = block * REPLAYED_STEPS
+            y = min(x + REPLAYED_STEPS, time)
             _replay(
                 u[b, x:y], delta[b, x:y], B[b, x:y], dy[b, x:y],
-                a, state, gates, before, dC[tile, b, x:y], start,
+                a, state, gates, before, dC[part, b, x:y], start,
             )  # fmt: skip
             _retrace(
                 u[b, x:y], delta[b, x:y], B[b, x:y], C[b, x:y], dy[b, x:y], a, gates, before,
-                adjoint, da, du[b, x:y], d_delta[b, x:y], dB[tile, b, x:y], start,
+                adjoint, da, du[b, x:y], d_delta[b, x:y], dB[part, b, x:y], start,
             )  # fmt: skip
         for j in range(n):
             for i in range(width):

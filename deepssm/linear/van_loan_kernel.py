@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 from numba import njit
 
-from ..ops.cache import kept
+from ..ops.arrays import Matrix
+from ..ops.cache import cached
 
 _DEGREE = 18
 _RADIUS = 0.5
 
 
 @njit(forceinline=True, error_model="numpy")
-def product(A: np.ndarray, B: np.ndarray, out: np.ndarray) -> None:
+def product(A: Matrix, B: Matrix, out: Matrix) -> None:
     """`out = A B`."""
     n = A.shape[0]
     for i in range(n):
@@ -26,7 +26,7 @@ def product(A: np.ndarray, B: np.ndarray, out: np.ndarray) -> None:
 
 
 @njit(forceinline=True, error_model="numpy")
-def symmetric_product(A: np.ndarray, B: np.ndarray, scale: float, out: np.ndarray) -> None:
+def symmetric_product(A: Matrix, B: Matrix, scale: float, out: Matrix) -> None:
     """`out = scale (A B' + B A')`."""
     n = A.shape[0]
     for i in range(n):
@@ -38,7 +38,9 @@ def symmetric_product(A: np.ndarray, B: np.ndarray, scale: float, out: np.ndarra
 
 
 @njit(forceinline=True, error_model="numpy")
-def small_step(F: np.ndarray, D: np.ndarray, h: float, A, Q, term, work) -> None:  # noqa: ANN001
+def small_step(
+    F: Matrix, D: Matrix, h: float, A: Matrix, Q: Matrix, term: Matrix, work: Matrix
+) -> None:
     """Sum the Taylor series of `exp(F h)` and of its noise, smallest terms of `h` last."""
     n = F.shape[0]
     for i in range(n):
@@ -61,10 +63,8 @@ def small_step(F: np.ndarray, D: np.ndarray, h: float, A, Q, term, work) -> None
                 Q[i, j] += term[i, j]
 
 
-@kept(nogil=True, error_model="numpy")
-def van_loan_all(
-    F: np.ndarray, D: np.ndarray, dt: np.ndarray, A: np.ndarray, Q: np.ndarray, work: np.ndarray
-) -> None:
+@cached(nogil=True, error_model="numpy")
+def van_loan_all(F: Matrix, D: Matrix, dt: Matrix, A: Matrix, Q: Matrix, work: Matrix) -> None:
     """Write `A = exp(F dt)` and its noise for each of many systems.
 
     Args:

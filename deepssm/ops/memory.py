@@ -6,12 +6,12 @@ import math
 
 import numpy as np
 
-_LINE = 8  # numbers in a cache line
+from .arrays import SIMD_WIDTH
 
 
 def lines(*shape: int) -> np.ndarray:
     """Make room that begins with a cache line, which takes a vector in one piece."""
     size = math.prod(shape)
-    room = np.empty(size + _LINE)
-    first = -room.ctypes.data % (8 * _LINE) // 8
+    room = np.empty(size + SIMD_WIDTH)
+    first = -room.ctypes.data % (8 * SIMD_WIDTH) // 8
     return room[first : first + size].reshape(shape)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-_LARGE = 2_000_000  # multiplications, below which oneDNN's start-up of 10 us does not pay
-_SMALL = 2_000  # hidden numbers a step, below which calls of tensor functions dominate
+_WORTH_ONEDNN = 2_000_000  # multiplications, below which oneDNN's start-up of 10 us does not pay
+_MOST_FOR_LOOPS = 2_000  # hidden numbers a step, below which calls of tensor functions dominate
 
 
 def linear(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -99,7 +99,7 @@ def _dense(matrix: Tensor) -> Tensor:
 
 def _pays(multiplications: int, rows: Tensor) -> bool:
     """Return whether oneDNN is there for these numbers and worth calling."""
-    if multiplications < _LARGE or rows.dtype != torch.float32 or rows.device.type != "cpu":
+    if multiplications < _WORTH_ONEDNN or rows.dtype != torch.float32 or rows.device.type != "cpu":
         return False
     available = torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
     return available and hasattr(torch.ops.mkldnn, "_linear_pointwise")
@@ -119,7 +119,7 @@ def summed_outer(left: Tensor, right: Tensor) -> Tensor:
 
 def compiled(hidden: Tensor) -> bool:
     """Return whether a recursion over `(time, rows, hidden)` is best left to a compiled loop."""
-    return hidden.device.type == "cpu" and hidden.shape[-2] * hidden.shape[-1] <= _SMALL
+    return hidden.device.type == "cpu" and hidden.shape[-2] * hidden.shape[-1] <= _MOST_FOR_LOOPS
 
 
 def arrays(*tensors: Tensor) -> list[np.ndarray]:

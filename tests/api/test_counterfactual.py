@@ -13,7 +13,7 @@ from deepssm.core.methods import Learned
 from deepssm.core.model import LinearParameters, Series
 from deepssm.core.results import Imputed
 from deepssm.inference import LinearizedGuide, SmoothingGuide, active_units
-from deepssm.inference.kalman.noises import completed_readings
+from deepssm.inference.kalman.noises import completed_observations
 from deepssm.inference.variational.active_units import divergence_by_component
 from deepssm.inference.variational.amortized import Amortized
 
@@ -233,7 +233,7 @@ def test_noiseless_sensors_are_filled_by_exact_conditioning() -> None:
     y[3, 1] = torch.nan
     z, filled = (
         drawn.z,
-        completed_readings(model.linear_parameters(None, None).emission, drawn.z, y, g),
+        completed_observations(model.linear_parameters(None, None).emission, drawn.z, y, g),
     )
     torch.testing.assert_close(filled[3, 1], -0.5 * z[3, 0] + 2.0 * (y[3, 0] - z[3, 0]))
 

@@ -9,7 +9,7 @@ from deepssm import evaluation as ev
 from deepssm.api.validation import as_series
 from deepssm.core.model import Series
 from tests import oracles
-from tests.inference.kalman.test_method import make
+from tests.inference.kalman.cases import make
 
 NAN = float("nan")
 

@@ -49,7 +49,7 @@ def test_selective_scan_equals_a_loop(dtype: torch.dtype, fixed: bool, time: int
 def test_compiled_loop_on_uneven_tiles_and_threads(
     threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """130 channels are three tiles, the last of two; a batch axis of `B` is broadcast."""
+    """130 channels are three pieces, the last of two; a batch axis of `B` is broadcast."""
     monkeypatch.setattr(selective_compiled, "_THREADED", 0)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     batch, time, d, n = 2, 70, 130, 3

@@ -25,10 +25,10 @@ def test_large_products_of_floats_are_right() -> None:
 def test_a_packed_matrix_gives_the_same_products() -> None:
     """Against float64; the start of a long recursion packs its weight once."""
     left, right = _numbers(20, 600), _numbers(200, 600, seed=1)
-    kept = products.packed(right.float(), 20)
-    assert kept.is_mkldnn == torch.backends.mkldnn.enabled
+    stored = products.packed(right.float(), 20)
+    assert stored.is_mkldnn == torch.backends.mkldnn.enabled
     size = left.norm(dim=1)[:, None] * right.norm(dim=1)
-    got = products.times_turned(left.float(), kept)
+    got = products.times_turned(left.float(), stored)
     assert ((got - left @ right.T) / size).abs().max() < 1e-6
     assert products.packed(right, 20) is right
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import deepssm as ds
-from deepssm.inference.kalman.cpu.vector import individual as kalman_lanes
+from deepssm.inference.kalman.cpu import individual as individual
 from tests.given import Given
 
 from .cases import CASES, LONG, Case, case, cast, linear, simulate
@@ -37,10 +37,10 @@ def test_likelihood_filter_and_smoother_are_right(name: str, dtype: torch.dtype)
 
 
 @pytest.mark.parametrize("name", SHORT)
-def test_series_in_lanes_are_right(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_series_in_simd_vectors_are_right(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The loops for many long series with gaps, made to take these short ones as well."""
-    monkeypatch.setattr(kalman_lanes, "_LONG", 0)
-    monkeypatch.setattr(kalman_lanes, "_gaps_are_frequent", lambda _: True)
+    monkeypatch.setattr(individual, "_STEPS_WORTH_SIMD", 0)
+    monkeypatch.setattr(individual, "_gaps_are_frequent", lambda _: True)
     result = judge(case(name), torch.float64)
     assert result.right, result
     assert result.flagged == (name == "duplicated sensor, R = 0"), result

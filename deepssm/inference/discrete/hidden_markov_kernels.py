@@ -9,12 +9,12 @@ import math
 
 import numpy as np
 
-from ...ops.cache import kept
+from ...ops.cache import cached
 
 _INF = math.inf
 
 
-@kept(error_model="numpy")
+@cached(error_model="numpy")
 def _log_sum(x: np.ndarray) -> float:
     top = -_INF
     for value in x:
@@ -27,7 +27,7 @@ def _log_sum(x: np.ndarray) -> float:
     return top + math.log(total)
 
 
-@kept(error_model="numpy")
+@cached(error_model="numpy")
 def forward(
     pi: np.ndarray, A: np.ndarray, B: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -55,7 +55,7 @@ def forward(
     return predicted, filtered, score
 
 
-@kept(error_model="numpy")
+@cached(error_model="numpy")
 def backward(
     A: np.ndarray, predicted: np.ndarray, filtered: np.ndarray, pairs: np.ndarray
 ) -> np.ndarray:
@@ -79,7 +79,7 @@ def backward(
     return smoothed
 
 
-@kept(error_model="numpy")
+@cached(error_model="numpy")
 def adjoint(
     A: np.ndarray, predicted: np.ndarray, filtered: np.ndarray, weight: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -112,7 +112,7 @@ def adjoint(
     return d_pi, d_A, d_B
 
 
-@kept(error_model="numpy")
+@cached(error_model="numpy")
 def viterbi(pi: np.ndarray, A: np.ndarray, B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the most probable path, `(N, T)`, and its log joint density, `(N,)`."""
     N, T, K = B.shape

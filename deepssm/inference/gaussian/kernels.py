@@ -12,7 +12,7 @@ import math
 import numpy as np
 from numba import njit
 
-from ...ops.cache import kept
+from ...ops.cache import cached
 from ...ops.small_matrices import DRIVER, HALF_LOG_2PI, INLINE, pick, reflect
 
 
@@ -46,7 +46,7 @@ def triangle(first: int, c: int, n: int, cols: int, W: np.ndarray, out: np.ndarr
             out[i, j] = W[first + i, c + j] if j <= i and c + j < cols else 0.0
 
 
-@kept(**DRIVER)
+@cached(**DRIVER)
 def predict_all(slope, spread, joint, W, factor, gain, rest):  # noqa: ANN001, ANN201
     """`[slope, spread]` to its factor; with `joint`, also `e_{t-1} = gain e_t + rest n`."""
     count, n, before = slope.shape
@@ -94,7 +94,7 @@ def absorb_rows(o, n, cols, tiny, W, target, size, white):  # noqa: ANN001, ANN2
     return c, score, exact, wrong
 
 
-@kept(**DRIVER)
+@cached(**DRIVER)
 def condition_all(slope, spread, residual, mean, observed, eps, work, out):  # noqa: ANN001, ANN201
     """Condition `e` on the observed rows of `residual = slope e + spread n`."""
     W, target, size, white = work
@@ -120,7 +120,7 @@ def condition_all(slope, spread, residual, mean, observed, eps, work, out):  # n
         triangle(o, c, n, cols, W, gain[s])
 
 
-@kept(**DRIVER)
+@cached(**DRIVER)
 def move_all(mean, factor, shift, gain, new_mean, new_factor):  # noqa: ANN001, ANN201
     """`mean + factor shift` and `factor gain`, both factors lower triangular."""
     count, n = mean.shape
@@ -137,7 +137,7 @@ def move_all(mean, factor, shift, gain, new_mean, new_factor):  # noqa: ANN001, 
                 new_factor[s, i, j] = total
 
 
-@kept(**DRIVER)
+@cached(**DRIVER)
 def multiply_all(left, right, out):  # noqa: ANN001, ANN201
     """`out = left right`, matrix by matrix."""
     for s in range(left.shape[0]):

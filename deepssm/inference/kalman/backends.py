@@ -56,7 +56,7 @@ def start(backend: Backend, parameters: LinearParameters, y: Tensor) -> Run | Th
     if backend == "cuda":
         return THREADS
     columns = lay_out(_regular(parameters), y)
-    once = columns.settled()
+    once = columns.constant()
     if backend == "stationary" and once.varying:
         raise ValueError(
             '`backend="stationary"` needs a model whose `A, C, Q, R` are the same at all times, '
@@ -91,7 +91,8 @@ def filtered(run: Run | Threads, parameters: LinearParameters, y: Tensor) -> Fil
         return kalman_cuda.filtered(parameters, y)
     answer = _answer(run)
     return Filtered(
-        *(restore(x, y) for x in answer), ill_conditioned=_flag(run, answer, parameters, y)
+        *(restore(x, y) for x in answer),
+        ill_conditioned=_ill_conditioned(run, answer, parameters, y),
     )
 
 
@@ -106,7 +107,7 @@ def smoothed(run: Run | Threads, parameters: LinearParameters, y: Tensor) -> Smo
         cov=restore(columns.matrices(cov), y),
         cross_cov=restore(columns.matrices(cross), y),
         log_likelihood=restore(_log_likelihood(run), y),
-        ill_conditioned=_flag(run, _answer(run), parameters, y),
+        ill_conditioned=_ill_conditioned(run, _answer(run), parameters, y),
     )
 
 
@@ -162,7 +163,7 @@ def _log_likelihood(run: Run) -> Tensor:
     return run.columns.series(run.log_likelihood[..., None, :])[..., 0]
 
 
-def _flag(run: Run, answer: Answer, parameters: LinearParameters, y: Tensor) -> Tensor:
+def _ill_conditioned(run: Run, answer: Answer, parameters: LinearParameters, y: Tensor) -> Tensor:
     """Mark results that are not finite, or that the last digit of the inputs decides."""
     worst = run.forward.gains.worst
     bad = ~answer.log_likelihood.isfinite().all(-1)
@@ -172,7 +173,7 @@ def _flag(run: Run, answer: Answer, parameters: LinearParameters, y: Tensor) -> 
     if bool(doubtful.any()):
         moved, data = nudged(parameters, y)
         columns = lay_out(_regular(moved), data)
-        columns = columns if run.forward.plan is None else columns.settled()
+        columns = columns if run.forward.plan is None else columns.constant()
         other = _run(run.engine, columns, moved)
         bad = bad | (doubtful if other is None else doubtful & differ(answer, _answer(other)))
     return bad

@@ -1,4 +1,4 @@
-"""A second opinion on doubtful answers: does the last digit of the inputs decide them?
+"""The conditioning check of doubtful answers: does the last digit of the inputs decide them?
 
 Conditioning that leaves almost nothing of a deviation is harmless in most models (a vague start,
 an exact sensor) and fatal in some, where the covariances, as rounded to float64, no longer hold
@@ -56,7 +56,7 @@ def nudged(parameters: LinearParameters, y: Tensor) -> tuple[LinearParameters, T
     ), move(y)
 
 
-def second_opinion(
+def conditioning_check(
     bad: Tensor,
     worst: Tensor,
     parameters: LinearParameters,

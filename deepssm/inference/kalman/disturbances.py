@@ -13,7 +13,7 @@ Source: Koopman (1993), Biometrika 80, 117-126; Durbin & Koopman (2012), section
 
 from __future__ import annotations
 
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -101,7 +101,7 @@ def smoothed_disturbances(model: StateSpaceModel, series: Series) -> Disturbance
             "`deepssm.evaluation` (PIT, coverage) for it."
         )
     with torch.no_grad():
-        parameters = cast(LinearGaussianModel, model).linear_parameters(series.u, series.dt)
+        parameters = model.linear_parameters(series.u, series.dt)
     scores = offset_scores(parameters, series.y)
     bound = proper_scores(parameters, series.y, scores)
     noises = (

@@ -68,8 +68,8 @@ def fixed_lag(
     filtered = method.filter(Matrices(_until(given, time)), Series(data))
     if time == 0 or data.numel() == 0:
         return method.smooth(Matrices(parameters), Series(y))
-    future = torch.full_like(data[..., :1, :], torch.nan).expand(*batch, max(lag, 1), -1)
-    data = torch.cat([data, future], -2)
+    missing = torch.full_like(data[..., :1, :], torch.nan).expand(*batch, max(lag, 1), -1)
+    data = torch.cat([data, missing], -2)
     undetermined = filtered.cov.isinf().flatten(-2).any(-1).reshape(-1, time).any(0).nonzero()
     early = int(undetermined[-1]) + 1 if len(undetermined) else 0
     parts = [_from_the_start(method, given, data, t, lag) for t in range(early)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -30,13 +29,14 @@ class Kalman:
 
     Attributes:
         backend: `"sequential"` is a compiled scalar loop on the CPU, the fastest there.
-            `"stationary"` (constant matrices) runs all steps after the covariance has settled as
-            one `LinearSystem`, on any device; `"scan"` takes `O(log time)` parallel steps, on any
-            device. Where they do not apply (observations without noise given the state before, a
-            model or gaps that leave most steps unsettled) they hand over to the compiled loop, on
-            CUDA `"stationary"` to `"scan"` first. The gradient of all three
-            is a smoother pass, and so is that of `"cuda"`: one CUDA thread a series, for many
-            series with proper starts, by the extra `gpu` (no machine with a GPU has run it yet).
+            `"stationary"` (constant matrices) runs all steps after the covariance has reached its
+            steady state as one `LinearSystem`, on any device; `"scan"` takes `O(log time)`
+            parallel steps, on any device. Where they do not apply (observations without noise
+            given the state before, a model or gaps that leave most steps outside the steady state)
+            they hand over to the compiled loop, on CUDA `"stationary"` to `"scan"` first. The
+            gradient of all three is a smoother pass, and so is that of `"cuda"`: one CUDA thread a
+            series, for many series with proper starts, by the extra `gpu` (no machine with a GPU
+            has run it yet).
             `"autograd"` is a torch loop that can be differentiated any number of times, for
             proper starts and regular innovations. `"auto"` is `"sequential"` on the CPU; on CUDA
             it is `"stationary"` for constant matrices and `"scan"` for others.
@@ -128,12 +128,12 @@ class Kalman:
 
 
 def _parameters(model: StateSpaceModel, series: Series) -> LinearParameters:
-    if not hasattr(model, "linear_parameters"):
+    if not isinstance(model, LinearGaussianModel):
         raise ValueError(
             f"`Kalman` needs a linear-Gaussian model (one with `linear_parameters`), got "
             f"{type(model).__name__}. Use `Extended()`, `Unscented()` or `Particle(...)` for it."
         )
-    return cast(LinearGaussianModel, model).linear_parameters(series.u, series.dt)
+    return model.linear_parameters(series.u, series.dt)
 
 
 def _smoothed_mean(backend: backends.Backend, parameters: LinearParameters, y: Tensor) -> Tensor:

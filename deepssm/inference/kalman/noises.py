@@ -10,10 +10,10 @@ from ...linear.scan import matrix_scan
 from .simulation_smoother import draw_observations
 
 
-def completed_readings(
+def completed_observations(
     emission: LinearConditional, z: Tensor, y: Tensor, generator: torch.Generator | None
 ) -> Tensor:
-    """Draw missing components of readings given the states and the components that were seen.
+    """Draw missing components of observations given the states and the components that were seen.
 
     Args:
         emission: `p(y_t | z_t)`, its covariance possibly singular.
@@ -36,7 +36,7 @@ def completed_readings(
 def run_noises_again(
     was: LinearParameters, now: LinearParameters, z: Tensor, y: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return states and readings with the same noises and first state under other parameters.
+    """Return states and observations with the same noises and first state under other parameters.
 
     Args:
         was: Under which `z` and `y` came about.
@@ -48,10 +48,10 @@ def run_noises_again(
     shock = z[..., 1:, :] - (_later(A, 3) @ z[..., :-1, :, None])[..., 0] - _later(b, 2)
     moved = torch.cat([z[..., :1, :], shock + _later(now.transition.offset, 2)], dim=-2)
     path = matrix_scan(now.transition.matrix, moved)
-    return path, _read(now.emission, path) + y - _read(was.emission, z)
+    return path, _expected(now.emission, path) + y - _expected(was.emission, z)
 
 
-def _read(emission: LinearConditional, z: Tensor) -> Tensor:
+def _expected(emission: LinearConditional, z: Tensor) -> Tensor:
     return (emission.matrix @ z[..., None])[..., 0] + emission.offset
 
 

@@ -26,7 +26,7 @@ from .diffuse import diffuse_moments, posterior_mix
 from .sequential import filtered
 
 Moves: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray]
-# Parameters of this many different time steps are kept.
+# Parameters of this many different time steps are cached.
 _MOST_STEPS = 256
 
 
@@ -133,7 +133,7 @@ class OnlineKalman:
 
     @property
     def predicted(self) -> bool:
-        """Whether the state stands before the reading of its step, rather than after it."""
+        """Whether the state stands before the observation of its step, rather than after it."""
         return self._predicted
 
     def jump(self, mean: Tensor, cov: Tensor, log_likelihood: float) -> None:
@@ -142,7 +142,7 @@ class OnlineKalman:
         Args:
             mean: Filtered mean, `(state,)`.
             cov: Filtered covariance, `(state, state)`.
-            log_likelihood: Of the readings in between, added to the sum.
+            log_likelihood: Of the observations in between, added to the sum.
         """
         out = self._out
         for array in (out.m, out.F, out.info):

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ...core.model import LinearParameters
 from ...core.results import Filtered, Smoothed
-from .conditioning import Answer, second_opinion
+from .conditioning import Answer, conditioning_check
 from .cpu import moments
 from .cpu.problem import Pass, Problem, prepare
 from .cpu.run import Backward, run_smoother
@@ -25,7 +25,7 @@ def filtered(parameters: LinearParameters, y: Tensor) -> Filtered:
     answer, result = moments.filtered(problem)
     return Filtered(
         *(_restore(x, problem, y) for x in answer),
-        ill_conditioned=_flag(parameters, y, problem, result, answer),
+        ill_conditioned=_ill_conditioned(parameters, y, problem, result, answer),
     )
 
 
@@ -39,7 +39,7 @@ def smoothed(parameters: LinearParameters, y: Tensor) -> Smoothed:
         cov=_restore(cov, problem, y),
         cross_cov=_restore(cross, problem, y),
         log_likelihood=_restore(torch.from_numpy(result.log_likelihood), problem, y),
-        ill_conditioned=_flag(parameters, y, problem, result),
+        ill_conditioned=_ill_conditioned(parameters, y, problem, result),
     )
 
 
@@ -49,7 +49,7 @@ def smoothed_mean(parameters: LinearParameters, y: Tensor) -> Tensor:
     return _restore(_smooth_moments(problem, *run_smoother(problem))[0], problem, y)
 
 
-def _flag(
+def _ill_conditioned(
     parameters: LinearParameters,
     y: Tensor,
     problem: Problem,
@@ -60,7 +60,7 @@ def _flag(
         return moments.filtered(prepare(parameters, y))[0]
 
     bad, worst = _certainly_bad(problem, result), torch.from_numpy(result.worst)
-    bad = second_opinion(bad, worst, parameters, y, again, answer)
+    bad = conditioning_check(bad, worst, parameters, y, again, answer)
     return bad.reshape(problem.batch).to(y.device)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import torch
@@ -12,15 +12,14 @@ from torch import Tensor
 from deepssm.core.model import GaussianInitial, LinearConditional, LinearParameters, Series
 from deepssm.inference import Kalman
 from deepssm.inference.kalman import backends as backends
-from deepssm.inference.kalman.parallel.adjoint import Engine, Run
+from deepssm.inference.kalman.parallel.adjoint import Run
 from deepssm.linear import LinearSystem, Recurrence, View, chunked, convolved, looped, scanned
 from deepssm.models import S4D, LinearGaussian
 from tests import oracles
 from tests.given import Given
 
-F64 = torch.float64
-Batched = Literal["stationary", "scan"]
-ENGINES: dict[Batched, Engine] = {"stationary": backends.STATIONARY, "scan": backends.SCAN}
+from .batched import ENGINES, F64, Batched, check_engine, close, gradient, rebuilt
+
 CONSTANT: dict[str, dict[str, Any]] = {
     "constant": {},
     "inputs": {"inputs": True},
@@ -42,23 +41,13 @@ CASES: list[tuple[Batched, str]] = [
 
 
 def make(name: str, time: int, *, obs: int = 2, series: int = 2) -> tuple[Given, Tensor]:
-    """A model and series with gaps after which the gains settle again, each in its own places."""
+    """A model and series with gaps after which the gains are steady again, each elsewhere."""
     options = (CONSTANT | VARYING)[name]
     parameters = oracles.random_linear_gaussian(3, obs, time, 1, **options)
     y = 2 * torch.randn(series, time, obs, dtype=F64)
     y[..., time // 2, 0], y[..., time // 2 + 2, :] = math.nan, math.nan
     y[0, time // 2 + 3, 1], y[-1, time - 4 :] = math.nan, math.nan
     return Given(parameters), y
-
-
-def check_engine(backend: Batched, model: Given, y: Tensor) -> None:
-    """Fail if the compiled loop took over: nothing would be tested."""
-    run = backends.start(backend, model.given, y)
-    assert isinstance(run, Run) and run.engine is ENGINES[backend]
-
-
-def close(actual: Tensor, expected: Tensor, tolerance: float = 1e-10) -> None:
-    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize(("backend", "name"), CASES)
@@ -85,25 +74,6 @@ def test_filter_and_gradient_equal_the_compiled_loop(backend: Batched, name: str
     grads = [gradient(b, model, y, weight) for b in (backend, "sequential")]
     for actual, expected in zip(*grads, strict=True):
         close(actual, expected, 1e-9)
-
-
-def gradient(
-    backend: backends.Backend, model: Given, y: Tensor, weight: Tensor
-) -> tuple[Tensor, ...]:
-    start, transition, emission = model.given
-    given = (y, start.mean, start.cov, *transition, *emission)
-    leaves = [x.clone().requires_grad_() for x in given]
-    ll = Kalman(backend).log_likelihood(Given(rebuilt(model.given, leaves)), Series(leaves[0]))
-    return torch.autograd.grad((weight * ll.sum(-1)).sum(), leaves)
-
-
-def rebuilt(given: LinearParameters, leaves: list[Tensor]) -> LinearParameters:
-    start, transition, emission = given
-    return LinearParameters(
-        start._replace(mean=leaves[1], cov=leaves[2]),
-        transition._make(leaves[3:6]),
-        emission._make(leaves[6:9]),
-    )
 
 
 @pytest.mark.parametrize("backend", ENGINES)
@@ -163,7 +133,7 @@ def test_gradients_by_finite_differences(backend: Batched) -> None:
     assert torch.autograd.gradcheck(total, [x.clone().requires_grad_() for x in leaves])
 
 
-def test_settled_steps_refuse_a_model_that_varies() -> None:
+def test_steady_steps_refuse_a_model_that_varies() -> None:
     model, y = make("varying", 30)
     with pytest.raises(ValueError, match='`backend="stationary"` needs a model whose'):
         Kalman("stationary").filter(model, Series(y))
@@ -175,7 +145,7 @@ HANDED_OVER: dict[str, tuple[Batched, Any]] = {
     "no steady state": ("stationary", dict(A=EYE, Q=0 * EYE, C=EYE, R=EYE, P0=EYE)),
     "unstable and unseen": ("stationary", dict(A=1.1 * EYE, Q=EYE, C=0 * EYE, R=EYE, P0=EYE)),
     "repeated sensor": ("scan", dict(A=EYE, Q=EYE, C=EYE[[0, 0]], R=0 * EYE, P0=EYE)),
-    "repeated sensor, settled": (
+    "repeated sensor, steady": (
         "stationary",
         dict(A=0.5 * EYE, Q=EYE, C=EYE[[0, 0]], R=0 * EYE, P0=EYE),
     ),
@@ -308,7 +278,7 @@ def test_every_view_of_that_function_serves_the_filter(
         "deepssm.inference.kalman.parallel.stationary_smoother.view_for", lambda u: recording
     )
     actual = Kalman("stationary").smooth(model, Series(y))
-    assert len(used) == 4 and sum(used) > 300  # two settled stretches, there and back
+    assert len(used) == 4 and sum(used) > 300  # two steady stretches, there and back
     close(actual.mean, expected.mean)
     close(actual.log_likelihood, expected.log_likelihood)
 

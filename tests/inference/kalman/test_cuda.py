@@ -154,7 +154,8 @@ def test_kernels_compile_without_a_gpu(monkeypatch: pytest.MonkeyPatch, task: st
         kernel, given = score_kernel(4, 2), (params, *[four] * 4, params, pair)
     else:
         kernel, given = filter_kernel(4, 2, task), (params, pair, four, two, one, *[four] * 4)  # type: ignore[arg-type]
-    ptx, _ = compile_ptx(kernel.py_func, given, cc=(9, 0), fastmath=False)
+    source: Any = kernel.py_func  # pyright: ignore[reportAttributeAccessIssue]
+    ptx, _ = compile_ptx(source, given, cc=(9, 0), fastmath=False)
     assert ".target sm_90" in ptx and ".f64" in ptx
     if task not in ("smoother", "score"):
         assert not re.search(r"(ld|st)\.local", ptx), "matrices have left the registers"

@@ -1,4 +1,4 @@
-"""What random models met at the edges: impossible readings, dead modes, no noise, no data."""
+"""What random models met at the edges: impossible observations, dead modes, no noise, no data."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def labels() -> HiddenMarkov:
 
 @pytest.mark.parametrize("backend", ["sequential", "scan"])
 def test_an_impossible_reading_counts_as_missing_for_what_follows(backend: str) -> None:
-    """Oracle: the series with that reading missing; two series, only one of which has some."""
+    """Oracle: the series with that observation missing; two series, only one of which has some."""
     method = INFER.ForwardBackward(backend)  # type: ignore[arg-type]
     y = matrix([[0, 1, 7, 1, 5, NAN, 0], [0, 0, NAN, 1, 1, 0, 1]])[..., None]
     impossible = (y > 1)[..., 0]
@@ -105,7 +105,9 @@ def test_guided_particles_need_no_density_of_the_transition() -> None:
 
 
 @pytest.mark.parametrize("method", [INFER.Extended(), INFER.Unscented()], ids=["ekf", "ukf"])
-def test_exact_knowledge_is_judged_in_the_size_of_the_readings(method: InferenceMethod) -> None:
+def test_exact_knowledge_is_judged_in_the_size_of_the_observations(
+    method: InferenceMethod,
+) -> None:
     """A rotation without any noise, read in three ways that must agree."""
     turn = matrix([[math.cos(0.3), -math.sin(0.3)], [math.sin(0.3), math.cos(0.3)]])
     C, nothing = matrix([[1, 0], [0, 1], [1, 1]]), torch.zeros(2, 2, dtype=torch.float64)

@@ -16,7 +16,7 @@ from deepssm.inference.kalman.parallel.adjoint import Run
 from tests import oracles
 from tests.given import Given
 
-from .test_backends import ENGINES, F64, Batched, check_engine, close, gradient
+from .batched import ENGINES, F64, Batched, check_engine, close, gradient
 
 STARTS: dict[str, dict[str, Any]] = {
     "one direction of three": {"diffuse": 1},

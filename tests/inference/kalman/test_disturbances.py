@@ -12,7 +12,7 @@ from deepssm.core.model import GaussianInitial, LinearConditional, LinearParamet
 from deepssm.inference.kalman.autograd import autograd_log_likelihood
 from deepssm.inference.kalman.disturbances import offset_scores, smoothed_disturbances
 from tests import oracles
-from tests.inference.kalman.test_method import CASES, close, make
+from tests.inference.kalman.cases import CASES, close, make
 
 NAMES = [name for name in CASES if name != "inputs"]
 
@@ -23,7 +23,7 @@ def blocks(rows: list[list[Tensor]]) -> Tensor:
 
 
 def with_noises(params: LinearParameters) -> LinearParameters:
-    """Oracle: the same law of `y` with state `(z, w, v)` and no noise of the observation."""
+    """Oracle: `y` has the same distribution with state `(z, w, v)` and noiseless emission."""
     (mean, P0, diffuse), (A, b, Q), (C, d, R) = params
     n, p = A.shape[-1], C.shape[-2]
 
@@ -201,7 +201,7 @@ def test_the_break_of_1899_and_the_outlier_of_1913_come_first() -> None:
     assert len(found) == 5 and unusual.abs().is_monotonic_decreasing
 
 
-def test_a_step_that_alone_fixes_a_state_has_no_second_opinion() -> None:
+def test_a_step_that_alone_fixes_a_state_has_no_conditioning_check() -> None:
     model = ds.models.LocalLevel(0.5, noise_variance=1.0) + ds.models.Regression(1)
     u = torch.zeros(7, 1)
     u[4] = 1.0

@@ -60,10 +60,10 @@ def test_densities_are_as_exact_as_their_dtype() -> None:
     known[3] = torch.nan
     smoothed = oracles.smooth(model.linear_parameters(None, None), known)
     C = model.C
-    law = torch.distributions.MultivariateNormal(
+    density = torch.distributions.MultivariateNormal(
         C @ smoothed.mean[3], C @ smoothed.cov[3] @ C.mT + model.R
     )
     found = leave_one_out(model, Series(y)).log_density[3]
-    torch.testing.assert_close(found, law.log_prob(y[3]), rtol=1e-13, atol=1e-13)
-    score = log_score(y[3], law.mean, law.covariance_matrix)
-    torch.testing.assert_close(score, -law.log_prob(y[3]), rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(found, density.log_prob(y[3]), rtol=1e-13, atol=1e-13)
+    score = log_score(y[3], density.mean, density.covariance_matrix)
+    torch.testing.assert_close(score, -density.log_prob(y[3]), rtol=1e-13, atol=1e-13)

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from deepssm.core.model import Series
-from deepssm.inference.kalman.cpu import problem as kalman_arrays
+from deepssm.inference.kalman.cpu import individual as individual
+from deepssm.inference.kalman.cpu import problem as problem_module
 from deepssm.inference.kalman.cpu.problem import Problem, prepare
-from deepssm.inference.kalman.cpu.vector import individual as kalman_lanes
 from deepssm.inference.kalman.method import Kalman
 from deepssm.models.gaussian.linear_gaussian import LinearGaussian
-from tests.inference.kalman.test_method import close
+from tests.inference.kalman.cases import close
 
 
 def normal(*shape: int, seed: int) -> Tensor:
@@ -44,11 +44,11 @@ def problem_of(model: LinearGaussian, y: Tensor) -> Problem:
 @pytest.fixture(autouse=True)
 def compile_for_any_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the scalar loop from being compiled for each of the models here."""
-    monkeypatch.setattr(kalman_arrays, "_LONG", 1_000_000)
+    monkeypatch.setattr(problem_module, "_STEPS_WORTH_COMPILING", 1_000_000)
 
 
 def scalar(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kalman_lanes, "suits", lambda problem: False)
+    monkeypatch.setattr(individual, "has_individual_moments", lambda problem: False)
 
 
 @pytest.mark.parametrize(("n", "p", "rank", "diagonal"), [(9, 3, 4, False), (2, 2, 2, True)])
@@ -57,16 +57,16 @@ def test_each_series_of_a_batch_equals_itself_alone(
 ) -> None:
     """Nine states fill one vector of a row and part of the next; eleven series, two groups."""
     model, y = random_model(n, p, rank, diagonal=diagonal), data(11, 910, p)
-    assert kalman_lanes.suits(problem_of(model, y))
+    assert individual.has_individual_moments(problem_of(model, y))
     filtered, smoothed = Kalman().filter(model, Series(y)), Kalman().smooth(model, Series(y))
     ll = Kalman().log_likelihood(model, Series(y))
     scalar(monkeypatch)
     for i in (0, 7, 10):
         alone = Kalman().filter(model, Series(y[i])), Kalman().smooth(model, Series(y[i]))
-        for together, one in zip((filtered, smoothed), alone, strict=True):
-            for x, other in zip(together[:-1], one[:-1], strict=True):
+        for batched, one in zip((filtered, smoothed), alone, strict=True):
+            for x, other in zip(batched[:-1], one[:-1], strict=True):
                 close(x[i], other, atol=1e-9)
-            assert together.ill_conditioned[i] == one.ill_conditioned
+            assert batched.ill_conditioned[i] == one.ill_conditioned
         close(ll[i], alone[0].log_likelihood, atol=1e-9)
 
 
@@ -89,8 +89,8 @@ def test_matrices_of_every_step_and_series(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize("series", [1, 3])
 def test_stretches_of_few_long_series(series: int, monkeypatch: pytest.MonkeyPatch) -> None:
     model, y = random_model(3, 2, 2), data(series, 10_400 // series, 2)
-    assert kalman_lanes.plan_of(problem_of(model, y).sizes, late=True).seam[0] > 0
-    assert kalman_lanes.lane_smoother(problem_of(model, y)) is not None
+    assert individual.plan_of(problem_of(model, y).sizes, late=True).seam[0] > 0
+    assert individual.individual_smoother(problem_of(model, y)) is not None
     answers = []
     for _ in range(2):
         ll = Kalman().log_likelihood(model, Series(y))
@@ -105,7 +105,7 @@ def test_stretches_are_refused_where_the_start_is_not_forgotten() -> None:
     """A state that never moves is known the better the longer it is seen."""
     model = LinearGaussian([[1.0]], [[0.0]], [[1.0]], [[1.0]], P0=[[4.0]])
     y = data(10_400, 1)
-    for run in (kalman_lanes.lane_log_likelihood, kalman_lanes.lane_smoother):
+    for run in (individual.individual_log_likelihood, individual.individual_smoother):
         assert run(problem_of(model, y[None])) is None
     mean = Kalman().smooth(model, Series(y)).mean
     seen = y[~y.isnan()]
@@ -115,14 +115,14 @@ def test_stretches_are_refused_where_the_start_is_not_forgotten() -> None:
 def test_redundant_components_are_left_to_the_scalar_loop() -> None:
     ones = torch.ones(2, 2, dtype=torch.float64)
     model = LinearGaussian(0.5 * torch.eye(2), torch.eye(2), torch.eye(2), ones, P0=torch.eye(2))
-    assert kalman_lanes.lane_filter(problem_of(model, data(10, 1_100, 2))) is None
+    assert individual.individual_filter(problem_of(model, data(10, 1_100, 2))) is None
 
 
 def test_every_step_belongs_to_one_lane() -> None:
     model = random_model(3, 2, 2)
     for shape in ((1, 20_011), (2, 6_001), (3, 5_000), (5, 2_500), (19, 700)):
         for late in (False, True):
-            plan = kalman_lanes.plan_of(problem_of(model, data(*shape, 2)).sizes, late=late)
+            plan = individual.plan_of(problem_of(model, data(*shape, 2)).sizes, late=late)
             times = torch.zeros(shape)
             for s, start, first, last in zip(*(x.ravel() for x in plan[:4]), strict=True):
                 times[s, start + first : start + last] += 1

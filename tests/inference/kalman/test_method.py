@@ -3,48 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import Tensor
 
-from deepssm.core.model import LinearParameters, Series, StateSpaceModel
+from deepssm.core.model import Series, StateSpaceModel
 from deepssm.inference.kalman.method import Kalman
 from tests import oracles
 from tests.given import Given
 
-CASES: dict[str, dict[str, Any]] = {
-    "constant": {},
-    "time-varying": {"time_varying": True},
-    "inputs": {"inputs": True},
-    "batch of parameters": {"batch": (2,)},
-    "rank-1 Q": {"process_rank": 1},
-    "Q = 0": {"process_rank": 0},
-    "P0 = 0": {"initial_rank": 0},
-    "one diffuse state": {"diffuse": 1},
-    "all diffuse": {"diffuse": 3, "initial_rank": 0},
-    "diffuse and rank-1 Q, varying": {"diffuse": 2, "process_rank": 1, "time_varying": True},
-}
-
-
-class Case(NamedTuple):
-    model: Given
-    y: Tensor
-
-
-def make(
-    name: str, *, state: int = 3, obs: int = 2, time: int = 7, seed: int = 1, gaps: float = 0.3
-) -> Case:
-    parameters = oracles.random_linear_gaussian(state, obs, time, seed, **CASES[name])
-    lead = CASES[name].get("batch", ())
-    generator = torch.Generator().manual_seed(seed)
-    y = 2 * torch.randn(*lead, time, obs, generator=generator, dtype=torch.float64)
-    return Case(Given(parameters), oracles.punch_holes(y, gaps, seed))
-
-
-def close(actual: Tensor, expected: Tensor, atol: float = 1e-9) -> None:
-    torch.testing.assert_close(actual, expected, rtol=1e-9, atol=atol)
+from .cases import CASES, close, generic_position, long_series, make, rebuilt, tensors_of
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -99,10 +68,10 @@ def test_filtered_moments_once_the_diffuse_states_are_fixed() -> None:
 def test_gradient_of_every_argument(name: str) -> None:
     """Oracle: central differences; a symmetric direction for each covariance."""
     model, y = make(name, time=6)
-    tensors = [y.clone(), *_leaves(model.given)]
+    tensors = [y.clone(), *tensors_of(model.given)]
 
     def value(*changed: Tensor) -> Tensor:
-        given = _rebuild(model.given, changed[1:])
+        given = rebuilt(model.given, changed[1:])
         return Kalman().log_likelihood(Given(given), Series(changed[0])).sum()
 
     leaves = [x.clone().requires_grad_() for x in tensors]
@@ -119,26 +88,13 @@ def test_gradient_of_every_argument(name: str) -> None:
         torch.testing.assert_close(analytic, numeric, rtol=2e-7, atol=2e-7)
 
 
-def _leaves(given: LinearParameters) -> list[Tensor]:
-    return [given.initial.mean, given.initial.cov, *given.transition, *given.emission]
-
-
-def _rebuild(given: LinearParameters, leaves: tuple[Tensor, ...]) -> LinearParameters:
-    mean, cov, *rest = leaves
-    return LinearParameters(
-        given.initial._replace(mean=mean, cov=cov),
-        given.transition._make(rest[:3]),
-        given.emission._make(rest[3:]),
-    )
-
-
 @pytest.mark.parametrize("name", ["constant", "time-varying", "batch of parameters"])
 def test_gradient_equals_autograd_through_the_recursion(name: str) -> None:
     model, y = make(name, time=8)
-    leaves = [x.clone().requires_grad_() for x in (y, *_leaves(model.given))]
+    leaves = [x.clone().requires_grad_() for x in (y, *tensors_of(model.given))]
     grads = []
     for backend in ("sequential", "autograd"):
-        changed = Given(_rebuild(model.given, tuple(leaves[1:])))
+        changed = Given(rebuilt(model.given, tuple(leaves[1:])))
         ll = Kalman(backend=backend).log_likelihood(changed, Series(leaves[0]))  # type: ignore[arg-type]
         grads.append(torch.autograd.grad(ll.sum(), leaves))
     for ours, theirs in zip(*grads, strict=True):
@@ -168,25 +124,6 @@ def test_the_generic_model_of_the_literature() -> None:
         [[0.2086549668, -0.0863491766], [-0.0552289632, 0.1521534353]], dtype=double
     )
     close(smoothed.cross_cov[1], cross.mT, atol=1e-8)
-
-
-def generic_position() -> Case:
-    """The stress case that the literature's numbers belong to."""
-    from deepssm.models import LinearGaussian
-
-    nan = math.nan
-    model = LinearGaussian(
-        A=[[0.9, 0.1], [0.0, 0.8]],
-        Q=[[0.2, 0.05], [0.05, 0.3]],
-        C=[[1.0, 0.3], [0.5, 1.0]],
-        R=[[0.5, 0.3], [0.3, 0.6]],
-        b=[0.05, 0.02],
-        d=[0.1, -0.2],
-        m0=[0.5, -0.5],
-        P0=[[2.0, 0.3], [0.3, 1.0]],
-    )
-    rows = [[1.2, 0.4], [nan, 0.9], [2.1, nan], [nan, nan], [1.7, 1.3], [0.6, 0.2]]
-    return Case(model, torch.tensor(rows, dtype=torch.float64))  # type: ignore[arg-type]
 
 
 def test_forecasts_of_the_generic_model() -> None:
@@ -281,17 +218,8 @@ def test_the_autograd_backend_refuses_a_diffuse_start() -> None:
         Kalman(backend="autograd").log_likelihood(model, Series(y))
 
 
-def long_series(diffuse: int = 0) -> Case:
-    """Long enough for the gains to repeat themselves, with gaps that interrupt them twice."""
-    parameters = oracles.random_linear_gaussian(3, 2, 160, 5, diffuse=diffuse)
-    y = 2 * torch.randn(160, 2, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-    y[70:73] = math.nan
-    y[120, 1] = math.nan
-    return Case(Given(parameters), y)
-
-
 @pytest.mark.parametrize("diffuse", [0, 2])
-def test_repeated_gains_give_the_same_answers(diffuse: int) -> None:
+def test_steady_gains_give_the_same_answers(diffuse: int) -> None:
     model, y = long_series(diffuse)
     filtered = Kalman().filter(model, Series(y))
     assert torch.equal(filtered.cov[60], filtered.cov[65])  # the shortcut was taken
@@ -304,12 +232,12 @@ def test_repeated_gains_give_the_same_answers(diffuse: int) -> None:
     close(smoothed.cross_cov, expected.cross_cov)
 
 
-def test_repeated_gains_give_the_same_gradient() -> None:
+def test_steady_gains_give_the_same_gradient() -> None:
     model, y = long_series()
-    leaves = [x.clone().requires_grad_() for x in (y, *_leaves(model.given))]
+    leaves = [x.clone().requires_grad_() for x in (y, *tensors_of(model.given))]
     grads = []
     for backend in ("sequential", "autograd"):
-        changed = Given(_rebuild(model.given, tuple(leaves[1:])))
+        changed = Given(rebuilt(model.given, tuple(leaves[1:])))
         ll = Kalman(backend=backend).log_likelihood(changed, Series(leaves[0]))  # type: ignore[arg-type]
         grads.append(torch.autograd.grad(ll.sum(), leaves))
     for ours, theirs in zip(*grads, strict=True):
@@ -326,8 +254,8 @@ def test_series_that_share_their_gaps_equal_each_alone(name: str) -> None:
     weights = torch.linspace(0.5, 2.0, 37, dtype=torch.float64)
     answers = []
     for split in (False, True):
-        leaves = [x.clone().requires_grad_() for x in (y, *_leaves(model.given))]
-        given = Given(_rebuild(model.given, tuple(leaves[1:])))
+        leaves = [x.clone().requires_grad_() for x in (y, *tensors_of(model.given))]
+        given = Given(rebuilt(model.given, tuple(leaves[1:])))
         parts = [leaves[0][i] for i in range(37)] if split else [leaves[0]]
         method, series = Kalman(), [Series(part) for part in parts]
         ll = torch.cat([method.log_likelihood(given, x).sum(-1).reshape(-1) for x in series])
@@ -336,8 +264,8 @@ def test_series_that_share_their_gaps_equal_each_alone(name: str) -> None:
         flat = [torch.cat([getattr(r, f).reshape(-1) for r, _ in results]) for f in r_fields(0)]
         flat += [torch.cat([getattr(r, f).reshape(-1) for _, r in results]) for f in r_fields(1)]
         answers.append((ll, *grads, *flat))
-    for together, alone in zip(*answers, strict=True):
-        close(together, alone, atol=1e-8)
+    for batched, alone in zip(*answers, strict=True):
+        close(batched, alone, atol=1e-8)
 
 
 def r_fields(which: int) -> tuple[str, ...]:

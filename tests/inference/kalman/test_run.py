@@ -12,11 +12,11 @@ from deepssm.core.model import Series
 from deepssm.inference.kalman.method import Kalman
 from deepssm.models.gaussian.linear_gaussian import LinearGaussian
 from tests.given import Given
-from tests.inference.kalman.test_method import _leaves, _rebuild, close, long_series
+from tests.inference.kalman.cases import close, long_series, rebuilt, tensors_of
 
 
 def slow_level(time: int) -> tuple[LinearGaussian, Tensor]:
-    """A level that moves so little that its gain settles after far more than `time` steps."""
+    """A level that moves so little that its gain is steady after far more than `time` steps."""
     y = torch.randn(time, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     return LinearGaussian([[1.0]], [[1e-7]], [[1.0]], [[1.0]], P0=[[1.0]]), y
 
@@ -41,16 +41,16 @@ def test_many_long_series_equal_each_alone(gap: bool) -> None:
     weights = torch.linspace(0.5, 2.0, 5, dtype=torch.float64)
     answers = []
     for split in (False, True):
-        leaves = [x.clone().requires_grad_() for x in (y, *_leaves(case.model.given))]
-        given = Given(_rebuild(case.model.given, tuple(leaves[1:])))
+        leaves = [x.clone().requires_grad_() for x in (y, *tensors_of(case.model.given))]
+        given = Given(rebuilt(case.model.given, tuple(leaves[1:])))
         parts = leaves[0].unbind() if split else [leaves[0]]
         ll = [Kalman().log_likelihood(given, Series(x)).sum(-1).reshape(-1) for x in parts]
         grads = torch.autograd.grad((weights * torch.cat(ll)).sum(), leaves)
         results = [Kalman().filter(given, Series(x.detach())) for x in parts]
         fields = [torch.cat([r[f].reshape(-1) for r in results]) for f in range(5)]
         answers.append([torch.cat(ll), *grads, *fields])
-    for together, alone in zip(*answers, strict=True):
-        close(together, alone, atol=1e-8)
+    for batched, alone in zip(*answers, strict=True):
+        close(batched, alone, atol=1e-8)
 
 
 def test_many_series_with_gaps_of_their_own_equal_each_alone() -> None:
@@ -59,14 +59,14 @@ def test_many_series_with_gaps_of_their_own_equal_each_alone() -> None:
     y = torch.randn(37, 9, 2, generator=generator, dtype=torch.float64)
     y[torch.rand(y.shape, generator=generator) < 0.3] = math.nan
     y[0, 4] = math.nan
-    y[20, 3, 1] = 1e200  # its log-density is not finite: one flag of 37
+    y[20, 3, 1] = 1e200  # its log-density is not finite: one mark of 37
     starts = torch.randn(
         37, given.initial.mean.shape[-1], generator=generator, dtype=torch.float64
     )
     batch = Given(given._replace(initial=given.initial._replace(mean=starts)))
-    together = Kalman().filter(batch, Series(y))
+    batched = Kalman().filter(batch, Series(y))
     for i in range(37):
         one = Given(given._replace(initial=given.initial._replace(mean=starts[i])))
         alone = Kalman().filter(one, Series(y[i]))
-        assert all(torch.equal(x[i], other) for x, other in zip(together, alone, strict=True))
-    assert together.ill_conditioned.nonzero().tolist() == [[20]]
+        assert all(torch.equal(x[i], other) for x, other in zip(batched, alone, strict=True))
+    assert batched.ill_conditioned.nonzero().tolist() == [[20]]

@@ -13,7 +13,7 @@ from deepssm.inference.gaussian.online import OnlineGaussian
 from deepssm.inference.gaussian.robust import Gate
 from deepssm.inference.kalman.method import Kalman
 from deepssm.inference.online.out_of_sequence import BufferedFilter
-from tests.inference.kalman.test_method import generic_position, make
+from tests.inference.kalman.cases import generic_position, make
 from tests.nonlinear_models import pendulum, readings
 
 

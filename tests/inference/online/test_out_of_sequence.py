@@ -10,7 +10,7 @@ import deepssm as ds
 from deepssm.core.model import Series
 from deepssm.inference.kalman.method import Kalman
 from deepssm.inference.kalman.online import OnlineKalman
-from tests.inference.kalman.test_method import close, make
+from tests.inference.kalman.cases import close, make
 
 NAN = float("nan")
 

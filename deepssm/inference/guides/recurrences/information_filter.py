@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from ....ops.cache import kept
+from ....ops.cache import cached
 
 
-@kept(error_model="numpy")
+@cached(error_model="numpy")
 def inverse(matrix: np.ndarray, out: np.ndarray) -> None:
     """Invert a symmetric positive definite matrix through its Cholesky factor.
 
@@ -37,7 +37,7 @@ def inverse(matrix: np.ndarray, out: np.ndarray) -> None:
             out[i, j] = out[j, i] = total
 
 
-@kept(error_model="numpy")
+@cached(error_model="numpy")
 def product(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
     """Store `a @ b` in `out`."""
     for i in range(a.shape[0]):
@@ -48,7 +48,7 @@ def product(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
             out[i, j] = total
 
 
-@kept(error_model="numpy")
+@cached(error_model="numpy")
 def condition(Q: np.ndarray, L: np.ndarray, cov: np.ndarray, scratch: np.ndarray) -> None:
     """Store `S = s B^-1 s` in `cov` and `W = s B^-1 / s` in `scratch[0]`.
 
@@ -66,7 +66,7 @@ def condition(Q: np.ndarray, L: np.ndarray, cov: np.ndarray, scratch: np.ndarray
             W[a, b] = np.sqrt(Q[a] / Q[b]) * inv[a, b]
 
 
-@kept(error_model="numpy")
+@cached(error_model="numpy")
 def propagate(F: np.ndarray, M: np.ndarray, L: np.ndarray, work: np.ndarray) -> None:
     """Store `F' M F`, made symmetric, in `L`."""
     product(M, F, work)
@@ -76,7 +76,7 @@ def propagate(F: np.ndarray, M: np.ndarray, L: np.ndarray, work: np.ndarray) -> 
             L[a, b] = L[b, a] = 0.5 * (L[a, b] + L[b, a])
 
 
-@kept(error_model="numpy")
+@cached(error_model="numpy")
 def backward_pass(
     F: np.ndarray,
     f: np.ndarray,

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from ....ops.cache import kept
+from ....ops.cache import cached
 
 
-@kept(error_model="numpy")
+@cached(error_model="numpy")
 def add_product(vector: np.ndarray, matrix: np.ndarray, out: np.ndarray) -> None:
     """Add `vector @ matrix` to `out`."""
     for k in range(matrix.shape[0]):
@@ -20,7 +20,7 @@ def add_product(vector: np.ndarray, matrix: np.ndarray, out: np.ndarray) -> None
             out[j] += x * matrix[k, j]
 
 
-@kept(error_model="numpy")
+@cached(error_model="numpy")
 def relu_forward(drive: np.ndarray, turned: np.ndarray, ended: np.ndarray, h: np.ndarray) -> None:
     """Fill `h[1:]` from `h[0]`; see `recurrences.relu_recurrence`.
 
@@ -41,7 +41,7 @@ def relu_forward(drive: np.ndarray, turned: np.ndarray, ended: np.ndarray, h: np
                 row[j] = max(row[j], 0.0)
 
 
-@kept(error_model="numpy")
+@cached(error_model="numpy")
 def relu_backward(grad: np.ndarray, weight: np.ndarray, h: np.ndarray, error: np.ndarray) -> None:
     """Turn `grad` into errors of the drive, last step first; `grad` is overwritten."""
     for t in range(grad.shape[0] - 1, -1, -1):
@@ -52,7 +52,7 @@ def relu_backward(grad: np.ndarray, weight: np.ndarray, h: np.ndarray, error: np
                 add_product(error[t, b], weight, grad[t - 1, b])
 
 
-@kept(error_model="numpy")
+@cached(error_model="numpy")
 def gru_forward(
     drive: np.ndarray,
     turned: np.ndarray,
@@ -81,7 +81,7 @@ def gru_forward(
                     h[t + 1, b, j] = (1 - keep) * new[t, b, j] + keep * h[t, b, j]
 
 
-@kept(error_model="numpy")
+@cached(error_model="numpy")
 def gru_backward(
     grad: np.ndarray,
     weight: np.ndarray,
@@ -115,7 +115,7 @@ def gru_backward(
                     grad[t - 1, b, j] += keep[t, b, j] * grad[t, b, j]
 
 
-@kept(error_model="numpy")
+@cached(error_model="numpy")
 def gated_forward(
     turned: np.ndarray,
     bias: np.ndarray,
@@ -153,7 +153,7 @@ def gated_forward(
                 z[t + 1, b, i] = pre[t, b, i] + scale * noise[t, b, i]
 
 
-@kept(error_model="numpy")
+@cached(error_model="numpy")
 def gated_backward(
     weight: np.ndarray,
     output: np.ndarray,
@@ -189,7 +189,7 @@ def gated_backward(
         start[b] = carry
 
 
-@kept(error_model="numpy")
+@cached(error_model="numpy")
 def chain_forward(gates: np.ndarray, path: np.ndarray) -> None:
     """Add `A_t z_{t-1}` to each step of `path`, `(particles, batch, time, state)`, in turn.
 
@@ -208,7 +208,7 @@ def chain_forward(gates: np.ndarray, path: np.ndarray) -> None:
                     path[p, b, t, i] = total
 
 
-@kept(error_model="numpy")
+@cached(error_model="numpy")
 def chain_backward(gates: np.ndarray, error: np.ndarray) -> None:
     """Add `A_t' e_t` to each `error` before, last step first; arguments as in `chain_forward`."""
     for p in range(error.shape[0]):

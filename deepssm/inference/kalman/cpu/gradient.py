@@ -14,8 +14,8 @@ from ....ops.threads import in_threads
 from ..diffuse import posterior_mix
 from .problem import Pass, Problem, prepare
 from .run import NOTHING, SCORE, run_forward, shared_pattern
-from .vector.shared import Together, filter_for_score
-from .vector.shared_gradient import constant, score_together, shapes
+from .shared import SharedRun, filter_for_score
+from .shared_gradient import constant, score_shared, shapes
 
 
 def exact_log_likelihood(parameters: LinearParameters, y: Tensor) -> Tensor:
@@ -67,8 +67,8 @@ class _LogLikelihood(torch.autograd.Function):
         batch = ctx.problem.batch
         scale = _weight_of_series(weight).reshape(batch.numel()).numpy().copy()
         result, given = ctx.result, (scale, ctx.needs_input_grad[0])
-        if isinstance(result, Together):
-            grads = score_together(ctx.problem, result, *given)
+        if isinstance(result, SharedRun):
+            grads = score_shared(ctx.problem, result, *given)
         else:
             grads = _score(ctx.problem, result, *given)
         wanted = (ctx.needs_input_grad[0], *ctx.needs_input_grad[2:])

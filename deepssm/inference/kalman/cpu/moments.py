@@ -11,30 +11,34 @@ import torch
 
 from ..conditioning import Answer
 from ..diffuse import diffuse_moments, posterior_mix
+from .individual import has_individual_moments, individual_filter
 from .problem import Pass, Problem, allocate
-from .run import MOMENTS, alike, covariances, factor_slots, run_forward, run_with
-from .vector.individual import lane_filter, suits
+from .run import MOMENTS, covariances, factor_slots, run_forward, run_with, shares_covariances
 
-_TOGETHER = 16
+_SERIES_PER_THREAD = 16
 
 
 def filtered(problem: Problem) -> tuple[Answer, Pass]:
     """Run the filter; of the second result `log_likelihood`, `worst` and `info` may be used."""
-    found = lane_filter(problem) if suits(problem) and not alike(problem) else None
+    found = (
+        individual_filter(problem)
+        if has_individual_moments(problem) and not shares_covariances(problem)
+        else None
+    )
     if found is not None:
         result, (m, a, cov, predicted_cov) = found[0], map(torch.from_numpy, found[1])
         ll = torch.from_numpy(result.log_likelihood)
         return Answer(m[..., 0], cov, a[..., 0], predicted_cov, ll), result
     size = problem.sizes
-    if size.series > _TOGETHER and size.time > 0 and not size.k:
-        if factor_slots(problem) == size.time and not alike(problem):
+    if size.series > _SERIES_PER_THREAD and size.time > 0 and not size.k:
+        if factor_slots(problem) == size.time and not shares_covariances(problem):
             return _in_turns(problem)
     result = run_forward(problem, MOMENTS)
     return moments(problem, result), result
 
 
 def moments(problem: Problem, result: Pass) -> Answer:
-    """Return filtered and predicted moments of a run that kept its means."""
+    """Return filtered and predicted moments of a run that stored its means."""
     a, m = torch.from_numpy(result.a), torch.from_numpy(result.m)
     room = np.empty((2, *result.slot.shape, *result.F.shape[2:]))
     cov = torch.from_numpy(covariances(problem, result.slot, result.F, room[0]))
@@ -52,10 +56,10 @@ def _in_turns(problem: Problem) -> tuple[Answer, Pass]:
     S, T, n = problem.sizes.series, problem.sizes.time, problem.sizes.n
     covs, means = np.empty((2, S, T, n, n)), np.empty((2, S, T, n, 1))
     ll, worst = np.empty((S, T)), np.ones(S)
-    together = _TOGETHER * torch.get_num_threads()
-    scratch = allocate(problem.sizes._replace(series=together), T)
-    for first in range(0, S, together):
-        own = slice(first, first + together)
+    at_once = _SERIES_PER_THREAD * torch.get_num_threads()
+    scratch = allocate(problem.sizes._replace(series=at_once), T)
+    for first in range(0, S, at_once):
+        own = slice(first, first + at_once)
         some = _part(problem, own)
         room = Pass(*(x[: some.sizes.series] for x in scratch))
         out = room._replace(

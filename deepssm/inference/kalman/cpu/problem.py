@@ -13,7 +13,7 @@ from ....core.gaussian import psd_factor
 from ....core.model import LinearConditional, LinearParameters
 
 # Compiling for given sizes takes seconds, once, and saves a third of each step of a small model.
-_SMALL, _LONG = 4, 10_000
+_MOST_UNROLLED, _STEPS_WORTH_COMPILING = 4, 10_000
 
 
 class Sizes(NamedTuple):
@@ -34,8 +34,8 @@ class Sizes(NamedTuple):
     @property
     def constants(self) -> tuple[int, int, int, int] | None:
         """Sizes worth compiling for: small ones, where the data outweigh the compilation."""
-        small = self.n <= _SMALL and self.p <= _SMALL and self.k == 0
-        return self[2:] if small and self.series * self.time >= _LONG else None
+        small = self.n <= _MOST_UNROLLED and self.p <= _MOST_UNROLLED and self.k == 0
+        return self[2:] if small and self.series * self.time >= _STEPS_WORTH_COMPILING else None
 
 
 class Problem(NamedTuple):

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 
 from ....ops.threads import in_threads
+from .individual import individual_log_likelihood, individual_smoother
 from .problem import Pass, Problem, allocate
-from .vector.individual import lane_log_likelihood, lane_smoother
-from .vector.shared import run_shared, smooth_shared
+from .shared import run_shared, smooth_shared
 
 Arrays = tuple[np.ndarray, ...]
-_FEW = 256
+_FIRST_SLOTS = 256
 
 
 class Backward(NamedTuple):
@@ -44,14 +44,14 @@ SMOOTHER, SCORE = Keep(True, True, True), Keep(True, False, True)
 
 
 def run_forward(problem: Problem, keep: Keep) -> Pass:
-    """Run the filter; second moments are kept with any of the means."""
+    """Run the filter; second moments are stored with any of the means."""
     size = problem.sizes
     if size.series == 0 or size.time == 0:
         return allocate(size, size.time)
     pattern = shared_pattern(problem)
     if pattern is not None:
         return run_shared(problem, pattern, keep)
-    found = None if any(keep) else lane_log_likelihood(problem)
+    found = None if any(keep) else individual_log_likelihood(problem)
     return _run(problem, store=any(keep)) if found is None else found
 
 
@@ -61,7 +61,7 @@ def run_smoother(problem: Problem) -> tuple[Pass, Backward]:
     if pattern is not None:
         result, found = smooth_shared(problem, pattern)
         return result, _second_moments(problem, *found)
-    found = lane_smoother(problem)
+    found = individual_smoother(problem)
     if found is not None:
         return found[0], Backward(*found[1])
     result = run_forward(problem, SMOOTHER)
@@ -71,7 +71,7 @@ def run_smoother(problem: Problem) -> tuple[Pass, Backward]:
 def shared_pattern(problem: Problem) -> Pass | None:
     """Run the first of several series, if its second moments are those of all."""
     size = problem.sizes
-    if size.series == 0 or size.time == 0 or not alike(problem):
+    if size.series == 0 or size.time == 0 or not shares_covariances(problem):
         return None
     first = _first_series(problem)
     pattern = _start_alone(first) or _run(first, store=True)
@@ -113,12 +113,12 @@ def _run(problem: Problem, *, store: bool) -> Pass:
 
 
 def factor_slots(problem: Problem) -> int:
-    """Room for factors: few where they soon repeat themselves, for fresh memory is slow."""
+    """Room for factors: few where they soon become steady, for fresh memory is slow."""
     A, _, LQ, C, _, R = problem.params
     constant = all(x.shape[1] == 1 for x in (A, LQ, C, R))
     # A finite sum means that nothing is missing; one series speaks for all, as this is a guess.
-    repeats = constant and math.isfinite(problem.y[0].sum())
-    return min(_FEW if repeats else problem.sizes.time, problem.sizes.time)
+    steady = constant and math.isfinite(problem.y[0].sum())
+    return min(_FIRST_SLOTS if steady else problem.sizes.time, problem.sizes.time)
 
 
 def run_with(problem: Problem, out: Pass) -> Pass:
@@ -134,7 +134,7 @@ def run_with(problem: Problem, out: Pass) -> Pass:
     return out
 
 
-def alike(problem: Problem) -> bool:
+def shares_covariances(problem: Problem) -> bool:
     """True when all series have the same proper model and the same pattern of gaps."""
     size = problem.sizes
     if size.series == 1 or size.k or any(x.shape[0] > 1 for x in problem.params + problem.start):
@@ -151,16 +151,18 @@ def _first_series(problem: Problem) -> Problem:
 
 
 def _start_alone(first: Problem) -> Pass | None:
-    """Second moments of a complete series whose gain soon settles, from its first steps."""
+    """Second moments of a complete series whose gain is soon steady, from its first steps."""
     T = first.sizes.time
-    if not factor_slots(first) == _FEW < T:
+    if not factor_slots(first) == _FIRST_SLOTS < T:
         return None
-    short = first._replace(y=first.y[:, :_FEW], sizes=first.sizes._replace(time=_FEW))
-    found = run_with(short, allocate(short.sizes, _FEW))
+    short = first._replace(
+        y=first.y[:, :_FIRST_SLOTS], sizes=first.sizes._replace(time=_FIRST_SLOTS)
+    )
+    found = run_with(short, allocate(short.sizes, _FIRST_SLOTS))
     last = found.slot[0, -1]
     if last != found.slot[0, -2]:
         return None
-    return found._replace(slot=np.append(found.slot, np.full((1, T - _FEW), last), 1))
+    return found._replace(slot=np.append(found.slot, np.full((1, T - _FIRST_SLOTS), last), 1))
 
 
 def _regular(first: Problem, pattern: Pass) -> bool:

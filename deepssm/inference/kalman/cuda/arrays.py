@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from contextlib import ExitStack
 from importlib.util import find_spec
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,11 +15,14 @@ from ....core.gaussian import psd_factor
 from ....core.model import LinearParameters
 from ..cpu.problem import batch_shape
 
+if TYPE_CHECKING:
+    from .steps import Kernel
+
 # One warp: few series spread over all multiprocessors, and registers, not blocks, are the limit.
-THREADS = 32
+THREADS_IN_BLOCK = 32
 
 
-class Lanes(NamedTuple):
+class DeviceArrays(NamedTuple):
     """A model with a proper start and its data, in float64, the series last.
 
     Attributes:
@@ -61,7 +65,7 @@ class Lanes(NamedTuple):
         return x.movedim(-1, 0).reshape(*self.batch, *x.shape[:-1]).to(y.dtype)
 
 
-def lay_out(parameters: LinearParameters, y: Tensor) -> Lanes:
+def lay_out(parameters: LinearParameters, y: Tensor) -> DeviceArrays:
     """Factor the covariances and put the series last.
 
     Args:
@@ -76,10 +80,10 @@ def lay_out(parameters: LinearParameters, y: Tensor) -> Lanes:
     mean, factor = (_series_last(x, batch) for x in first)
     data = y[..., None].expand(*batch, *y.shape[-2:], 1)
     params = tuple(_series_last(x, batch) for x in given)
-    return Lanes(params, (mean, factor), _series_last(data, batch), batch)
+    return DeviceArrays(params, (mean, factor), _series_last(data, batch), batch)
 
 
-def launch(kernel: Any, series: int, *arguments: Any) -> None:  # noqa: ANN401
+def launch(kernel: Kernel, series: int, *arguments: Any) -> None:  # noqa: ANN401
     """Run a kernel on torch's current stream, one thread for each series.
 
     Args:
@@ -89,7 +93,7 @@ def launch(kernel: Any, series: int, *arguments: Any) -> None:  # noqa: ANN401
     """
     from .steps import simulated
 
-    grid = (series + THREADS - 1) // THREADS, THREADS
+    grid = (series + THREADS_IN_BLOCK - 1) // THREADS_IN_BLOCK, THREADS_IN_BLOCK
     if simulated():
         return kernel[grid](*_lent(arguments, lambda x: x.numpy()))
     _launch_on_device(kernel, grid, arguments)
@@ -102,7 +106,7 @@ def installed() -> bool:
     return simulated() or find_spec("numba_cuda") is not None
 
 
-def _launch_on_device(kernel: Any, grid: tuple[int, int], arguments: tuple[Any, ...]) -> None:  # noqa: ANN401
+def _launch_on_device(kernel: Kernel, grid: tuple[int, int], arguments: tuple[Any, ...]) -> None:
     from numba import cuda
 
     device = next(x for x in arguments if isinstance(x, Tensor)).device
@@ -117,7 +121,7 @@ def _launch_on_device(kernel: Any, grid: tuple[int, int], arguments: tuple[Any, 
         kernel[(*grid, stream)](*_lent(arguments, cuda.as_cuda_array))
 
 
-def _lent(x: Any, lend: Any) -> Any:  # noqa: ANN401
+def _lent(x: Any, lend: Callable[[Tensor], Any]) -> Any:  # noqa: ANN401
     if isinstance(x, tuple):
         return tuple(_lent(part, lend) for part in x)
     return lend(x.detach())

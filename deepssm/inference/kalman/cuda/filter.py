@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any, Literal
+from typing import Literal
 
+from ....ops.arrays import Batch, Matrix, Space, Vector
 from .steps import (
+    Kernel,
     conditioning,
     covariance_writer,
     cuda,
@@ -30,17 +32,17 @@ def loading_step(n: int, p: int) -> tuple[Callable[..., None], ...]:
     load, vector = loading()[0], loading_vectors()
 
     @device
-    def arrive(params, t, s, A, LQ):  # noqa: ANN001, ANN202
+    def arrive(params: Space, t: int, s: int, A: Matrix, LQ: Matrix) -> None:
         load(n, n, params[0], t, s, A)
         load(n, n, params[2], t, s, LQ)
 
     @device
-    def observe(params, t, s, C, R):  # noqa: ANN001, ANN202
+    def observe(params: Space, t: int, s: int, C: Matrix, R: Matrix) -> None:
         load(p, n, params[3], t, s, C)
         load(p, p, params[5], t, s, R)
 
     @device
-    def offsets(params, t, s, b, d):  # noqa: ANN001, ANN202
+    def offsets(params: Space, t: int, s: int, b: Vector, d: Vector) -> None:
         vector(n, params[1], t, s, b)
         vector(p, params[4], t, s, d)
 
@@ -48,7 +50,7 @@ def loading_step(n: int, p: int) -> tuple[Callable[..., None], ...]:
 
 
 @cache
-def filter_kernel(n: int, p: int, keep: Keep) -> Any:  # noqa: ANN401
+def filter_kernel(n: int, p: int, keep: Keep) -> Kernel:
     """Compile the filter of `n` states and `p` observations.
 
     The kernel takes `params = (A, b, LQ, C, d, R)`, `start = (m0, L0)`, `y` `(time, p, 1,
@@ -62,7 +64,10 @@ def filter_kernel(n: int, p: int, keep: Keep) -> Any:  # noqa: ANN401
     condition = conditioning(n, p)
 
     @cuda.jit(fastmath=False)
-    def run(params, start, y, ll, worst, m_out, P_out, a_out, before_out):  # noqa: ANN001, ANN202
+    def run(
+        params: Space, start: Space, y: Batch, ll: Matrix, worst: Vector, m_out: Batch,
+        P_out: Batch, a_out: Batch, before_out: Batch,
+    ) -> None:  # fmt: skip
         s = cuda.grid(1)
         if s >= y.shape[3]:
             return

@@ -6,24 +6,28 @@ filter leaves predicted moments alone, and each step is conditioned again.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
-from typing import Any
 
 from ....ops import small_matrices
+from ....ops.arrays import Batch, Matrix, Space, Vector, Whole
 from ..cpu.scalar import score as score
 from ..cpu.scalar import update as update
 from .filter import loading_step
-from .steps import cuda, device, float64, int64, loading, loading_vectors, ported
+from .steps import Kernel, cuda, device, float64, int64, loading, loading_vectors, ported
 
 
 @cache
-def conditioning_for_score(n: int, p: int) -> Any:  # noqa: ANN401
+def conditioning_for_score(n: int, p: int) -> Callable[..., int]:
     """Return `condition(C, d, R, y, a, L, F, G, chol, E, rows)`; it returns how many pivots."""
     condition = ported(update.condition)
     width = n + 1
 
     @device
-    def run(C, d, R, y, a, L, F, G, chol, E, rows):  # noqa: ANN001, ANN202
+    def run(
+        C: Matrix, d: Vector, R: Matrix, y: Vector, a: Matrix, L: Matrix, F: Matrix, G: Matrix,
+        chol: Matrix, E: Matrix, rows: Whole,
+    ) -> int:  # fmt: skip
         m, U = cuda.local.array((n, 1), float64), cuda.local.array((1, 1), float64)
         order, place = cuda.local.array(p, int64), cuda.local.array(p, int64)
         M, H = cuda.local.array((p, p), float64), cuda.local.array((p, width), float64)
@@ -36,7 +40,7 @@ def conditioning_for_score(n: int, p: int) -> Any:  # noqa: ANN401
 
 
 @cache
-def stepping(n: int, p: int) -> Any:  # noqa: ANN401
+def stepping(n: int, p: int) -> Callable[..., None]:
     """Return `step(later, c, A, C, rows, chol, G, E, a, L, F, r, N, gy, gC, gd, gR, gA)`.
 
     It takes `r` and `N` one step back and adds the derivatives that belong to the step.
@@ -47,7 +51,11 @@ def stepping(n: int, p: int) -> Any:  # noqa: ANN401
     square = max(n, p)
 
     @device
-    def step(later, c, A, C, rows, chol, G, E, a, L, F, r, N, gy, gC, gd, gR, gA):  # noqa: ANN001, ANN202
+    def step(
+        later: bool, c: int, A: Matrix, C: Matrix, rows: Whole, chol: Matrix, G: Matrix, E: Matrix,
+        a: Matrix, L: Matrix, F: Matrix, r: Matrix, N: Matrix, gy: Vector, gC: Matrix, gd: Vector,
+        gR: Matrix, gA: Matrix,
+    ) -> None:  # fmt: skip
         q, z = cuda.local.array((n, 1), float64), cuda.local.array((n, 1), float64)
         r2, w = cuda.local.array((n, 1), float64), cuda.local.array((p, 1), float64)
         M, P = cuda.local.array((n, n), float64), cuda.local.array((n, n), float64)
@@ -68,11 +76,11 @@ def stepping(n: int, p: int) -> Any:  # noqa: ANN401
 
 
 @cache
-def adding() -> Any:  # noqa: ANN401
+def adding() -> Callable[..., None]:
     """Return `add(rows, cols, own, t, s, total)`: add a step's own derivatives, and clear them."""
 
     @device
-    def add(rows, cols, own, t, s, total):  # noqa: ANN001, ANN202
+    def add(rows: int, cols: int, own: Matrix, t: int, s: int, total: Batch) -> None:
         u = t if total.shape[0] > 1 else 0
         for i in range(rows):
             for j in range(cols):
@@ -83,7 +91,7 @@ def adding() -> Any:  # noqa: ANN401
 
 
 @cache
-def score_kernel(n: int, p: int) -> Any:  # noqa: ANN401
+def score_kernel(n: int, p: int) -> Kernel:
     """Compile the gradient.
 
     The kernel takes `params`, `y`, and predicted means and factors, as the filter's kernel takes
@@ -95,7 +103,9 @@ def score_kernel(n: int, p: int) -> Any:  # noqa: ANN401
     condition, step, moments = conditioning_for_score(n, p), stepping(n, p), _moments(n)
 
     @cuda.jit(fastmath=False)
-    def run(params, y, a_in, L_in, gy, grads, first):  # noqa: ANN001, ANN202
+    def run(
+        params: Space, y: Vector, a_in: Batch, L_in: Batch, gy: Batch, grads: Space, first: Space
+    ) -> None:
         s = cuda.grid(1)
         if s >= y.shape[3]:
             return
@@ -138,11 +148,11 @@ def score_kernel(n: int, p: int) -> Any:  # noqa: ANN401
 
 
 @cache
-def _moments(n: int) -> Any:  # noqa: ANN401
+def _moments(n: int) -> Callable[..., None]:
     """Add the derivatives by a mean, `r`, and by a covariance, `(r r' - N) / 2`."""
 
     @device
-    def moments(r, N, t, s, by_mean, by_cov):  # noqa: ANN001, ANN202
+    def moments(r: Matrix, N: Matrix, t: int, s: int, by_mean: Batch, by_cov: Batch) -> None:
         u = t if by_mean.shape[0] > 1 else 0
         v = t if by_cov.shape[0] > 1 else 0
         for i in range(n):
@@ -154,11 +164,13 @@ def _moments(n: int) -> Any:  # noqa: ANN401
 
 
 @cache
-def _zeros(n: int, p: int) -> Any:  # noqa: ANN401
+def _zeros(n: int, p: int) -> Callable[..., None]:
     clear = ported(small_matrices.clear)
 
     @device
-    def fresh(r, N, dA, dC, dR, dd, dy):  # noqa: ANN001, ANN202
+    def fresh(
+        r: Matrix, N: Matrix, dA: Matrix, dC: Matrix, dR: Matrix, dd: Matrix, dy: Matrix
+    ) -> None:
         clear(n, 1, r)
         clear(n, n, N)
         clear(n, n, dA)

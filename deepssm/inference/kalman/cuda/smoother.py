@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any
 
 from ....ops import small_matrices
-from ..cpu.scalar import smoother as backward
+from ....ops.arrays import Batch, Matrix, Space, Vector
+from ..cpu.scalar import smoother_equations as backward
 from .filter import loading_step
 from .steps import (
+    Kernel,
     conditioning,
     covariance_writer,
     cuda,
@@ -34,15 +35,18 @@ def receding(n: int, p: int) -> Callable[..., None]:
     All arguments but the outputs `U, zeta` and `J`, the gain of the lag-one covariance, belong
     to the later step.
     """
-    load_future, load_rows = ported(backward.load_future), ported(backward.load_rows)
+    load_later_data, load_rows = ported(backward.load_later_data), ported(backward.load_rows)
     step_back, gain = ported(backward.step_back), ported(backward.backward_gain)
     read_equations = ported(backward.read_equations)
 
     @device
-    def recede(A, LQ, C, d, R, y, a, L, m, U, zeta, W, J):  # noqa: ANN001, ANN202
+    def recede(
+        A: Matrix, LQ: Matrix, C: Matrix, d: Vector, R: Matrix, y: Vector, a: Matrix, L: Matrix,
+        m: Matrix, U: Matrix, zeta: Matrix, W: Matrix, J: Matrix,
+    ) -> None:  # fmt: skip
         M, order = cuda.local.array((p, p), float64), cuda.local.array(p, int64)
         v, x = cuda.local.array(1, float64), cuda.local.array(n, float64)
-        load_future(n, 0, n, U, zeta, m, a, W)
+        load_later_data(n, 0, n, U, zeta, m, a, W)
         o = load_rows(n, p, 0, n, C, d, R, y, a, L, order, M, v, W)
         step_back(n, 1, n, o, A, LQ, W, x)
         read_equations(n, 1, n, W, U, zeta)
@@ -56,7 +60,7 @@ def linking(n: int) -> Callable[..., None]:
     """Return `link(J, factor, t, s, target)`: `target[t, :, :, s] = J factor factor'`."""
 
     @device
-    def link(J, factor, t, s, target):  # noqa: ANN001, ANN202
+    def link(J: Matrix, factor: Matrix, t: int, s: int, target: Batch) -> None:
         for i in range(n):
             for j in range(n):
                 total = 0.0
@@ -71,7 +75,7 @@ def linking(n: int) -> Callable[..., None]:
 
 
 @cache
-def smoother_kernel(n: int, p: int) -> Any:  # noqa: ANN401
+def smoother_kernel(n: int, p: int) -> Kernel:
     """Compile the smoother.
 
     The kernel takes `params`, `y`, and predicted means and factors, as the filter's kernel takes
@@ -85,7 +89,10 @@ def smoother_kernel(n: int, p: int) -> Any:  # noqa: ANN401
     clear = ported(small_matrices.clear)
 
     @cuda.jit(fastmath=False)
-    def run(params, y, a_in, L_in, mean_out, cov_out, cross_out):  # noqa: ANN001, ANN202
+    def run(
+        params: Space, y: Batch, a_in: Batch, L_in: Batch, mean_out: Batch, cov_out: Batch,
+        cross_out: Batch,
+    ) -> None:  # fmt: skip
         s = cuda.grid(1)
         if s >= y.shape[3]:
             return

@@ -11,12 +11,13 @@ import math
 from collections.abc import Callable
 from functools import cache
 from types import FunctionType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numba.core.dispatcher import Dispatcher
 
 from ....ops import small_matrices
+from ....ops.arrays import Batch, Matrix, Vector
 from ....ops.small_matrices import EPS, HALF_LOG_2PI
 from ..cpu.scalar import predict as steps
 from ..cpu.scalar import update as update
@@ -32,6 +33,14 @@ def _target() -> Any:  # noqa: ANN401
 
 cuda: Any = _target()
 float64, int64 = np.float64, np.int64
+
+
+class Kernel(Protocol):
+    """A kernel of one thread a series, for `launch`."""
+
+    def __getitem__(self, grid: tuple[Any, ...]) -> Callable[..., None]:
+        """Return what runs it on a grid: blocks, threads of a block and maybe a stream."""
+        ...
 
 
 def simulated() -> bool:
@@ -75,7 +84,7 @@ def loading() -> tuple[Callable[..., None], Callable[..., None]]:
     """
 
     @device
-    def load(rows, cols, source, t, s, target):  # noqa: ANN001, ANN202
+    def load(rows: int, cols: int, source: Batch, t: int, s: int, target: Matrix) -> None:
         u = t if source.shape[0] > 1 else 0
         v = s if source.shape[3] > 1 else 0
         for i in range(rows):
@@ -83,7 +92,7 @@ def loading() -> tuple[Callable[..., None], Callable[..., None]]:
                 target[i, j] = source[u, i, j, v]
 
     @device
-    def save(rows, cols, source, t, s, target):  # noqa: ANN001, ANN202
+    def save(rows: int, cols: int, source: Matrix, t: int, s: int, target: Batch) -> None:
         for i in range(rows):
             for j in range(cols):
                 target[t, i, j, s] = source[i, j]
@@ -96,7 +105,7 @@ def loading_vectors() -> Callable[..., None]:
     """Return `load(size, source, t, s, target)` for a vector."""
 
     @device
-    def load(size, source, t, s, target):  # noqa: ANN001, ANN202
+    def load(size: int, source: Batch, t: int, s: int, target: Matrix) -> None:
         u = t if source.shape[0] > 1 else 0
         v = s if source.shape[3] > 1 else 0
         for i in range(size):
@@ -110,7 +119,7 @@ def covariance_writer(n: int) -> Callable[..., None]:
     """Return `write(factor, t, s, target)`: `target[t, :, :, s] = factor factor'`."""
 
     @device
-    def write(factor, t, s, target):  # noqa: ANN001, ANN202
+    def write(factor: Matrix, t: int, s: int, target: Batch) -> None:
         for i in range(n):
             for j in range(i + 1):
                 total = 0.0
@@ -128,7 +137,9 @@ def prediction(n: int) -> Callable[..., None]:
     triangularise, mean = _reflections(0, n), ported(steps.predict_mean)
 
     @device
-    def predict(A, b, LQ, m, F, W, a, L):  # noqa: ANN001, ANN202
+    def predict(
+        A: Matrix, b: Vector, LQ: Matrix, m: Matrix, F: Matrix, W: Matrix, a: Matrix, L: Matrix
+    ) -> None:
         mean(n, 0, A, b, m, a)
         for i in range(n):
             for j in range(n):
@@ -151,7 +162,7 @@ def _reflections(i: int, n: int) -> Callable[..., None]:
     reflect, others = ported(small_matrices.reflect), _reflections(i + 1, n)
 
     @device
-    def triangularise(W):  # noqa: ANN001, ANN202
+    def triangularise(W: Matrix) -> None:
         reflect(W, i, i, n, 2 * n)
         others(W)
 
@@ -161,7 +172,7 @@ def _reflections(i: int, n: int) -> Callable[..., None]:
 @cache
 def _nothing() -> Callable[..., None]:
     @device
-    def nothing(W):  # noqa: ANN001, ANN202
+    def nothing(W: Matrix) -> None:
         pass
 
     return nothing
@@ -179,7 +190,9 @@ def conditioning(n: int, p: int) -> Callable[..., tuple[float, float]]:
     smallest_part = ported(update.smallest_part)
 
     @device
-    def condition(C, d, R, y, a, L, m, F):  # noqa: ANN001, ANN202
+    def condition(
+        C: Matrix, d: Vector, R: Matrix, y: Vector, a: Matrix, L: Matrix, m: Matrix, F: Matrix
+    ) -> tuple[float, float]:
         M, S = cuda.local.array((p, p), float64), cuda.local.array((p, p), float64)
         H, G = cuda.local.array((p, width), float64), cuda.local.array((n, p), float64)
         f, sums = cuda.local.array(n, float64), cuda.local.array(4, float64)
@@ -211,7 +224,10 @@ def _components(i: int, n: int, p: int) -> Callable[..., None]:
     scale_of_row, size_of_parts = ported(update.scale_of_row), ported(update.size_of_parts)
 
     @device
-    def components(C, d, R, y, L, m, F, M, H, f, G, sums):  # noqa: ANN001, ANN202
+    def components(
+        C: Matrix, d: Vector, R: Matrix, y: Vector, L: Matrix, m: Matrix, F: Matrix, M: Matrix,
+        H: Matrix, f: Vector, G: Matrix, sums: Vector,
+    ) -> None:  # fmt: skip
         if math.isnan(y[i]):
             for j in range(n + 1):
                 H[i, j] = 0.0
@@ -245,7 +261,9 @@ def _admission(i: int, n: int, p: int) -> Callable[..., None]:
     gain_and_factor = ported(update.gain_and_factor)
 
     @device
-    def admit(s, v, m, F, M, f, G, sums):  # noqa: ANN001, ANN202
+    def admit(
+        s: float, v: float, m: Matrix, F: Matrix, M: Matrix, f: Vector, G: Matrix, sums: Vector
+    ) -> None:
         root = math.sqrt(s)
         gain_and_factor(n, F, f, root, M[i, i], G, i)
         e = v / root
@@ -264,7 +282,10 @@ def _admission(i: int, n: int, p: int) -> Callable[..., None]:
 @cache
 def _no_component() -> Callable[..., None]:
     @device
-    def nothing(C, d, R, y, L, m, F, M, H, f, G, sums):  # noqa: ANN001, ANN202
+    def nothing(
+        C: Matrix, d: Vector, R: Matrix, y: Vector, L: Matrix, m: Matrix, F: Matrix, M: Matrix,
+        H: Matrix, f: Vector, G: Matrix, sums: Vector,
+    ) -> None:  # fmt: skip
         pass
 
     return nothing

@@ -63,7 +63,7 @@ class Columns(NamedTuple):
         A, b = (x[t : t + 1] if x.shape[0] > 1 else x for x in (self.A, self.b))
         return A @ m + b
 
-    def settled(self) -> Columns:
+    def constant(self) -> Columns:
         """Drop the time axis of matrices that are the same in every step that uses them."""
         A, LQ = (_once(x, x[1:]) for x in (self.A, self.LQ))
         return self._replace(A=A, LQ=LQ, C=_once(self.C, self.C), LR=_once(self.LR, self.LR))
@@ -92,10 +92,10 @@ def lay_out(parameters: LinearParameters, y: Tensor) -> Columns:
     y = y.detach().double().expand(*batch, *y.shape[-2:])
     seen = ~y.isnan().reshape(-1, *y.shape[-2:])
     leads = [x.shape[:-3].numel() for x in (A, Q, C, R)] + [start.cov.shape[:-2].numel()]
-    alike = max(leads) == 1 and bool((seen == seen[:1]).all())
+    shared = max(leads) == 1 and bool((seen == seen[:1]).all())
 
     def vectors(x: Tensor) -> Tensor:
-        return _vectors(x.detach().double(), batch, alike)
+        return _vectors(x.detach().double(), batch, shared)
 
     def members(x: Tensor) -> Tensor:
         return _members(x.detach().double(), batch)
@@ -112,7 +112,7 @@ def lay_out(parameters: LinearParameters, y: Tensor) -> Columns:
         d=vectors(d),
         LR=members(_factor(R, "R")),
         y=vectors(y.nan_to_num(0.0)),
-        seen=(seen[:1] if alike else seen).movedim(0, 1),
+        seen=(seen[:1] if shared else seen).movedim(0, 1),
         batch=batch,
     )
 
@@ -152,12 +152,12 @@ def _members(x: Tensor, batch: torch.Size) -> Tensor:
     return x.reshape(-1, *x.shape[-3:]).movedim(0, 1)
 
 
-def _vectors(x: Tensor, batch: torch.Size, alike: bool) -> Tensor:
+def _vectors(x: Tensor, batch: torch.Size, shared: bool) -> Tensor:
     """Turn `(*batch, time, row)` into `(time, members or 1, row, columns or 1)`."""
     if x.shape[:-2].numel() > 1:
         x = x.expand(*batch, *x.shape[-2:])
     flat = x.reshape(-1, *x.shape[-2:])
-    return flat.permute(1, 2, 0)[:, None] if alike else flat.movedim(0, 1)[..., None]
+    return flat.permute(1, 2, 0)[:, None] if shared else flat.movedim(0, 1)[..., None]
 
 
 def _factor(cov: Tensor, name: str) -> Tensor:

@@ -44,7 +44,7 @@ class Forward(NamedTuple):
         e: Whitened innovations, `(time, members, p, columns)`.
         log_likelihood: `(time, members, columns)`.
         gains: Second moments. slot: Which of them each step uses, or `None`: its own.
-        plan: Which stretches were settled, if the stationary filter ran.
+        plan: Which stretches were steady, if the stationary filter ran.
     """
 
     a: Tensor
@@ -56,13 +56,13 @@ class Forward(NamedTuple):
     plan: Plan | None = None
 
 
-class Settled(NamedTuple):
+class SteadyFilter(NamedTuple):
     """A model's steady filter.
 
     Attributes:
         filter: From `(y - d, b)` to filtered means. adjoint: Its transpose, from `S^{-1} v`.
         gains: One slot. cov: Filtered covariance, `(members or 1, n, n)`.
-        limit: What the smoother's `N` settles to, `(members or 1, n, n)`.
+        limit: What the smoother's `N` converges to, `(members or 1, n, n)`.
         steps: After so many steps a small disturbance of the covariance has gone.
     """
 
@@ -75,15 +75,15 @@ class Settled(NamedTuple):
 
 
 class Stretch(NamedTuple):
-    """Steps `first ... last - 1`, settled or not."""
+    """Steps `first ... last - 1`, steady or not."""
 
     first: int
     last: int
-    settled: bool
+    steady: bool
 
 
 class Plan(NamedTuple):
     """How a series was divided."""
 
-    settled: Settled
+    steady: SteadyFilter
     stretches: list[Stretch]

@@ -20,7 +20,7 @@ from .passes import Forward, Gains
 from .scan import combine, covariances, elements, eliminate, stack
 
 
-class Future(NamedTuple):
+class LaterData(NamedTuple):
     """What later observations say about each state, counted from its filtered mean.
 
     Attributes:
@@ -54,9 +54,9 @@ class Smoothing(NamedTuple):
     cross: Tensor
 
 
-def scan_future(
+def scan_later_data(
     columns: Columns, forward: Forward, end: tuple[Tensor, Tensor] | None = None
-) -> Future:
+) -> LaterData:
     """Gather what the future says about each state.
 
     Args:
@@ -77,12 +77,14 @@ def scan_future(
     # Once more from each product, one step back: it removes what round-off they gathered.
     link, _, _, W_back, g_back = eliminate(A, b, U, W[1:], g[1:])
     W_before, g_before = stack(W_back, g_back, own_W, own_g)
-    return Future(torch.cat([W_before, W[-1:, :, :n]]), torch.cat([g_before, g[-1:]]), link)
+    return LaterData(torch.cat([W_before, W[-1:, :, :n]]), torch.cat([g_before, g[-1:]]), link)
 
 
-def scan_smoother(columns: Columns, forward: Forward, future: Future | None = None) -> Smoothing:
+def scan_smoother(
+    columns: Columns, forward: Forward, later_data: LaterData | None = None
+) -> Smoothing:
     """Return the smoothed moments of all steps."""
-    W, g, link = future or scan_future(columns, forward)
+    W, g, link = later_data or scan_later_data(columns, forward)
     F = forward.gains.at(forward.slot).F
     _, shift, factor, _, _ = eliminate(F[..., :0], torch.zeros_like(forward.m), F, W, g)
     cov = outer(factor)
@@ -92,17 +94,17 @@ def scan_smoother(columns: Columns, forward: Forward, future: Future | None = No
 
 def scan_adjoint(columns: Columns, forward: Forward) -> Adjoint:
     """Return the derivatives by the filtered moments of every step."""
-    return adjoint_of(scan_future(columns, forward), forward.gains.at(forward.slot).F)
+    return adjoint_of(scan_later_data(columns, forward), forward.gains.at(forward.slot).F)
 
 
-def adjoint_of(future: Future, F: Tensor) -> Adjoint:
+def adjoint_of(later_data: LaterData, F: Tensor) -> Adjoint:
     """Turn equations for states into derivatives by their filtered moments.
 
     Args:
-        future: The equations.
+        later_data: The equations.
         F: Filtered factors, `(time, members, n, n)`.
     """
-    W, g, _ = future
+    W, g, _ = later_data
     eye = torch.eye(F.shape[-1], dtype=F.dtype, device=F.device).expand(W.shape)
     spread = tria(torch.cat([eye, W @ F], -1))
     both = torch.linalg.solve_triangular(spread, torch.cat([W, g], -1), upper=False)

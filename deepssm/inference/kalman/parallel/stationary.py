@@ -1,9 +1,9 @@
-"""The Kalman filter of a time-invariant model: settled steps run through the linear core.
+"""The Kalman filter of a time-invariant model: steady steps run through the linear core.
 
-The covariance of such a filter does not depend on the data and settles. From then on the filter is
-a `LinearSystem` whose input is the data, and all settled steps are one call of
+The covariance of such a filter does not depend on the data and converges. From then on the filter
+is a `LinearSystem` whose input is the data, and all steady steps are one call of
 `LinearSystem.apply`, the function that deep layers call, by blocks, convolution or scan. What is
-not settled (the start, a gap and the steps after it) is filtered exactly, by the scan, until the
+not steady (the start, a gap and the steps after it) is filtered exactly, by the scan, until the
 covariance is back at its steady state. Several such stretches may alternate.
 
 Source: Anderson & Moore (1979), Optimal Filtering, chapter 4.
@@ -21,12 +21,12 @@ from ....linear.chunk import chunked_by
 from ....linear.recurrence import View
 from ....linear.riccati import adjoint_innovations, innovations, lyapunov, steady_state
 from .layout import Columns
-from .passes import Forward, Gains, Plan, Settled, Stretch
+from .passes import Forward, Gains, Plan, SteadyFilter, Stretch
 from .scan import scan_filter, update
 
-_SHORT = 16  # A shorter settled stretch is not worth a call.
-_RESOLVED = 1e-9  # Of a filtered variance, the least that the smoother may leave.
-_SETTLED = 1e-12  # Of a covariance; round-off keeps it from repeating to the last digit.
+_SHORT = 16  # A shorter steady stretch is not worth a call.
+_LEAST_LEFT = 1e-9  # Of a filtered variance, the least that the smoother may leave.
+_STEADY = 1e-12  # Of a covariance; round-off keeps it from repeating to the last digit.
 
 
 def stationary_filter(columns: Columns) -> Forward | None:
@@ -35,41 +35,41 @@ def stationary_filter(columns: Columns) -> Forward | None:
     Args:
         columns: A model with constant matrices, and data.
     """
-    settled = settle(columns)
-    if settled is None:
+    steady = steady_filter(columns)
+    if steady is None:
         return None
-    steps = settled.steps
+    steps = steady.steps
     while (plan := stretches(columns, steps)) is not None:
-        forward = _run(columns, settled, plan)
+        forward = _run(columns, steady, plan)
         if forward is not None:
-            return forward._replace(plan=Plan(settled._replace(steps=steps), plan))
+            return forward._replace(plan=Plan(steady._replace(steps=steps), plan))
         steps *= 2
     return None
 
 
-def settle(columns: Columns) -> Settled | None:
+def steady_filter(columns: Columns) -> SteadyFilter | None:
     """Return the steady filter; `None` where there is none or `S` is singular."""
     noises = outer(columns.LQ), outer(columns.LR)
     A, C, Q, R = (member(x) for x in (columns.A, columns.C, *noises))
     try:
-        steady = steady_state(A, C, Q, R)
+        state = steady_state(A, C, Q, R)
     except (ValueError, RuntimeError):  # singular, somewhere on the way
         return None
-    if not bool(steady.converged.all()):
+    if not bool(state.converged.all()):
         return None
-    factor = psd_factor(steady.cov, "P").reshape(1, -1, *A.shape[-2:])
+    factor = psd_factor(state.cov, "P").reshape(1, -1, *A.shape[-2:])
     complete = torch.ones_like(columns.seen[:1, :1]).expand(1, factor.shape[1], -1)
     gains = update(columns._replace(seen=complete), factor)
-    limit = lyapunov(steady.transition.mT, outer((member(gains.H) @ A).mT))
+    limit = lyapunov(state.transition.mT, outer((member(gains.H) @ A).mT))
     F = member(gains.F)
     left = torch.linalg.eigvalsh(torch.eye(F.shape[-1]).to(F) - F.mT @ limit @ F)
-    if not bool((left > _RESOLVED).all()):
+    if not bool((left > _LEAST_LEFT).all()):
         return None
-    radius = float(torch.linalg.eigvals(steady.transition).abs().max())
+    radius = float(torch.linalg.eigvals(state.transition).abs().max())
     steps = math.ceil(math.log(1e-17) / (2 * math.log(min(max(radius, 1e-9), 1 - 1e-9))))
-    return Settled(
-        innovations(A, C, Q, R, offset=True, steady=steady),
-        adjoint_innovations(A, C, Q, R, steady=steady),
+    return SteadyFilter(
+        innovations(A, C, Q, R, offset=True, steady=state),
+        adjoint_innovations(A, C, Q, R, steady=state),
         gains,
         outer(F),
         limit,
@@ -78,23 +78,23 @@ def settle(columns: Columns) -> Settled | None:
 
 
 def stretches(columns: Columns, steps: int) -> list[Stretch] | None:
-    """Divide time into exact and settled stretches; `None` when most of it is not settled.
+    """Divide time into exact and steady stretches; `None` when most of it is not steady.
 
     Args:
         columns: Data; a gap in any series is one in all.
-        steps: How many steps after a gap, or from the start, are not settled.
+        steps: How many steps after a gap, or from the start, are not steady.
     """
     gaps = (~columns.seen.all(-1).all(-1)).nonzero()[:, 0].tolist()
     plan: list[Stretch] = []
-    done, settled = 0, steps
+    done, first = 0, steps
     for gap in [*gaps, columns.time]:
-        if gap >= settled + (_SHORT if gap < columns.time else 1):
-            plan += [Stretch(done, settled, False), Stretch(settled, gap, True)]
+        if gap >= first + (_SHORT if gap < columns.time else 1):
+            plan += [Stretch(done, first, False), Stretch(first, gap, True)]
             done = gap
-        settled = gap + 1 + steps
+        first = gap + 1 + steps
     if done < columns.time:
         plan.append(Stretch(done, columns.time, False))
-    exact = sum(s.last - s.first for s in plan if not s.settled)
+    exact = sum(s.last - s.first for s in plan if not s.steady)
     return plan if 2 * exact <= columns.time else None
 
 
@@ -118,23 +118,23 @@ def member(x: Tensor) -> Tensor:
     return x[0, 0] if x.shape[1] == 1 else x[0]
 
 
-def _run(columns: Columns, settled: Settled, plan: list[Stretch]) -> Forward | None:
-    """Filter stretch by stretch; `None` if one ends before its covariance has settled."""
+def _run(columns: Columns, steady: SteadyFilter, plan: list[Stretch]) -> Forward | None:
+    """Filter stretch by stretch; `None` if one ends before its covariance is steady."""
     start, parts = columns.start, []
-    for first, last, steady in plan:
+    for first, last, is_steady in plan:
         piece = columns.cut(first, last, start)
-        part = _settled_steps(piece, settled) if steady else scan_filter(piece)
-        if part is None or not (steady or last == columns.time or _is_settled(part, settled)):
+        part = _steady_steps(piece, steady) if is_steady else scan_filter(piece)
+        if part is None or not (is_steady or last == columns.time or _is_steady(part, steady)):
             return None
         parts.append(part)
         if last < columns.time:
-            start = columns.predict(last, part.m[-1:]), settled.gains.L
+            start = columns.predict(last, part.m[-1:]), steady.gains.L
     return _join(parts, plan)
 
 
-def _settled_steps(piece: Columns, settled: Settled) -> Forward:
+def _steady_steps(piece: Columns, steady: SteadyFilter) -> Forward:
     """Run the steady filter through the linear core, and read off what it predicted."""
-    g = Gains(*(x[0] for x in settled.gains))
+    g = Gains(*(x[0] for x in steady.gains))
     y, d, b = (in_rows(x) for x in (piece.y, piece.d, piece.b))
     b = b.expand(*y.shape[:-1], -1)
     A, C = member(piece.A), member(piece.C)
@@ -143,11 +143,11 @@ def _settled_steps(piece: Columns, settled: Settled) -> Forward:
     m = first + _innovation(y[..., :1, :], first, C, g) @ g.G.mT
     if piece.time > 1:
         u = torch.cat([y, b], -1)[..., 1:, :]
-        m = torch.cat([m, settled.filter.apply(u, m[..., 0, :], view=view_for(u))], -2)
+        m = torch.cat([m, steady.filter.apply(u, m[..., 0, :], view=view_for(u))], -2)
         a = torch.cat([first, m[..., :-1, :] @ A.mT + b[..., 1:, :]], -2)
     e = _innovation(y, a, C, g)
     ll = standard_normal_log_prob(e, y.shape[-1]) - g.volume[:, None]
-    gains, slot = settled.gains, torch.zeros(piece.time, dtype=torch.long, device=y.device)
+    gains, slot = steady.gains, torch.zeros(piece.time, dtype=torch.long, device=y.device)
     ll = in_columns(ll[..., None])[:, :, 0]
     return Forward(in_columns(a), in_columns(m), in_columns(e), ll, gains, slot)
 
@@ -156,28 +156,28 @@ def _innovation(y: Tensor, a: Tensor, C: Tensor, gains: Gains) -> Tensor:
     return (y - a @ C.mT) @ gains.W.mT
 
 
-def _is_settled(part: Forward, settled: Settled) -> bool:
+def _is_steady(part: Forward, steady: SteadyFilter) -> bool:
     cov = outer(part.gains.F[-1])
-    scale = settled.cov.diagonal(dim1=-2, dim2=-1).sqrt()
-    near = (cov - settled.cov).abs() <= _SETTLED * scale[..., None] * scale[..., None, :]
+    scale = steady.cov.diagonal(dim1=-2, dim2=-1).sqrt()
+    near = (cov - steady.cov).abs() <= _STEADY * scale[..., None] * scale[..., None, :]
     return bool(near.all())
 
 
 def _join(parts: list[Forward], plan: list[Stretch]) -> Forward:
     a, m, e = (torch.cat([getattr(part, x) for part in parts]) for x in ("a", "m", "e"))
     ll = torch.cat([part.log_likelihood for part in parts])
-    slots, kept, count = [], [], 0
+    slots, gains_of, count = [], [], 0
     for part, stretch in zip(parts, plan, strict=True):
-        kept.append(part.gains)
-        size = 1 if stretch.settled else part.a.shape[0]
+        gains_of.append(part.gains)
+        size = 1 if stretch.steady else part.a.shape[0]
         local = torch.arange(size, device=a.device).expand(part.a.shape[0])
         slots.append(count + local)
         count += size
-    members = max(gains.F.shape[1] for gains in kept)
+    members = max(gains.F.shape[1] for gains in gains_of)
     gains = Gains(
         *(
             torch.cat([x.expand(-1, members, *x.shape[2:]) for x in f])
-            for f in zip(*kept, strict=True)
+            for f in zip(*gains_of, strict=True)
         )
     )
     return Forward(a, m, e, ll, gains, torch.cat(slots))

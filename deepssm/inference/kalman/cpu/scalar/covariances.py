@@ -6,12 +6,13 @@ import math
 
 import numpy as np
 
-from .....ops.cache import kept
+from .....ops.arrays import Batch, Whole
+from .....ops.cache import cached
 from .....ops.small_matrices import DRIVER, copy_matrix
 
 
-@kept(**DRIVER)
-def gram(first, last, slot, L, cov, _):  # noqa: ANN001, ANN201
+@cached(**DRIVER)
+def gram(first: int, last: int, slot: Whole, L: Batch, cov: Batch, space: tuple[()]) -> None:
     """`cov[s, t] = L L'` for the factor in slot `slot[s, t]`; repeated slots are copied."""
     n = L.shape[2]
     for s in range(first, last):
@@ -29,8 +30,10 @@ def gram(first, last, slot, L, cov, _):  # noqa: ANN001, ANN201
                     cov[s, t, c, r] = total
 
 
-@kept(**DRIVER)
-def cross_covariances(first, last, shared, gain, cov, cross, _):  # noqa: ANN001, ANN201
+@cached(**DRIVER)
+def cross_covariances(
+    first: int, last: int, shared: Whole, gain: Batch, cov: Batch, cross: Batch, space: tuple[()]
+) -> None:
     """`cross[s, t] = gain cov[s, t-1]` for the gain that links `t-1` to `t`."""
     n = cov.shape[2]
     for s in range(first, last):
@@ -47,7 +50,7 @@ def cross_covariances(first, last, shared, gain, cov, cross, _):  # noqa: ANN001
                     cross[s, t, r, c] = total
 
 
-@kept(**DRIVER)
+@cached(**DRIVER)
 def regular_factor(P: np.ndarray, L: np.ndarray) -> bool:
     """Write the lower factor of `P` to `L`; false unless `P` is finite, symmetric and regular."""
     n = P.shape[0]

@@ -5,7 +5,7 @@ compiles is cached on disk. All arrays are float64 and C-contiguous. A parameter
 axes `(series or 1, time or 1)`.
 
 What does not depend on the data (factors and gains) lies in numbered *slots*; `slot[t]` says which
-one step `t` used. Once the factor of a constant model repeats itself to round-off, steps without
+one step `t` used. Once the factor of a constant model is steady, to round-off, steps without
 gaps share a slot and cost one mean update.
 """
 
@@ -18,14 +18,15 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from .....ops.cache import kept
+from .....ops.arrays import Arrays, Matrices, Matrix, Space, Spaces, Vector
+from .....ops.cache import cached
 from .....ops.small_matrices import DRIVER, SPLICE, clear, copy_matrix, copy_row, pick
-from .predict import predict_factor, predict_mean, settled
-from .steady import complete, fold, fold_space, log_volume, repeat, run_repeating
+from .predict import is_steady, predict_factor, predict_mean
+from .steady import complete, fold, fold_space, log_volume, run_steady, update_steady
 from .steady_blocks import block_matrices, run_blocks
 from .update import condition
 
-WARM = 16  # repeated steps before whole blocks
+WARM = 16  # steady steps before whole blocks
 
 
 @njit(inline="always")
@@ -42,8 +43,11 @@ def forward_space(n: int, p: int, k: int, q: int) -> tuple[Any, ...]:
 
 
 @njit(**SPLICE)
-def predict_step(n, k, q, s, t, before, now, j, i, steady, params, out, W):  # noqa: ANN001, ANN201
-    """Predict step `t`: the mean always, the factor too unless it repeats."""
+def predict_step(
+    n: int, k: int, q: int, s: int, t: int, before: int, now: int, j: int, i: int, steady: bool,
+    params: Space, out: Arrays, W: Matrix,
+) -> None:  # fmt: skip
+    """Predict step `t`: the mean always, the factor too unless it is steady."""
     A, b, LQ, _, _, _ = params
     _, _, a, L, m, F, _, _, _, _, _, _, _ = out
     At = A[pick(s, A.shape[0]), pick(t, A.shape[1])]
@@ -55,7 +59,10 @@ def predict_step(n, k, q, s, t, before, now, j, i, steady, params, out, W):  # n
 
 
 @njit(**SPLICE)
-def full_step(n, p, k, s, t, i, now, params, y, out, U, work):  # noqa: ANN001, ANN201
+def full_step(
+    n: int, p: int, k: int, s: int, t: int, i: int, now: int, params: Space, y: Matrices,
+    out: Arrays, U: Matrix, work: Arrays,
+) -> None:  # fmt: skip
     """Condition mean and factor on step `t`."""
     _, _, _, C, d, R = params
     ll, _, a, L, m, F, G, chol, E, rows, count, _, worst = out
@@ -70,19 +77,25 @@ def full_step(n, p, k, s, t, i, now, params, y, out, U, work):  # noqa: ANN001, 
 
 
 @njit(**SPLICE)
-def repeat_step(n, p, k, s, t, i, now, volume, params, y, out, U):  # noqa: ANN001, ANN201
+def steady_step(
+    n: int, p: int, k: int, s: int, t: int, i: int, now: int, volume: float, params: Space,
+    y: Matrices, out: Arrays, U: Matrix,
+) -> None:  # fmt: skip
     """Condition the mean alone on step `t`, with the gain of slot `i`."""
     _, _, _, C, d, _ = params
     ll, _, a, _, m, _, G, chol, E, _, _, _, _ = out
     Ct = C[pick(s, C.shape[0]), pick(t, C.shape[1])]
     dt = d[pick(s, d.shape[0]), pick(t, d.shape[1])]
-    ll[s, t] = volume + repeat(
+    ll[s, t] = volume + update_steady(
         n, p, k, Ct, dt, y[s, t], a[s, now], m[s, now], G[s, i], chol[s, i], E[s, now], U
     )
 
 
 @njit(**SPLICE)
-def repeat_run(n, p, s, t, i, store, volume, params, y, out, flat, folded, blocks):  # noqa: ANN001, ANN201
+def steady_run(
+    n: int, p: int, s: int, t: int, i: int, store: bool, volume: float, params: Space, y: Matrices,
+    out: Arrays, flat: Space, folded: Space, blocks: Space,
+) -> int:  # fmt: skip
     """Filter on with the gain of slot `i` while nothing is missing; return the next step.
 
     The first steps go one by one: the matrices of whole blocks pay for themselves after some.
@@ -97,7 +110,7 @@ def repeat_run(n, p, s, t, i, store, volume, params, y, out, flat, folded, block
     keep = (store, store, store)
     for part in range(2):
         first, stop = t, min(t + WARM, T) if part == 0 else T
-        t = run_repeating(
+        t = run_steady(
             n, p, keep, t, stop, bs, ds, y[s], ll[s], slot[s], i, a[s], m[s], E[s], Gi, volume,
             folded,
         )  # fmt: skip
@@ -119,7 +132,7 @@ def repeat_run(n, p, s, t, i, store, volume, params, y, out, flat, folded, block
 
 
 @njit(**SPLICE)
-def begin(n, k, s, start, a, L, U):  # noqa: ANN001, ANN201
+def begin(n: int, k: int, s: int, start: Space, a: Matrix, L: Matrix, U: Matrix) -> None:
     """Copy the moments of the first state."""
     m0, L0 = start
     clear(k, k + 1, U)
@@ -134,11 +147,11 @@ def forward_kernel(sizes: tuple[int, int, int, int] | None = None) -> Callable[.
     Args:
         sizes: States, observations, diffuse terms and noise directions as compile-time constants.
     """
-    fixed = sizes is not None
-    N, P, K, Q = sizes if sizes is not None else (0, 0, 0, 0)
+    fixed, (N, P, K, Q) = sizes is not None, sizes or (0, 0, 0, 0)
 
-    @kept(**DRIVER)
-    def forward(first, last, params, start, y, out, flat, store, space):  # noqa: ANN001, ANN202
+    @cached(**DRIVER)
+    def forward(first: int, last: int, params: Space, start: Space, y: Matrices, out: Arrays,
+                flat: Space, store: bool, space: Spaces) -> None:  # fmt: skip
         A, _, LQ, C, _, R = params
         _, slot, a, L, _, _, _, chol, _, _, count, info, worst = out
         n, p = (N, P) if fixed else (C.shape[3], C.shape[2])
@@ -158,18 +171,18 @@ def forward_kernel(sizes: tuple[int, int, int, int] | None = None) -> Callable[.
                         i = used if store else 1 - i
                         used += 1
                     predict_step(n, k, q, s, t, before, now, j, i, steady, params, out, W)
-                    if not steady and same and count[s, j] == p and settled(n, L[s, i], L[s, j]):
+                    if not steady and same and count[s, j] == p and is_steady(n, L[s, i], L[s, j]):
                         steady, i, volume = True, j, log_volume(p, chol[s, j])
                         used -= 1
-                repeats = steady and complete(p, y[s, t])
-                if repeats and k == 0:
-                    t = repeat_run(
+                shares = steady and complete(p, y[s, t])
+                if shares and k == 0:
+                    t = steady_run(
                         n, p, s, t, i, store, volume, params, y, out, flat, folded, blocks
                     )
                     now = t - 1 if store else 0
                     continue
-                if repeats:
-                    repeat_step(n, p, k, s, t, i, now, volume, params, y, out, U)
+                if shares:
+                    steady_step(n, p, k, s, t, i, now, volume, params, y, out, U)
                 else:
                     if steady:
                         j, i, steady = i, used if store else 1 - i, False
@@ -184,8 +197,8 @@ def forward_kernel(sizes: tuple[int, int, int, int] | None = None) -> Callable[.
     return forward
 
 
-@kept(**DRIVER)
-def predict_once(params, out, space):  # noqa: ANN001, ANN201
+@cached(**DRIVER)
+def predict_once(params: Space, out: Arrays, space: Spaces) -> None:
     """Move the state in slot 0 one step; it becomes both predicted and filtered."""
     A, b, LQ, _, _, _ = params
     _, _, a, L, m, F, _, _, _, _, _, _, _ = out
@@ -197,8 +210,8 @@ def predict_once(params, out, space):  # noqa: ANN001, ANN201
     copy_matrix(n, n, L[0, 0], F[0, 0])
 
 
-@kept(**DRIVER)
-def update_once(params, y, out, space):  # noqa: ANN001, ANN201
+@cached(**DRIVER)
+def update_once(params: Space, y: Vector, out: Arrays, space: Spaces) -> float:
     """Condition the state in slot 0 on one observation; return its log-density."""
     _, _, _, C, d, R = params
     _, _, a, L, m, F, G, chol, E, rows, count, info, _ = out

@@ -31,7 +31,7 @@ def observed(p: int, y: np.ndarray, order: np.ndarray) -> int:
 
 @njit(**INLINE)
 def decorrelate(R: np.ndarray, order: np.ndarray, o: int, M: np.ndarray) -> None:
-    """`R = M D M'` on the observed rows, `M` unit lower triangular, `D` kept on its diagonal."""
+    """`R = M D M'` on the observed rows, `M` unit lower triangular, `D` on its diagonal."""
     for i in range(o):
         for j in range(i + 1):
             total = R[order[i], order[j]]
@@ -102,8 +102,8 @@ def predict_mean(
 
 
 @njit(**INLINE)
-def settled(n: int, L: np.ndarray, old: np.ndarray) -> bool:
-    """True when a factor repeats itself to round-off, row by row, hence in any units."""
+def is_steady(n: int, L: np.ndarray, old: np.ndarray) -> bool:
+    """True when a factor equals the one before to round-off, row by row, hence in any units."""
     for i in range(n):
         square, change = 0.0, 0.0
         for j in range(n):

@@ -20,9 +20,10 @@ from functools import cache
 import numpy as np
 from numba import njit
 
-from .....ops.cache import kept
+from .....ops.arrays import Arrays, Batch, Matrices, Matrix, Space, Spaces, Vector, Whole
+from .....ops.cache import cached
 from .....ops.small_matrices import DRIVER, INLINE, SPLICE, clear, copy_matrix, copy_row, pick
-from .predict import settled
+from .predict import is_steady
 from .steady_score import add_run, run_space, score_matrices, score_run
 
 
@@ -88,7 +89,10 @@ def unwhiten(c: int, cols: int, chol: np.ndarray, X: np.ndarray) -> None:
 
 
 @njit(**INLINE)
-def emission_scores(n, c, K, rows, w, z, D, HP, gy, gd, gR, gC):  # noqa: ANN001, ANN201
+def emission_scores(
+    n: int, c: int, K: int, rows: Whole, w: Matrix, z: Matrix, D: Matrix, HP: Matrix, gy: Vector,
+    gd: Vector, gR: Matrix, gC: Matrix,
+) -> None:  # fmt: skip
     """Add the derivatives with respect to `y`, `d`, `R` and `C` of one step."""
     for i in range(c):
         row = rows[i]
@@ -121,7 +125,9 @@ def moment_scores(
 
 
 @njit(**SPLICE)
-def through_update(n, c, H, G, M, N, X, Y):  # noqa: ANN001, ANN201
+def through_update(
+    n: int, c: int, H: Matrix, G: Matrix, M: Matrix, N: Matrix, X: Matrix, Y: Matrix
+) -> None:
     """`Y = M (I - G H)`, `N = H' H + (I - G H)' Y`."""
     clear(n, n, X)
     multiply(n, c, n, G, H, X, -1.0)
@@ -135,7 +141,10 @@ def through_update(n, c, H, G, M, N, X, Y):  # noqa: ANN001, ANN201
 
 
 @njit(**SPLICE)
-def emission_terms(n, c, G, chol, M, Y, P, H, HP, D, X):  # noqa: ANN001, ANN201
+def emission_terms(
+    n: int, c: int, G: Matrix, chol: Matrix, M: Matrix, Y: Matrix, P: Matrix, H: Matrix,
+    HP: Matrix, D: Matrix, X: Matrix,
+) -> None:  # fmt: skip
     """`D = S^-1 + K' M K` and `HP = (S^-1 C - K' M (I - K C)) P`, in the user's components."""
     clear(c, c, D)
     clear(c, n, HP)
@@ -159,7 +168,11 @@ def emission_terms(n, c, G, chol, M, Y, P, H, HP, D, X):  # noqa: ANN001, ANN201
 
 
 @njit(**SPLICE)
-def second_moments(n, c, later, A, C, rows, chol, G, L, F, N, M, N2, H, P, D, HP, NAP, X, Y):  # noqa: ANN001, ANN201
+def second_moments(
+    n: int, c: int, later: bool, A: Matrix, C: Matrix, rows: Whole, chol: Matrix, G: Matrix,
+    L: Matrix, F: Matrix, N: Matrix, M: Matrix, N2: Matrix, H: Matrix, P: Matrix, D: Matrix,
+    HP: Matrix, NAP: Matrix, X: Matrix, Y: Matrix,
+) -> None:  # fmt: skip
     """All that does not depend on the data: `H, P, N2, D, HP` and `NAP = N A F F'`."""
     whitened_emission(n, c, C, rows, chol, H)
     clear(n, n, M)
@@ -178,7 +191,10 @@ def second_moments(n, c, later, A, C, rows, chol, G, L, F, N, M, N2, H, P, D, HP
 
 
 @njit(**SPLICE)
-def first_moments(n, K, c, later, A, a, E, mix, H, G, chol, P, r, q, r2, w, z):  # noqa: ANN001, ANN201
+def first_moments(
+    n: int, K: int, c: int, later: bool, A: Matrix, a: Matrix, E: Matrix, mix: Matrix, H: Matrix,
+    G: Matrix, chol: Matrix, P: Matrix, r: Matrix, q: Matrix, r2: Matrix, w: Matrix, z: Matrix,
+) -> None:  # fmt: skip
     """`q = A' r`, `w = e - G' q`, `r2 = q + H' w`, `z = a + P r2`, and `w` unwhitened."""
     clear(n, K, q)
     if later:
@@ -203,7 +219,10 @@ def run_start(slot: np.ndarray, t: int) -> int:
 
 
 @njit(**SPLICE)
-def whole_run(n, p, s, t, A, slot, G, chol, moments, flat, weight, grads, r, run):  # noqa: ANN001, ANN201
+def whole_run(
+    n: int, p: int, s: int, t: int, A: Matrix, slot: Whole, G: Matrix, chol: Matrix,
+    moments: Space, flat: Space, weight: float, grads: Space, r: Matrix, run: tuple[Space, Space],
+) -> int:  # fmt: skip
     """Go back over all steps up to `t` that share its slot; return the step before them."""
     P, H, D, HP, NAP, N = moments
     gA, gb, gQ, gC, gd, gR, gy, _, _ = grads
@@ -220,7 +239,7 @@ def whole_run(n, p, s, t, A, slot, G, chol, moments, flat, weight, grads, r, run
 
 @njit(**SPLICE)
 def clear_state(n: int, K: int, r: np.ndarray, N: np.ndarray) -> bool:
-    """`r = 0, N = 0`: nothing repeats yet."""
+    """`r = 0, N = 0`: nothing is steady yet."""
     clear(n, K, r)
     clear(n, n, N)
     return False
@@ -240,7 +259,7 @@ def cross_scores(
 
 
 def score_space(n: int, p: int, k: int) -> tuple[tuple[tuple[np.ndarray, ...], ...], ...]:
-    """Scratch arrays of the score, and of a run of repeated steps."""
+    """Scratch arrays of the score, and of a run of steady steps."""
     K = 1 + k
     vectors = tuple(np.zeros((n, K)) for _ in range(4))
     square = tuple(np.zeros((n, max(n, p))) for _ in range(7))
@@ -251,11 +270,11 @@ def score_space(n: int, p: int, k: int) -> tuple[tuple[tuple[np.ndarray, ...], .
 @cache
 def score_kernel(sizes: tuple[int, int, int] | None = None) -> Callable[..., None]:
     """Compile the score, for any sizes or for `sizes = (n, p, k)` alone."""
-    fixed = sizes is not None
-    n_, p_, k_ = sizes if sizes is not None else (0, 0, 0)
+    fixed, (n_, p_, k_) = sizes is not None, sizes or (0, 0, 0)
 
-    @kept(**DRIVER)
-    def score(first, last, A, C, same, stored, mix, flat, want_y, grads, spaces):  # noqa: ANN001, ANN202
+    @cached(**DRIVER)
+    def score(first: int, last: int, A: Batch, C: Batch, same: bool, stored: Arrays, mix: Matrices,
+              flat: Space, want_y: bool, grads: Space, spaces: Spaces) -> None:  # fmt: skip
         slot, a, L, F, G, chol, E, rows, count = stored
         gA, gb, gQ, gC, gd, gR, gy, gm0, gP0 = grads
         n, p, K = (n_, p_, 1 + k_) if fixed else (C.shape[3], C.shape[2], a.shape[3])
@@ -265,21 +284,21 @@ def score_kernel(sizes: tuple[int, int, int] | None = None) -> Callable[..., Non
             t, steady = T - 1, clear_state(n, K, r, N)
             while t >= 0:
                 i, later, u = slot[s, t], t < T - 1, min(t + 1, T - 1)
-                c, repeats = count[s, i], same and later and slot[s, u] == i
+                c, shares = count[s, i], same and later and slot[s, u] == i
                 At = A[pick(s, A.shape[0]), pick(u, A.shape[1])]
-                if plain and steady and repeats and t > 0:
+                if plain and steady and shares and t > 0:
                     t = whole_run(
                         n, p, s, t, At, slot[s], G[s, i], chol[s, i], (P, H, D, HP, NAP, N), flat,
                         1.0 if want_y else 0.0, grads, r, spaces[1],
                     )  # fmt: skip
                     continue
-                if not (steady and repeats):
+                if not (steady and shares):
                     Ct = C[pick(s, C.shape[0]), pick(t, C.shape[1])]
                     second_moments(
                         n, c, later, At, Ct, rows[s, i], chol[s, i], G[s, i], L[s, i], F[s, i], N,
                         M, N2, H, P, D, HP, NAP, X, Y,
                     )  # fmt: skip
-                    steady = repeats and c == p and settled(n, N2, N)
+                    steady = shares and c == p and is_steady(n, N2, N)
                 first_moments(
                     n, K, c, later, At, a[s, t], E[s, t], mix[s], H, G[s, i], chol[s, i], P, r,
                     q, r2, w, z,

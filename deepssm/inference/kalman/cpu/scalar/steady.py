@@ -1,4 +1,4 @@
-"""Steps of a filter whose gains repeat: only means move."""
+"""Steps of a filter in its steady state: only means move."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import numpy as np
 from numba import njit
 
+from .....ops.arrays import Matrices, Matrix, Space, Vector, Whole
 from .....ops.small_matrices import HALF_LOG_2PI, INLINE, SPLICE, pick
 from .predict import absorb
 from .steady_blocks import block_space
@@ -31,7 +32,10 @@ def log_volume(p: int, chol: np.ndarray) -> float:
 
 
 @njit(**SPLICE)
-def repeat(n, p, k, C, d, y, a, m, G, chol, E, U):  # noqa: ANN001, ANN201
+def update_steady(
+    n: int, p: int, k: int, C: Matrix, d: Vector, y: Vector, a: Matrix, m: Matrix, G: Matrix,
+    chol: Matrix, E: Matrix, U: Matrix,
+) -> float:  # fmt: skip
     """Condition the mean alone, by the gains of an earlier step; return the quadratic term."""
     ll = 0.0
     for i in range(p):
@@ -53,14 +57,14 @@ def repeat(n, p, k, C, d, y, a, m, G, chol, E, U):  # noqa: ANN001, ANN201
 
 
 def fold_space(n: int, p: int) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
-    """Scratch arrays of `fold` and `run_repeating`, and of whole blocks."""
+    """Scratch arrays of `fold` and `run_steady`, and of whole blocks."""
     matrices = (np.zeros((p, p)), np.zeros((p, n)), np.zeros((n, n)), np.zeros((n, p)))
     vectors = (np.zeros(n), np.zeros(n), np.zeros(p), np.zeros(p))
     return (*matrices, *vectors), block_space(n, p)
 
 
 @njit(**INLINE)
-def fold(n, p, A, C, G, chol, folded):  # noqa: ANN001, ANN201
+def fold(n: int, p: int, A: Matrix, C: Matrix, G: Matrix, chol: Matrix, folded: Space) -> None:
     """`V = S^(-1/2)`, `H = V C`, `M = A (I - G H)`, `B = A G V`; a step is `M a + B (y - d) + b`.
 
     `B` holds `A G` until `M` is made.
@@ -94,7 +98,11 @@ def fold(n, p, A, C, G, chol, folded):  # noqa: ANN001, ANN201
 
 
 @njit(**SPLICE)
-def run_repeating(n, p, keep, t, stop, b, d, y, ll, slot, i, a, m, E, G, volume, folded):  # noqa: ANN001, ANN201
+def run_steady(
+    n: int, p: int, keep: tuple[bool, ...], t: int, stop: int, b: Matrix, d: Matrix, y: Matrix,
+    ll: Vector, slot: Whole, i: int, a: Matrices, m: Matrices, E: Matrices, G: Matrix,
+    volume: float, folded: Space,
+) -> int:  # fmt: skip
     """Filter complete observations from `t` to `stop` with one gain; return the first not done.
 
     The recursion through `M` alone is the critical path; everything else hangs off it. The mean

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from .....ops.arrays import Matrix, Space, Vector
 from .....ops.small_matrices import INLINE, SPLICE, clear
 
 
@@ -17,7 +18,9 @@ def run_space(n: int, p: int) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray,
 
 
 @njit(**INLINE)
-def score_matrices(n, p, A, G, H, chol, work):  # noqa: ANN001, ANN201
+def score_matrices(
+    n: int, p: int, A: Matrix, G: Matrix, H: Matrix, chol: Matrix, work: Space
+) -> None:
     """`M = (I - H' G') A'` and `B = -V' G' A'` for `V = S^(-1/2)`: `r <- M r + H' e`."""
     M, B, V, _, _, _, _ = work
     for j in range(p):
@@ -42,7 +45,10 @@ def score_matrices(n, p, A, G, H, chol, work):  # noqa: ANN001, ANN201
 
 
 @njit(**SPLICE)
-def score_run(n, p, first, last, P, H, a, E, weight, gy, work, sums):  # noqa: ANN001, ANN201
+def score_run(
+    n: int, p: int, first: int, last: int, P: Matrix, H: Matrix, a: Vector, E: Vector,
+    weight: float, gy: Matrix, work: Space, sums: Space,
+) -> None:  # fmt: skip
     """Go back from step `last` to step `first`, with `r` in `work`; set the sums of the steps.
 
     They are of `r z'` with the `r` of the next step, `r r'`, `w z'`, `w w'`, `r` and `w`. The
@@ -96,7 +102,10 @@ def score_run(n, p, first, last, P, H, a, E, weight, gy, work, sums):  # noqa: A
 
 
 @njit(**INLINE)
-def add_run(n, p, steps, scale, half, sums, constants, out):  # noqa: ANN001, ANN201
+def add_run(
+    n: int, p: int, steps: int, scale: float, half: float, sums: Space, constants: Space,
+    out: Space,
+) -> None:  # fmt: skip
     """Add the weighted derivatives of `steps` steps of a run; `half` is the factor of `Q`."""
     SA, SQ, SC, SR, Sb, Sd = sums
     D, HP, NAP, N = constants

@@ -14,6 +14,7 @@ import math
 import numpy as np
 from numba import njit
 
+from .....ops.arrays import Arrays, Matrix, Vector, Whole
 from .....ops.small_matrices import EPS, HALF_LOG_2PI, INLINE, SPLICE, copy_matrix
 from .predict import absorb, decorrelate, observed
 
@@ -111,7 +112,10 @@ def smallest_part(n: int, L: np.ndarray, F: np.ndarray) -> float:
 
 
 @njit(**SPLICE)
-def condition(n, p, k, C, d, R, y, a, L, m, F, G, chol, E, rows, U, work):  # noqa: ANN001, ANN201
+def condition(
+    n: int, p: int, k: int, C: Matrix, d: Vector, R: Matrix, y: Vector, a: Matrix, L: Matrix,
+    m: Matrix, F: Matrix, G: Matrix, chol: Matrix, E: Matrix, rows: Whole, U: Matrix, work: Arrays,
+) -> tuple[int, float, float]:  # fmt: skip
     """Condition on one observation; return pivots, log-density and what is left of deviations.
 
     The last is the smallest fraction that conditioning leaves of a state's deviation, or of a
@@ -124,7 +128,7 @@ def condition(n, p, k, C, d, R, y, a, L, m, F, G, chol, E, rows, U, work):  # no
     decorrelate(R, order, o, M)
     c, ll, worst, volume = 0, 0.0, 1.0, 1.0
     for i in range(o):
-        row, noise, v = order[i], M[i, i], E[c]
+        row, noise, v = int(order[i]), M[i, i], E[c]
         load_row(n, C, d, y, row, i, M, H)
         s = noise
         for j in range(n):

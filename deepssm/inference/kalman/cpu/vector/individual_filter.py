@@ -1,8 +1,8 @@
 """The square-root Kalman filter for eight series at a time, each with gaps of its own.
 
 One vector instruction serves eight series, which costs what one costs. A missing component is one
-whose row, innovation and density are zero in its lane. Noise must be regular: redundant components
-are left to the scalar loop of `kalman/cpu/scalar/filter.py`.
+whose row, innovation and density are zero in its entry. Noise must be regular: redundant
+components are left to the scalar loop of `kalman/cpu/scalar/filter.py`.
 
 Source: as `kalman/cpu/scalar/filter.py` and `kalman/cpu/scalar/update.py`.
 """
@@ -14,9 +14,18 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from .....ops.cache import kept
+from .....ops.arrays import (
+    SIMD_WIDTH,
+    Arrays,
+    Matrices,
+    SimdArray,
+    SimdValue,
+    Space,
+    Spaces,
+    Whole,
+)
+from .....ops.cache import cached
 from .....ops.simd import (
-    WIDTH,
     add,
     add_product,
     any_less,
@@ -24,11 +33,11 @@ from .....ops.simd import (
     exponent,
     fill,
     get,
-    lane_array,
     mantissa,
     mul,
     put,
     root,
+    simd_array,
     sub,
     sub_product,
     where_less,
@@ -37,18 +46,18 @@ from .....ops.simd import (
 from .....ops.small_matrices import DRIVER, EPS, HALF_LOG_2PI
 from .individual_steps import (
     CALLED,
-    copy_lanes,
+    copy_simd,
     gather,
-    gram_lanes,
-    log_lanes,
-    reflect_lanes,
+    gram_simd,
+    log_simd,
+    reflect_simd,
     rows_at,
     scatter,
 )
 
 
 def filter_space(n: int, p: int, q: int) -> tuple[Any, ...]:
-    """Scratch of `lane_forward`: the model, its noise decorrelated, the state, and work space.
+    """Scratch of `individual_forward`: model, decorrelated noise, state, and work space.
 
     Args:
         n: States.
@@ -60,13 +69,13 @@ def filter_space(n: int, p: int, q: int) -> tuple[Any, ...]:
     noise = (p * p, p, p * n, p)
     state = (n, square, n, square)
     work = (n * (n + q), n, p, 1, 1, square)
-    groups = tuple(tuple(map(lane_array, x)) for x in (model, noise, state, work))
-    return *groups, np.zeros(WIDTH, np.int64), np.zeros(WIDTH, np.int64)
+    groups = tuple(tuple(map(simd_array, x)) for x in (model, noise, state, work))
+    return *groups, np.zeros(SIMD_WIDTH, np.int64), np.zeros(SIMD_WIDTH, np.int64)
 
 
 @njit(**CALLED)
-def decorrelate_lanes(p, R, Y, M, D):  # noqa: ANN001, ANN201
-    """`R = M D M'` on the rows that each lane observes; return the smallest share of a pivot."""
+def decorrelate_simd(p: int, R: SimdArray, Y: SimdArray, M: SimdArray, D: SimdArray) -> SimdValue:
+    """`R = M D M'` on the rows that each entry observes; return the smallest share of a pivot."""
     least = fill(1.0)
     for i in range(p):
         own = get(R, i * p + i)
@@ -87,7 +96,7 @@ def decorrelate_lanes(p, R, Y, M, D):  # noqa: ANN001, ANN201
 
 
 @njit(**CALLED)
-def whiten_rows(n, p, mixed, model, noise, Y):  # noqa: ANN001, ANN201
+def whiten_rows(n: int, p: int, mixed: bool, model: Space, noise: Space, Y: SimdArray) -> None:
     """Rows `H` and data `Z` of decorrelated components; the data of a missing one are NaN."""
     _, _, _, C, d, _ = model
     M, _, H, Z = noise
@@ -106,7 +115,7 @@ def whiten_rows(n, p, mixed, model, noise, Y):  # noqa: ANN001, ANN201
 
 
 @njit(**CALLED)
-def predict_lanes(n, q, model, state, W):  # noqa: ANN001, ANN201
+def predict_simd(n: int, q: int, model: Space, state: Space, W: SimdArray) -> None:
     """`a = A m + b`, `L L' = A F F' A' + LQ LQ'` with `LQ` and `L` lower triangular."""
     A, b, LQ, _, _, _ = model
     a, L, m, F = state
@@ -124,14 +133,14 @@ def predict_lanes(n, q, model, state, W):  # noqa: ANN001, ANN201
         for j in range(q):
             put(W, i * width + n + j, get(LQ, i * q + j))
     for i in range(n):
-        reflect_lanes(W, width, i, i, min(n + i + 1, width), n)
+        reflect_simd(W, width, i, i, min(n + i + 1, width), n)
     for i in range(n):
         for j in range(n):
             put(L, i * n + j, get(W, i * width + j) if j <= i else fill(0.0))
 
 
 @njit(**CALLED)
-def predicted_variance(n, p, i, model, L):  # noqa: ANN001, ANN201
+def predicted_variance(n: int, p: int, i: int, model: Space, L: SimdArray) -> SimdValue:
     """Variance of one component before any other of its step is known."""
     _, _, _, C, _, R = model
     total = get(R, i * p + i)
@@ -144,7 +153,10 @@ def predicted_variance(n, p, i, model, L):  # noqa: ANN001, ANN201
 
 
 @njit(**CALLED)
-def update_factor(n, f, inverse, shrink, e, m, F):  # noqa: ANN001, ANN201
+def update_factor(
+    n: int, f: SimdArray, inverse: SimdValue, shrink: SimdValue, e: SimdValue, m: SimdArray,
+    F: SimdArray,
+) -> None:  # fmt: skip
     """Move the mean by the gain times `e`, and take what was learnt out of the factor."""
     for i in range(n):
         total = fill(0.0)
@@ -158,7 +170,7 @@ def update_factor(n, f, inverse, shrink, e, m, F):  # noqa: ANN001, ANN201
 
 
 @njit(**CALLED)
-def smallest_left(n, L, F, worst):  # noqa: ANN001, ANN201
+def smallest_left(n: int, L: SimdArray, F: SimdArray, worst: SimdValue) -> SimdValue:
     """The smaller of `worst` and what an update leaves of a state's variance."""
     for i in range(n):
         before, after = fill(0.0), fill(0.0)
@@ -172,15 +184,17 @@ def smallest_left(n, L, F, worst):  # noqa: ANN001, ANN201
 
 
 @njit(**CALLED)
-def condition_lanes(n, p, model, noise, state, f, worst):  # noqa: ANN001, ANN201
+def condition_simd(
+    n: int, p: int, model: Space, noise: Space, state: Space, f: SimdArray, worst: SimdArray
+) -> SimdValue:
     """Condition `a, L` on one observation, to `m, F`; return its log-density.
 
     `worst` keeps the smallest fraction of a variance that any step has left.
     """
     _, D, H, Z = noise
     a, L, m, F = state
-    copy_lanes(n, a, 0, m, 0)
-    copy_lanes(n * n, L, 0, F, 0)
+    copy_simd(n, a, 0, m, 0)
+    copy_simd(n * n, L, 0, F, 0)
     zero, one = fill(0.0), fill(1.0)
     power, volume, ll, least = zero, one, zero, get(worst, 0)
     for i in range(p):
@@ -209,28 +223,30 @@ def condition_lanes(n, p, model, noise, state, f, worst):  # noqa: ANN001, ANN20
         volume = mul(volume, where_number(get(Z, i), mantissa(s), one))
         power = add(power, where_number(get(Z, i), exponent(s), zero))
     put(worst, 0, smallest_left(n, L, F, least))
-    return sub_product(fill(0.5), log_lanes(volume, power), ll)
+    return sub_product(fill(0.5), log_simd(volume, power), ll)
 
 
 @njit(**CALLED)
-def load_model(sources, series, times, model):  # noqa: ANN001, ANN201
+def load_model(sources: Space, series: Whole, times: Whole, model: Space) -> None:
     """Lay out the matrices of one step."""
     for i in range(len(sources)):
         gather(sources[i], series, times, model[i])
 
 
 @njit(**CALLED)
-def at_step(t, series, origin, time, times):  # noqa: ANN001, ANN201
-    """Which time of its series each lane has reached."""
-    for lane in range(WIDTH):
-        times[lane] = min(origin[lane] + t, time - 1)
+def at_step(t: int, series: Whole, origin: Whole, time: int, times: Whole) -> None:
+    """Which time of its series each entry has reached."""
+    for entry in range(SIMD_WIDTH):
+        times[entry] = min(origin[entry] + t, time - 1)
 
 
-@kept(**DRIVER)
-def lane_forward(first, last, base, plan, sources, start, y, out, keep, space):  # noqa: ANN001, ANN201
-    """Filter the groups of eight lanes from `base + first` to `base + last`.
+@cached(**DRIVER)
+def individual_forward(first: int, last: int, base: int, plan: Arrays, sources: Space,
+                       start: Space, y: Matrices, out: Spaces, keep: tuple[bool, ...],
+                       space: Spaces) -> None:  # fmt: skip
+    """Filter the groups of eight entries from `base + first` to `base + last`.
 
-    `plan` says which series a lane is, which time its step 0 is, and from which of its steps to
+    `plan` says which series a entry is, which time its step 0 is, and from which of its steps to
     which it counts. `keep` says whether moments, and what a smoother needs, are written.
     """
     series, origin, begin, until, steps, mark = plan
@@ -249,7 +265,7 @@ def lane_forward(first, last, base, plan, sources, start, y, out, keep, space): 
             if t == 0 or varying:
                 load_model(sources, series[g], times, model)
             if mixed or t == 0 or varying:
-                lost = decorrelate_lanes(p, model[5], Y, M, D)
+                lost = decorrelate_simd(p, model[5], Y, M, D)
                 if any_less(lost, fill(8.0 * EPS * p)):
                     worst[g, 0] = -1.0  # a redundant component
                     break
@@ -257,39 +273,39 @@ def lane_forward(first, last, base, plan, sources, start, y, out, keep, space): 
                 gather(start[0], series[g], times, a)
                 gather(start[1], series[g], times, L)
             else:
-                predict_lanes(n, q, model, state, W)
-            for lane in range(WIDTH):
-                if t == begin[g, lane]:
-                    least[0, lane] = 1.0
+                predict_simd(n, q, model, state, W)
+            for entry in range(SIMD_WIDTH):
+                if t == begin[g, entry]:
+                    least[0, entry] = 1.0
             for i in range(2):
                 if t == mark[i]:
-                    copy_lanes(n, a, 0, marks[i], 0)
-                    copy_lanes(n * n, L, 0, marks[i], n)
+                    copy_simd(n, a, 0, marks[i], 0)
+                    copy_simd(n * n, L, 0, marks[i], n)
             whiten_rows(n, p, mixed, model, noise, Y)
-            put(total, 0, condition_lanes(n, p, model, noise, state, f, least))
+            put(total, 0, condition_simd(n, p, model, noise, state, f, least))
             rows_at(t, y.shape[1], series[g], origin[g], begin[g], until[g], rows)
             scatter(total, rows, ll)
             if keep[0]:
                 write_moments(n, state, P, rows, moments)
             if keep[1]:
                 place = (h * steps + t) * (2 * n + n * n)
-                copy_lanes(n, a, 0, trace, place)
-                copy_lanes(n, m, 0, trace, place + n)
-                copy_lanes(n * n, F, 0, trace, place + 2 * n)
+                copy_simd(n, a, 0, trace, place)
+                copy_simd(n, m, 0, trace, place + n)
+                copy_simd(n * n, F, 0, trace, place + 2 * n)
         else:
-            for lane in range(WIDTH):
-                worst[g, lane] = least[0, lane]
+            for entry in range(SIMD_WIDTH):
+                worst[g, entry] = least[0, entry]
 
 
 @njit(**CALLED)
-def write_moments(n, state, P, rows, moments):  # noqa: ANN001, ANN201
+def write_moments(n: int, state: Space, P: SimdArray, rows: Whole, moments: Space) -> None:
     """Write filtered and predicted moments of a step."""
     a, L, m, F = state
-    copy_lanes(n, m, 0, P, 0)
+    copy_simd(n, m, 0, P, 0)
     scatter(P, rows, moments[0])
-    copy_lanes(n, a, 0, P, 0)
+    copy_simd(n, a, 0, P, 0)
     scatter(P, rows, moments[1])
-    gram_lanes(n, F, P)
+    gram_simd(n, F, P)
     scatter(P, rows, moments[2])
-    gram_lanes(n, L, P)
+    gram_simd(n, L, P)
     scatter(P, rows, moments[3])

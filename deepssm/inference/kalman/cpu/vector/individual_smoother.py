@@ -12,38 +12,38 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from .....ops.cache import kept
+from .....ops.arrays import SIMD_WIDTH, Arrays, Matrices, SimdArray, Space, Spaces
+from .....ops.cache import cached
 from .....ops.simd import (
-    WIDTH,
     add_product,
     div,
     fill,
     get,
-    lane_array,
     mul,
     put,
     root,
+    simd_array,
     sub,
     sub_product,
     where_number,
 )
 from .....ops.small_matrices import DRIVER
-from .individual_filter import at_step, decorrelate_lanes, load_model, whiten_rows
+from .individual_filter import at_step, decorrelate_simd, load_model, whiten_rows
 from .individual_steps import (
     CALLED,
-    clear_lanes,
-    copy_lanes,
-    eliminate_lanes,
+    clear_simd,
+    copy_simd,
+    eliminate_simd,
     gather,
-    gram_lanes,
-    reflect_lanes,
+    gram_simd,
+    reflect_simd,
     rows_at,
     scatter,
 )
 
 
 def smoother_space(n: int, p: int, q: int) -> tuple[tuple[np.ndarray, ...], ...]:
-    """Scratch of `lane_backward`, beside that of `lane_forward`: equations and smoothed moments.
+    """Scratch of `individual_backward` beside `individual_forward`'s: equations and moments.
 
     Args:
         n: States.
@@ -53,11 +53,11 @@ def smoother_space(n: int, p: int, q: int) -> tuple[tuple[np.ndarray, ...], ...]
     big = max(n, q)
     equations = ((n + 1) * (n + p), (q + n + 1) * n, (q + n + 1) * big, big)
     moments = (n, n * n, n * n, n * n, n * n)
-    return tuple(map(lane_array, equations)), tuple(map(lane_array, moments))
+    return tuple(map(simd_array, equations)), tuple(map(simd_array, moments))
 
 
 @njit(**CALLED)
-def add_rows(n, p, noise, past, W):  # noqa: ANN001, ANN201
+def add_rows(n: int, p: int, noise: Space, past: Space, W: SimdArray) -> None:
     """Base the equations at the predicted mean, and append the whitened observation."""
     _, D, H, Z = noise
     a, m, width = past[0], past[1], n + p
@@ -79,11 +79,13 @@ def add_rows(n, p, noise, past, W):  # noqa: ANN001, ANN201
 
 
 @njit(**CALLED)
-def step_back_lanes(n, p, q, model, W, V, X):  # noqa: ANN001, ANN201
+def step_back_simd(
+    n: int, p: int, q: int, model: Space, W: SimdArray, V: SimdArray, X: SimdArray
+) -> None:
     """Make the equations triangular, express them in the state before, take the noise out."""
     A, LQ, width = model[0], model[2], n + p
     for j in range(n):
-        reflect_lanes(W, width, j, j, width, n + 1)
+        reflect_simd(W, width, j, j, width, n + 1)
     for e in range(n):
         for r in range(q):
             total = fill(0.0)
@@ -96,13 +98,13 @@ def step_back_lanes(n, p, q, model, W, V, X):  # noqa: ANN001, ANN201
                 total = add_product(get(W, j * width + e), get(A, j * n + r), total)
             put(V, (q + r) * n + e, total)
         put(V, (q + n) * n + e, get(W, n * width + e))
-    eliminate_lanes(q, n, q + n + 1, V, X)
+    eliminate_simd(q, n, q + n + 1, V, X)
     for r in range(n + 1):
-        copy_lanes(n, V, (q + r) * n, W, r * width)
+        copy_simd(n, V, (q + r) * n, W, r * width)
 
 
 @njit(**CALLED)
-def gain_lanes(n, q, model, X, x, J):  # noqa: ANN001, ANN201
+def gain_simd(n: int, q: int, model: Space, X: SimdArray, x: SimdArray, J: SimdArray) -> None:
     """`J` with `Cov(z_t, z_{t-1} | y) = J Cov(z_{t-1} | y)`, from a step back."""
     A, LQ = model[0], model[2]
     for j in range(n):
@@ -119,7 +121,10 @@ def gain_lanes(n, q, model, X, x, J):  # noqa: ANN001, ANN201
 
 
 @njit(**CALLED)
-def combine_lanes(n, p, past, W, V, X, mean, S):  # noqa: ANN001, ANN201
+def combine_simd(
+    n: int, p: int, past: Space, W: SimdArray, V: SimdArray, X: SimdArray, mean: SimdArray,
+    S: SimdArray,
+) -> None:  # fmt: skip
     """Smoothed mean and factor: the filtered ones, conditioned on the equations of the future."""
     _, m, F = past
     width = n + p
@@ -130,7 +135,7 @@ def combine_lanes(n, p, past, W, V, X, mean, S):  # noqa: ANN001, ANN201
                 total = add_product(get(F, r * n + j), get(W, r * width + e), total)
             put(V, j * n + e, total)
         put(V, n * n + e, get(W, n * width + e))
-    eliminate_lanes(n, n, n + 1, V, X)
+    eliminate_simd(n, n, n + 1, V, X)
     for i in range(n):
         at = get(m, i)
         for j in range(n):
@@ -144,7 +149,7 @@ def combine_lanes(n, p, past, W, V, X, mean, S):  # noqa: ANN001, ANN201
 
 
 @njit(**CALLED)
-def cross_lanes(n, J, P, out):  # noqa: ANN001, ANN201
+def cross_simd(n: int, J: SimdArray, P: SimdArray, out: SimdArray) -> None:
     """`out = J P`."""
     for i in range(n):
         for j in range(n):
@@ -154,9 +159,12 @@ def cross_lanes(n, J, P, out):  # noqa: ANN001, ANN201
             put(out, i * n + j, total)
 
 
-@kept(**DRIVER)
-def lane_backward(first, last, base, plan, sources, y, out, keep, spaces):  # noqa: ANN001, ANN201
-    """Smooth groups of eight lanes; see `lane_forward`."""
+@cached(**DRIVER)
+def individual_backward(
+    first: int, last: int, base: int, plan: Arrays, sources: Space, y: Matrices, out: Spaces,
+    keep: tuple[bool, ...], spaces: Spaces,
+) -> None:  # fmt: skip
+    """Smooth groups of eight entries; see `individual_forward`."""
     series, origin, begin, until, steps, mark = plan
     means, covs, crosses, trace, marks = out
     (model, noise, past, work, times, rows), (W, V, X, x), (mean, S, P, J, cross) = spaces
@@ -167,7 +175,7 @@ def lane_backward(first, last, base, plan, sources, y, out, keep, spaces):  # no
     past = (a, m, F)
     for h in range(first, last):
         g = base + h
-        clear_lanes(W.shape[0], W)
+        clear_simd(W.shape[0], W)
         for t in range(steps - 1, -1, -1):
             if t < steps - 1:
                 at_step(t + 1, series[g], origin[g], y.shape[1], times)
@@ -175,27 +183,27 @@ def lane_backward(first, last, base, plan, sources, y, out, keep, spaces):  # no
                 if t == steps - 2 or varying:
                     load_model(sources, series[g], times, model)
                 if mixed or t == steps - 2 or varying:
-                    decorrelate_lanes(p, model[5], Y, noise[0], noise[1])
+                    decorrelate_simd(p, model[5], Y, noise[0], noise[1])
                 whiten_rows(n, p, mixed, model, noise, Y)
                 add_rows(n, p, noise, past, W)
-                step_back_lanes(n, p, q, model, W, V, X)
-                gain_lanes(n, q, model, X, x, J)
+                step_back_simd(n, p, q, model, W, V, X)
+                gain_simd(n, q, model, X, x, J)
             place = (h * steps + t) * (2 * n + n * n)
-            copy_lanes(n, trace, place, a, 0)
-            copy_lanes(n, trace, place + n, m, 0)
-            copy_lanes(n * n, trace, place + 2 * n, F, 0)
+            copy_simd(n, trace, place, a, 0)
+            copy_simd(n, trace, place + n, m, 0)
+            copy_simd(n * n, trace, place + 2 * n, F, 0)
             for i in range(2):
                 if t == mark[i]:
                     for r in range(n + 1):
-                        copy_lanes(n, W, r * (n + p), marks[i], r * n)
-            combine_lanes(n, p, past, W, V, X, mean, S)
-            gram_lanes(n, S, P)
-            cross_lanes(n, J, P, cross)
+                        copy_simd(n, W, r * (n + p), marks[i], r * n)
+            combine_simd(n, p, past, W, V, X, mean, S)
+            gram_simd(n, S, P)
+            cross_simd(n, J, P, cross)
             rows_at(t, y.shape[1], series[g], origin[g], begin[g], until[g], rows)
             scatter(mean, rows, means)
             scatter(P, rows, covs)
             if t == steps - 1:
                 continue
-            for lane in range(WIDTH):
-                rows[lane] += 1 if rows[lane] >= 0 else 0
+            for entry in range(SIMD_WIDTH):
+                rows[entry] += 1 if rows[entry] >= 0 else 0
             scatter(cross, rows, crosses)

@@ -1,7 +1,7 @@
 """Building blocks of the Kalman kernels that run eight series at a time.
 
 What they do is what their scalar namesakes in `scalar/predict.py` and `scalar/update.py` do. All
-matrices are row by row in arrays of `lane_values`, so an entry is `X[i * width + j]`.
+matrices are row by row in arrays of SIMD vectors, so an entry is `X[i * width + j]`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Any
 
 from numba import njit
 
+from .....ops.arrays import SIMD_WIDTH, Matrices, Matrix, SimdArray, SimdValue, Whole
 from .....ops.simd import (
-    WIDTH,
     add,
     add_product,
     div,
@@ -37,57 +37,59 @@ CALLED: dict[str, Any] = {"error_model": "numpy", "_nrt": False}
 
 
 @njit(**CALLED)
-def gather(source, series, times, X):  # noqa: ANN001, ANN201
-    """Lay the entries of the lanes' series and times out side by side.
+def gather(source: Matrices, series: Whole, times: Whole, X: SimdArray) -> None:
+    """Lay the entries of the entries' series and times out side by side.
 
     `source` is `(series or 1, time or 1, entries)`.
     """
-    for lane in range(WIDTH):
-        row = source[pick(series[lane], source.shape[0]), pick(times[lane], source.shape[1])]
+    for entry in range(SIMD_WIDTH):
+        row = source[pick(series[entry], source.shape[0]), pick(times[entry], source.shape[1])]
         for i in range(source.shape[2]):
-            X[i, lane] = row[i]
+            X[i, entry] = row[i]
 
 
 @njit(**CALLED)
-def scatter(X, rows, out):  # noqa: ANN001, ANN201
-    """Write the lanes to `rows` of `out`, `(rows, entries)`, but for negative ones; change `X`."""
+def scatter(X: SimdArray, rows: Whole, out: Matrix) -> None:
+    """Write entries to `rows` of `out`, `(rows, entries)`, but for negative ones; change `X`."""
     entries = out.shape[1]
-    whole = entries - entries % WIDTH
-    for i in range(0, whole, WIDTH):
+    whole = entries - entries % SIMD_WIDTH
+    for i in range(0, whole, SIMD_WIDTH):
         transpose(X, i)
-    for lane in range(WIDTH):
-        row = rows[lane]
+    for entry in range(SIMD_WIDTH):
+        row = rows[entry]
         if row >= 0:
-            for i in range(0, whole, WIDTH):
-                put_at(out[row], i, get(X, i + lane))
+            for i in range(0, whole, SIMD_WIDTH):
+                put_at(out[row], i, get(X, i + entry))
             for i in range(whole, entries):
-                out[row, i] = X[i, lane]
+                out[row, i] = X[i, entry]
 
 
 @njit(**CALLED)
-def rows_at(t, time, series, origin, begin, until, rows):  # noqa: ANN001, ANN201
-    """Rows `(series, time)` of the lanes that count at step `t`, negative for others."""
-    for lane in range(WIDTH):
-        counts = begin[lane] <= t < until[lane]
-        rows[lane] = series[lane] * time + origin[lane] + t if counts else -1
+def rows_at(
+    t: int, time: int, series: Whole, origin: Whole, begin: Whole, until: Whole, rows: Whole
+) -> None:
+    """Rows `(series, time)` of the entries that count at step `t`, negative for others."""
+    for entry in range(SIMD_WIDTH):
+        counts = begin[entry] <= t < until[entry]
+        rows[entry] = series[entry] * time + origin[entry] + t if counts else -1
 
 
 @njit(**CALLED)
-def copy_lanes(count, source, start, target, place):  # noqa: ANN001, ANN201
+def copy_simd(count: int, source: SimdArray, start: int, target: SimdArray, place: int) -> None:
     """`target[place:place+count] = source[start:start+count]`."""
     for i in range(count):
         put(target, place + i, get(source, start + i))
 
 
 @njit(**CALLED)
-def clear_lanes(count, X):  # noqa: ANN001, ANN201
+def clear_simd(count: int, X: SimdArray) -> None:
     """`X[:count] = 0`."""
     for i in range(count):
         put(X, i, fill(0.0))
 
 
 @njit(**CALLED)
-def reflect_lanes(W, width, i, first, last, rows):  # noqa: ANN001, ANN201
+def reflect_simd(W: SimdArray, width: int, i: int, first: int, last: int, rows: int) -> None:
     """Zero `W[i, first+1:last]` by a reflection of the columns, and make `W[i, first] >= 0`."""
     square = fill(0.0)
     for j in range(first, last):
@@ -117,7 +119,7 @@ def reflect_lanes(W, width, i, first, last, rows):  # noqa: ANN001, ANN201
 
 
 @njit(**CALLED)
-def eliminate_lanes(count, equations, rows, V, X):  # noqa: ANN001, ANN201
+def eliminate_simd(count: int, equations: int, rows: int, V: SimdArray, X: SimdArray) -> None:
     """Take `count` unknowns of `N(0, I)` out of whitened `equations`, stored one unknown a row.
 
     The first `count` rows of `V` belong to them. `X[r, i]` is what row `r` has in the triangular
@@ -144,7 +146,7 @@ def eliminate_lanes(count, equations, rows, V, X):  # noqa: ANN001, ANN201
 
 
 @njit(**CALLED)
-def gram_lanes(n, F, P):  # noqa: ANN001, ANN201
+def gram_simd(n: int, F: SimdArray, P: SimdArray) -> None:
     """`P = F F'`."""
     for i in range(n):
         for j in range(i + 1):
@@ -156,7 +158,7 @@ def gram_lanes(n, F, P):  # noqa: ANN001, ANN201
 
 
 @njit(**CALLED)
-def log_lanes(x, shift):  # noqa: ANN001, ANN201
+def log_simd(x: SimdValue, shift: SimdValue) -> SimdValue:
     """`log x + shift log 2` for normal positive numbers, by the series of the area tangent."""
     one = fill(1.0)
     high, m = add(exponent(x), shift), mantissa(x)

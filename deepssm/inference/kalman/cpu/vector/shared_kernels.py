@@ -1,7 +1,7 @@
-"""Many series with one model and one pattern of gaps: second moments once, means side by side.
+"""Many series with one model and one pattern of gaps: second moments once, means as columns.
 
 Factors and gains do not depend on the data, so they are computed for the first series alone; the
-means of a block of series then move together, one lane a series.
+means of a block of series then move at once, one column a series.
 """
 
 from __future__ import annotations
@@ -11,140 +11,157 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from .....ops.cache import kept
+from .....ops.arrays import Arrays, Batch, Matrices, Matrix, Space, Spaces, Vector, Whole
+from .....ops.cache import cached
 from .....ops.small_matrices import DRIVER, INLINE, SPLICE, clear, copy_matrix, pick
-from ..scalar.predict import observed, settled
-from ..scalar.smoother import backward_gain, mean_map, step_maps
+from ..scalar.predict import is_steady, observed
+from ..scalar.smoother_equations import backward_gain
 from ..scalar.steady import log_volume
+from ..scalar.steady_smoother import mean_map, step_maps
 
-TILE = 8  # steps that are worked on in the fastest cache
-WIDTH = 32  # lanes of a block: wide enough that the compiler makes loops over lanes vectors
+STEPS_IN_CACHE = 8  # steps that are worked on in the fastest cache
+SERIES_AT_ONCE = (
+    32  # columns of a block: wide enough that the compiler makes loops over columns vectors
+)
 
 
 @njit(**INLINE)
-def affine(rows, cols, A, x, out, sign):  # noqa: ANN001, ANN201
+def affine(rows: int, cols: int, A: Matrix, x: Matrix, out: Matrix, sign: float) -> None:
     """`out += sign A x` for a block of columns."""
     for i in range(rows):
         for j in range(cols):
             a = sign * A[i, j]
-            for lane in range(WIDTH):
-                out[i, lane] += a * x[j, lane]
+            for column in range(SERIES_AT_ONCE):
+                out[i, column] += a * x[j, column]
 
 
 @njit(**INLINE)
-def affine_t(rows, cols, A, x, out, sign):  # noqa: ANN001, ANN201
+def affine_t(rows: int, cols: int, A: Matrix, x: Matrix, out: Matrix, sign: float) -> None:
     """`out += sign A' x` for a block of columns, `A` with `cols` rows."""
     for j in range(cols):
         for i in range(rows):
             a = sign * A[j, i]
-            for lane in range(WIDTH):
-                out[i, lane] += a * x[j, lane]
+            for column in range(SERIES_AT_ONCE):
+                out[i, column] += a * x[j, column]
 
 
 @njit(**INLINE)
-def spread(rows, values, out):  # noqa: ANN001, ANN201
-    """`out[:, lane] = values`."""
+def spread(rows: int, values: Vector, out: Matrix) -> None:
+    """`out[:, column] = values`."""
     for i in range(rows):
-        for lane in range(WIDTH):
-            out[i, lane] = values[i]
+        for column in range(SERIES_AT_ONCE):
+            out[i, column] = values[i]
 
 
 @njit(**INLINE)
-def gather(width, series, last, first, steps, source, out):  # noqa: ANN001, ANN201
-    """Copy a tile to `out[time, row, lane]`; lanes past the end repeat the last series."""
-    for lane in range(WIDTH):
-        s = min(series + lane, last - 1)
+def gather(
+    width: int, series: int, last: int, first: int, steps: int, source: Matrices, out: Matrices
+) -> None:
+    """Copy steps to `out[time, row, column]`; columns past the end are the last series again."""
+    for column in range(SERIES_AT_ONCE):
+        s = min(series + column, last - 1)
         for t in range(steps):
             for r in range(width):
-                out[t, r, lane] = source[s, first + t, r]
+                out[t, r, column] = source[s, first + t, r]
 
 
 @njit(**INLINE)
-def scatter(width, series, last, first, steps, source, out):  # noqa: ANN001, ANN201
-    """Copy a tile back, series by series, so that each is written in order."""
-    for lane in range(min(WIDTH, last - series)):
+def scatter(
+    width: int, series: int, last: int, first: int, steps: int, source: Matrices, out: Batch
+) -> None:
+    """Copy some steps back, series by series, so that each is written in order."""
+    for column in range(min(SERIES_AT_ONCE, last - series)):
         for t in range(steps):
             for r in range(width):
-                out[series + lane, first + t, r, 0] = source[t, r, lane]
+                out[series + column, first + t, r, 0] = source[t, r, column]
 
 
 @njit(**INLINE)
-def advance(n, A, b, m, a):  # noqa: ANN001, ANN201
+def advance(n: int, A: Matrix, b: Vector, m: Matrix, a: Matrix) -> None:
     """`a = A m + b` for a block of columns."""
     spread(n, b, a)
     affine(n, n, A, m, a, 1.0)
 
 
 @njit(**INLINE)
-def innovations(n, c, C, d, rows, chol, y, a, e, ll):  # noqa: ANN001, ANN201
+def innovations(
+    n: int, c: int, C: Matrix, d: Vector, rows: Whole, chol: Matrix, y: Matrix, a: Matrix,
+    e: Matrix, ll: Vector,
+) -> None:  # fmt: skip
     """Whitened innovations of a block, and minus half their squares."""
     for r in range(c):
         row, inverse = rows[r], 1.0 / chol[r, r]
         offset = d[row]
-        for lane in range(WIDTH):
-            e[r, lane] = y[row, lane] - offset
+        for column in range(SERIES_AT_ONCE):
+            e[r, column] = y[row, column] - offset
         for j in range(n):
             weight = C[row, j]
-            for lane in range(WIDTH):
-                e[r, lane] -= weight * a[j, lane]
+            for column in range(SERIES_AT_ONCE):
+                e[r, column] -= weight * a[j, column]
         for j in range(r):
             weight = chol[r, j]
-            for lane in range(WIDTH):
-                e[r, lane] -= weight * e[j, lane]
-        for lane in range(WIDTH):
-            total = e[r, lane] * inverse
-            e[r, lane] = total
-            ll[lane] -= 0.5 * total * total
+            for column in range(SERIES_AT_ONCE):
+                e[r, column] -= weight * e[j, column]
+        for column in range(SERIES_AT_ONCE):
+            total = e[r, column] * inverse
+            e[r, column] = total
+            ll[column] -= 0.5 * total * total
 
 
 @njit(**INLINE)
-def correct(n, c, G, a, e, m):  # noqa: ANN001, ANN201
+def correct(n: int, c: int, G: Matrix, a: Matrix, e: Matrix, m: Matrix) -> None:
     """`m = a + G e` for a block of columns."""
-    copy_matrix(n, WIDTH, a, m)
+    copy_matrix(n, SERIES_AT_ONCE, a, m)
     affine(n, c, G, e, m, 1.0)
 
 
-def forward_tiles(n: int, p: int) -> tuple[np.ndarray[Any, Any], ...]:
-    """Scratch of `shared_forward`: observations, means, innovations, log-likelihoods of a tile."""
-    return tuple(np.zeros((TILE, size, WIDTH)) for size in (p, n, n, p, 1))
+def shared_forward_space(n: int, p: int) -> tuple[np.ndarray[Any, Any], ...]:
+    """Scratch of `shared_forward`: observations, means, innovations and densities of steps."""
+    return tuple(np.zeros((STEPS_IN_CACHE, size, SERIES_AT_ONCE)) for size in (p, n, n, p, 1))
 
 
 @njit(**SPLICE)
-def keep_tile(n, p, block, last, start, length, keep, tile, out):  # noqa: ANN001, ANN201
-    """Write what is wanted of a tile."""
+def write_steps(
+    n: int, p: int, block: int, last: int, start: int, length: int, keep: tuple[bool, ...],
+    scratch: Space, out: Space,
+) -> None:  # fmt: skip
+    """Write what is wanted of some steps."""
     ll, a, m, E = out
-    for lane in range(min(WIDTH, last - block)):
+    for column in range(min(SERIES_AT_ONCE, last - block)):
         for k in range(length):
-            ll[block + lane, start + k] = tile[0][k, 0, lane]
+            ll[block + column, start + k] = scratch[0][k, 0, column]
     if keep[0]:
-        scatter(n, block, last, start, length, tile[1], a)
+        scatter(n, block, last, start, length, scratch[1], a)
     if keep[1]:
-        scatter(n, block, last, start, length, tile[2], m)
+        scatter(n, block, last, start, length, scratch[2], m)
     if keep[2]:
-        scatter(p, block, last, start, length, tile[3], E)
+        scatter(p, block, last, start, length, scratch[3], E)
 
 
 @njit(**INLINE)
-def hand_over(n, block, last, source, starts):  # noqa: ANN001, ANN201
-    """Leave the predicted means of a block of series, and a one for the offsets, to the tail."""
-    for lane in range(min(WIDTH, last - block)):
-        start = starts[block + lane]
+def hand_over(n: int, block: int, last: int, source: Matrix, starts: Matrix) -> None:
+    """Leave predicted means of a block of series, and a one for the offsets, to later kernels."""
+    for column in range(min(SERIES_AT_ONCE, last - block)):
+        start = starts[block + column]
         for i in range(start.shape[0]):
-            start[i] = source[i, lane] if i < n else 0.0
+            start[i] = source[i, column] if i < n else 0.0
         start[n] = 1.0
 
 
-@kept(**DRIVER)
-def shared_forward(first, last, params, mean, pattern, y, out, starts, keep, tail, space):  # noqa: ANN001, ANN201
-    """Filter series that share a pattern up to step `tail`, whose predicted means are kept."""
+@cached(**DRIVER)
+def shared_forward(
+    first: int, last: int, params: Space, mean: Matrices, pattern: Arrays, y: Matrices, out: Space,
+    starts: Matrix, keep: tuple[bool, ...], stop: int, space: Space,
+) -> None:  # fmt: skip
+    """Filter series that share a pattern up to step `stop`, whose predicted means are left."""
     A, b, _, C, d, _ = params
     slot, G, chol, rows, count = pattern
     Y, a_, m_, E_, ll_ = space
     n, p = C.shape[3], C.shape[2]
-    for block in range(first, last, WIDTH):
+    for block in range(first, last, SERIES_AT_ONCE):
         before, volume, k = -1, 0.0, 0
-        for start in range(0, tail, TILE):
-            length = min(TILE, tail - start)
+        for start in range(0, stop, STEPS_IN_CACHE):
+            length = min(STEPS_IN_CACHE, stop - start)
             gather(p, block, last, start, length, y, Y)
             for k in range(length):
                 t = start + k
@@ -156,20 +173,22 @@ def shared_forward(first, last, params, mean, pattern, y, out, starts, keep, tai
                     spread(n, mean[0, :, 0], a_[0])
                 else:
                     At, bt = A[0, pick(t, A.shape[1])], b[0, pick(t, b.shape[1])]
-                    advance(n, At, bt, m_[k - 1 if k else TILE - 1], a_[k])
+                    advance(n, At, bt, m_[k - 1 if k else STEPS_IN_CACHE - 1], a_[k])
                 Ct, dt = C[0, pick(t, C.shape[1])], d[0, pick(t, d.shape[1])]
-                for lane in range(WIDTH):
-                    ll_[k, 0, lane] = volume
+                for column in range(SERIES_AT_ONCE):
+                    ll_[k, 0, column] = volume
                 innovations(n, c, Ct, dt, rows[0, i], chol[0, i], Y[k], a_[k], E_[k], ll_[k, 0])
                 correct(n, c, G[0, i], a_[k], E_[k], m_[k])
-            keep_tile(n, p, block, last, start, length, keep, (ll_, a_, m_, E_), out)
-        if tail < y.shape[1]:
-            advance(n, A[0, 0], b[0, 0], m_[(tail - 1) % TILE], a_[0])
+            write_steps(n, p, block, last, start, length, keep, (ll_, a_, m_, E_), out)
+        if stop < y.shape[1]:
+            advance(n, A[0, 0], b[0, 0], m_[(stop - 1) % STEPS_IN_CACHE], a_[0])
             hand_over(n, block, last, a_[0], starts)
 
 
-@kept(**DRIVER)
-def backward_maps(first, last, params, y, stored, out, spaces):  # noqa: ANN001, ANN201
+@cached(**DRIVER)
+def backward_maps(
+    first: int, last: int, params: Space, y: Matrices, stored: Arrays, out: Arrays, spaces: Spaces
+) -> None:
     """The smoother of the first series without its data: maps, factor and gain of every step."""
     A, _, LQ, C, _, R = params
     slot, L, F, G, chol, count = stored
@@ -183,8 +202,8 @@ def backward_maps(first, last, params, y, stored, out, spaces):  # noqa: ANN001,
         clear(n, n, U)
         for t in range(y.shape[1] - 1, -1, -1):
             i, u = slot[s, t], t + 1
-            repeats = same and t < y.shape[1] - 1 and slot[s, u] == i and count[s, i] == p
-            if steady and repeats:
+            shares = same and t < y.shape[1] - 1 and slot[s, u] == i and count[s, i] == p
+            if steady and shares:
                 shared[s, t] = shared[s, u]
                 continue
             shared[s, t] = t
@@ -202,12 +221,15 @@ def backward_maps(first, last, params, y, stored, out, spaces):  # noqa: ANN001,
                     for col in range(n):
                         U[row, col] = W[q + col, q + row] if col >= row else 0.0
                 backward_gain(n, q, At, Lt, W, gain[s, t], x)
-                steady = repeats and settled(n, U, old)
+                steady = shares and is_steady(n, U, old)
             mean_map(n, F[s, i], U, space, B[t], factor[s, t])
 
 
-@kept(**DRIVER)
-def shared_backward(first, last, maps, stored, means, states, slots, steps, space):  # noqa: ANN001, ANN201
+@cached(**DRIVER)
+def shared_backward(
+    first: int, last: int, maps: Space, stored: Arrays, means: Space, states: Matrices,
+    slots: tuple[int, int], steps: tuple[int, int], space: Space,
+) -> None:  # fmt: skip
     """Smoothed means of series that share `maps`, from step `steps[0] - 1` back to `steps[1]`.
 
     `states[s, slot]` is what the future says of the last step to do; it is read from the first of
@@ -219,35 +241,38 @@ def shared_backward(first, last, maps, stored, means, states, slots, steps, spac
     m, mean = means
     M, e, zeta, x = space
     n, p = m.shape[2], E.shape[2]
-    for block in range(first, last, WIDTH):
+    for block in range(first, last, SERIES_AT_ONCE):
         for i in range(n):
-            for lane in range(WIDTH):
-                zeta[i, lane] = states[min(block + lane, last - 1), slots[0], i]
-        for stop in range(steps[0], steps[1], -TILE):
-            start = max(stop - TILE, steps[1])
+            for column in range(SERIES_AT_ONCE):
+                zeta[i, column] = states[min(block + column, last - 1), slots[0], i]
+        for stop in range(steps[0], steps[1], -STEPS_IN_CACHE):
+            start = max(stop - STEPS_IN_CACHE, steps[1])
             gather(n, block, last, start, stop - start, m, M)
             gather(p, block, last, start, stop - start, E, e)
             for t in range(stop - 1, start - 1, -1):
                 affine(n, n, B[shared[0, t]], zeta, M[t - start], 1.0)
                 if t > 0:
                     i = shared[0, t - 1]
-                    clear(n, WIDTH, x)
+                    clear(n, SERIES_AT_ONCE, x)
                     affine(n, n, Z[i], zeta, x, 1.0)
                     affine(n, count[0, slot[0, t]], Ze[i], e[t - start], x, 1.0)
-                    copy_matrix(n, WIDTH, x, zeta)
+                    copy_matrix(n, SERIES_AT_ONCE, x, zeta)
             scatter(n, block, last, start, stop - start, M, mean)
-        for lane in range(min(WIDTH, last - block)):
-            state = states[block + lane, slots[1]]
+        for column in range(min(SERIES_AT_ONCE, last - block)):
+            state = states[block + column, slots[1]]
             for i in range(state.shape[0]):
-                state[i] = zeta[i, lane] if i < n else 0.0
+                state[i] = zeta[i, column] if i < n else 0.0
 
 
-def backward_tiles(n: int, p: int) -> tuple[np.ndarray[Any, Any], ...]:
-    """Scratch of `shared_backward`: means and innovations of a tile, and what the future says."""
-    tiles = (np.zeros((TILE, n, WIDTH)), np.zeros((TILE, p, WIDTH)))
-    return *tiles, *lanes(n, n)
+def shared_backward_space(n: int, p: int) -> tuple[np.ndarray[Any, Any], ...]:
+    """Scratch of `shared_backward`: means, innovations, and what later steps say."""
+    steps = (
+        np.zeros((STEPS_IN_CACHE, n, SERIES_AT_ONCE)),
+        np.zeros((STEPS_IN_CACHE, p, SERIES_AT_ONCE)),
+    )
+    return *steps, *column_blocks(n, n)
 
 
-def lanes(*rows: int) -> tuple[np.ndarray[Any, Any], ...]:
+def column_blocks(*rows: int) -> tuple[np.ndarray[Any, Any], ...]:
     """Blocks of the given numbers of rows."""
-    return tuple(np.zeros((size, WIDTH)) for size in rows)
+    return tuple(np.zeros((size, SERIES_AT_ONCE)) for size in rows)

@@ -1,7 +1,7 @@
 """The gradient of many series with one model and one pattern of gaps.
 
-What does not depend on the data is computed once; steps before the tail move in lanes; the tail
-moves in blocks of eight steps, of which only sums of products are kept (`block_kernels.py`).
+What does not depend on the data is computed once; steps before the steady state move as columns;
+others move in blocks of eight steps, of which only sums of products remain (`block_kernels.py`).
 """
 
 from __future__ import annotations
@@ -11,36 +11,37 @@ from typing import Any
 
 import numpy as np
 
-from .....ops.threads import in_threads
-from ..problem import Problem
-from .shared import Arrays, Together
+from ....ops.arrays import SIMD_WIDTH
+from ....ops.threads import in_threads
+from .problem import Problem
+from .shared import Arrays, SharedRun
 
 Array = np.ndarray
 
 
-def score_together(
-    problem: Problem, result: Together, scale: Array, want_y: bool
+def score_shared(
+    problem: Problem, result: SharedRun, scale: Array, want_y: bool
 ) -> tuple[Array, ...]:
     """Weighted gradient, summed over the series: `y, m0, P0, A, b, Q, C, d, R`; `y` by series."""
-    from .block_kernels import slots
-    from .shared_kernels import lanes
-    from .shared_score import shared_score
+    from .vector.shared_kernels import column_blocks
+    from .vector.shared_score import shared_score
+    from .vector.sizes import slots
 
     size, r = problem.sizes, result.pattern
-    (S, T, n, p), tail = size[:4], result.tail
-    terms, y_grad = _terms(problem, result), np.zeros((S, T if want_y else tail.start, p))
+    (S, T, n, p), steady = size[:4], result.steady
+    terms, y_grad = _terms(problem, result), np.zeros((S, T if want_y else steady.start, p))
     adjoint, sums = np.zeros((S, 2, slots(n))), []
-    more = _score_tail(problem, result, (adjoint, scale, y_grad), terms, want_y)
+    more = _score_steady_blocks(problem, result, (adjoint, scale, y_grad), terms, want_y)
 
     def scratch() -> tuple[Any, ...]:
         some = (np.zeros(n), np.zeros((n, n)), np.zeros((p, p)), np.zeros((p, n)))
         own = (*(np.zeros(shape) for shape in shapes(problem)), *some)
         sums.append(own)  # by name: another thread may append before this one returns
-        return lanes(n, n, n, p, p, 1), own
+        return column_blocks(n, n, n, p, p, 1), own
 
     pattern = (r.slot, r.G, r.chol, r.rows, r.count)
     A, _, _, C, _, _ = problem.params
-    means, steps = (*result.means, adjoint), (tail.start, T)
+    means, steps = (*result.means, adjoint), (steady.start, T)
     arguments = (A, C, pattern, terms, means, scale, y_grad, steps)
     in_threads(shared_score, size, *arguments, space=scratch)
     gA, gb, gQ, gC, gd, gR, gm0, gP0, *_ = (sum(parts) for parts in zip(*sums, strict=True))
@@ -64,10 +65,10 @@ def constant(problem: Problem) -> bool:
     return all(x.shape[1] == 1 for x in (A, LQ, C, R))
 
 
-def _terms(problem: Problem, result: Together) -> Arrays:
+def _terms(problem: Problem, result: SharedRun) -> Arrays:
     """`H, P, D, HP, NAP, N` of each step and which entry it uses."""
-    from ..scalar.score import score_space
-    from .shared_score import score_terms
+    from .scalar.score import score_space
+    from .vector.shared_score import score_terms
 
     size, r = problem.sizes, result.pattern
     T, n, p = size.time, size.n, size.p
@@ -81,42 +82,43 @@ def _terms(problem: Problem, result: Together) -> Arrays:
     return terms
 
 
-def _score_tail(
-    problem: Problem, result: Together, state: Arrays, terms: Arrays, want_y: bool
+def _score_steady_blocks(
+    problem: Problem, result: SharedRun, state: Arrays, terms: Arrays, want_y: bool
 ) -> tuple[Array, ...] | None:
-    """Derivatives `A, b, Q, C, d, R` of the tail; leaves the adjoint of its first step."""
-    from .block_kernels import BLOCK, innovation_space, score_tail, slots
-    from .block_matrices import last_step, score_maps, tiles
+    """Derivatives `A, b, Q, C, d, R` of steady blocks; leaves the adjoint of its first step."""
+    from .block_matrices import last_step, register_blocks, score_maps
+    from .vector.block_kernels import innovation_space, score_steady_blocks
+    from .vector.sizes import BLOCK_STEPS, slots
 
-    size, tail = problem.sizes, result.tail
+    size, steady = problem.sizes, result.steady
     if result.maps is None:
         return None
     adjoint, scale, y_grad = state
     (n, p), step = size[2:4], last_step(problem, result.pattern)
     *_, place = terms
-    maps, used = score_maps(step, terms[1][place[tail.start]]), BLOCK * p + n
+    maps, used = score_maps(step, terms[1][place[steady.start]]), BLOCK_STEPS * p + n
     W = (
-        tiles(result.maps.e.swapaxes(0, 1)),
-        tiles(maps.r[0][:, :used]),
-        tiles(maps.w[..., :used]),
+        register_blocks(result.maps.e.swapaxes(0, 1)),
+        register_blocks(maps.r[0][:, :used]),
+        register_blocks(maps.w[..., :used]),
     )
-    rows, columns = BLOCK * p + slots(n), maps.r.shape[2]
+    rows, columns = BLOCK_STEPS * p + slots(n), maps.r.shape[2]
     sums: list[Array] = []
 
     def scratch() -> tuple[Array, Array, Array]:
         own = np.zeros((rows, columns))
         sums.append(own)
-        return innovation_space(p), np.zeros(BLOCK), own
+        return innovation_space(p), np.zeros(BLOCK_STEPS), own
 
-    data = (problem.y, result.x, adjoint, W, tail.start, tail.blocks, n, scale, y_grad, want_y)
-    in_threads(score_tail, size, *data, space=scratch)
+    data = (problem.y, result.x, adjoint, W, steady.start, steady.blocks, n, scale, y_grad, want_y)
+    in_threads(score_steady_blocks, size, *data, space=scratch)
     if want_y:
-        y_grad[:, tail.start :] *= -scale[:, None, None]
+        y_grad[:, steady.start :] *= -scale[:, None, None]
     total = np.zeros((columns, columns))
     total[:rows] = sum(sums)
     _mirror(total, rows)
-    one = BLOCK * p + slots(n) + n
-    _, _, D, HP, NAP, N = (_sum_of(x, place[tail.start :]) * scale.sum() for x in terms[:-1])
+    one = BLOCK_STEPS * p + slots(n) + n
+    _, _, D, HP, NAP, N = (_sum_of(x, place[steady.start :]) * scale.sum() for x in terms[:-1])
     left = [x @ total for x in (maps.after, maps.r, maps.w)]
     by = [
         (x @ z.swapaxes(1, 2)).sum(0) for x, z in zip(left, (maps.z, maps.r, maps.z), strict=True)
@@ -127,10 +129,10 @@ def _score_tail(
 
 
 def _mirror(total: Array, rows: int) -> None:
-    """Fill in the tiles below the diagonal, which are those above it."""
+    """Fill in the blocks below the diagonal, which are those above it."""
     square = total[:rows, :rows]
-    tile = np.arange(rows) // 8
-    below = tile[:, None] > tile
+    block = np.arange(rows) // SIMD_WIDTH
+    below = block[:, None] > block
     square[below] = square.T[below]
 
 

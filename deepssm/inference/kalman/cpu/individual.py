@@ -1,9 +1,9 @@
 """Series with gaps of their own, eight at a time: which problems, and how they are laid out.
 
-Each of eight lanes takes a series or, where there are few, a stretch of one. A stretch starts from
-the model's first state some steps early and ends some steps late, by when filter and smoother have
-forgotten how they started. This is checked at every seam, to the last digits: each stretch must
-arrive at what the next one started to count from. Else the scalar loop does the work.
+Each entry of a SIMD vector takes a series or, where there are few, a stretch of one. A stretch
+starts from the model's first state some steps early and ends some steps late, by when filter and
+smoother have forgotten how they started. This is checked at every seam, to the last digits: each
+stretch must arrive at what the next one started to count from. Else the scalar loop does the work.
 """
 
 from __future__ import annotations
@@ -15,30 +15,30 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .....ops.threads import in_threads
-from ..problem import Pass, Problem, Sizes, allocate
+from ....ops.arrays import SIMD_WIDTH
+from ....ops.threads import in_threads
+from .problem import Pass, Problem, Sizes, allocate
 
 Arrays = tuple[np.ndarray, ...]
 
-_LANES = 8
 # Compiling takes seconds, once; larger states outgrow the fastest memory.
-_LONG, _LARGE = 10_000, 24
-# Share of steps with gaps below which the scalar loop, whose gains repeat, is faster.
+_STEPS_WORTH_SIMD, _MOST_ROWS = 10_000, 24
+# Share of steps with gaps below which the scalar loop, whose gains become steady, is faster.
 _FREQUENT, _SAMPLE = 0.01, 64
 # Steps a stretch starts early, at the least, and as a share of the series.
 _EARLY, _SHARE = 128, 64
 _SEAM, _ROUNDING = 1e-12, 16 * np.finfo(float).eps
-_ROOM = 1 << 22  # bytes of what the smoother reads again
+_CACHE_BYTES = 1 << 22  # bytes of what the smoother reads again
 
 
 class Plan(NamedTuple):
-    """Which part of the data each lane takes, `(groups, 8)` unless said otherwise.
+    """Which part of the data each entry takes, `(groups, 8)` unless said otherwise.
 
     Attributes:
         series: Which series. origin: The time of its first step.
         begin: First of its steps that counts. until: First that does not count any more.
-        steps: Number of steps, the same in all lanes.
-        seam: Two steps; a lane is at the second where the next lane is at the first.
+        steps: Number of steps, the same in all entries.
+        seam: Two steps; a entry is at the second where the next entry is at the first.
     """
 
     series: np.ndarray
@@ -49,22 +49,22 @@ class Plan(NamedTuple):
     seam: tuple[int, int]
 
 
-def lane_log_likelihood(problem: Problem) -> Pass | None:
+def individual_log_likelihood(problem: Problem) -> Pass | None:
     """Return log-likelihoods and `worst`, or `None` where the scalar loop should do the work.
 
     Args:
         problem: A model and its data.
     """
-    return _run(problem, None, None) if suits(problem) else None
+    return _run(problem, None, None) if has_individual_moments(problem) else None
 
 
-def lane_filter(problem: Problem) -> tuple[Pass, Arrays] | None:
+def individual_filter(problem: Problem) -> tuple[Pass, Arrays] | None:
     """Filter; return also filtered and predicted means, then their covariances.
 
     Args:
         problem: A model and its data.
     """
-    if not suits(problem):
+    if not has_individual_moments(problem):
         return None
     (mean, predicted), (cov, predicted_cov) = _pairs(problem.sizes)
     moments = (mean, predicted, cov, predicted_cov)
@@ -72,13 +72,13 @@ def lane_filter(problem: Problem) -> tuple[Pass, Arrays] | None:
     return result and (result, tuple(_shaped(x, problem.sizes) for x in moments))
 
 
-def lane_smoother(problem: Problem) -> tuple[Pass, Arrays] | None:
+def individual_smoother(problem: Problem) -> tuple[Pass, Arrays] | None:
     """Smooth; return also means, covariances and lag-one covariances.
 
     Args:
         problem: A model and its data.
     """
-    if not suits(problem):
+    if not has_individual_moments(problem):
         return None
     (mean, _), (cov, cross) = _pairs(problem.sizes)
     cross[:: problem.sizes.time] = 0.0
@@ -87,12 +87,12 @@ def lane_smoother(problem: Problem) -> tuple[Pass, Arrays] | None:
     return result and (result, tuple(_shaped(x, problem.sizes) for x in moments))
 
 
-def suits(problem: Problem) -> bool:
+def has_individual_moments(problem: Problem) -> bool:
     """True for long data of small states, most of whose steps have second moments of their own."""
     size = problem.sizes
-    if not size.series or size.k or size.n + size.p > _LARGE:
+    if not size.series or size.k or size.n + size.p > _MOST_ROWS:
         return False
-    if size.series * size.time < _LONG:
+    if size.series * size.time < _STEPS_WORTH_SIMD:
         return False
     if size.time < 3 or not (_varies(problem) or _gaps_are_frequent(problem.y)):
         return False
@@ -113,24 +113,24 @@ def _gaps_are_frequent(y: np.ndarray) -> bool:
 
 
 def plan_of(size: Sizes, *, late: bool) -> Plan:
-    """Deal series, or stretches of a few, to lanes.
+    """Deal series, or stretches of a few, to entries.
 
     Args:
         size: Sizes of the problem.
         late: Whether stretches must end late, for a smoother.
     """
-    parts = max(1, _LANES // size.series)
+    parts = max(1, SIMD_WIDTH // size.series)
     early = max(_EARLY, size.time // _SHARE)
     length = (size.time - 1 - early * (1 + late)) // parts
     if length < early:
         parts = 1
-    groups = -(-size.series * parts // _LANES)
-    lane = np.arange(_LANES * groups).reshape(groups, _LANES)
-    series, part = np.minimum(lane // parts, size.series - 1), lane % parts
-    used = lane < size.series * parts
+    groups = -(-size.series * parts // SIMD_WIDTH)
+    entry = np.arange(SIMD_WIDTH * groups).reshape(groups, SIMD_WIDTH)
+    series, part = np.minimum(entry // parts, size.series - 1), entry % parts
+    used = entry < size.series * parts
     if parts == 1:
         until = np.where(used, size.time, 0)
-        return Plan(series, 0 * lane, 0 * lane, until, size.time, (-1, -1))
+        return Plan(series, 0 * entry, 0 * entry, until, size.time, (-1, -1))
     first = size.time - 1 - length * parts - early * late
     steps = size.time - length * (parts - 1)
     begin = np.where(part > 0, first, 0)
@@ -139,29 +139,29 @@ def plan_of(size: Sizes, *, late: bool) -> Plan:
 
 
 def _run(problem: Problem, filtered: Arrays | None, smoothed: Arrays | None) -> Pass | None:
-    from .....ops.simd import lane_array
-    from .individual_filter import filter_space, lane_forward
-    from .individual_smoother import lane_backward, smoother_space
+    from ....ops.simd import simd_array
+    from .vector.individual_filter import filter_space, individual_forward
+    from .vector.individual_smoother import individual_backward, smoother_space
 
     size, (sources, start, mixed, varying) = problem.sizes, _laid_out(problem)
     n, sizes = size.n, (size.n, size.p, size.q)
     plan = plan_of(size, late=smoothed is not None)
     groups, block = len(plan.series), plan.steps * (n * n + 2 * n)
-    ll, worst = np.empty((size.series * size.time, 1)), np.empty((groups, _LANES))
-    together = groups if smoothed is None else max(1, _ROOM // (8 * _LANES * block))
-    trace = lane_array(1 if smoothed is None else min(together, groups) * block)
-    seams = [lane_array(n * n + n) for _ in range(4)]
+    ll, worst = np.empty((size.series * size.time, 1)), np.empty((groups, SIMD_WIDTH))
+    at_once = groups if smoothed is None else max(1, _CACHE_BYTES // (8 * SIMD_WIDTH * block))
+    trace = simd_array(1 if smoothed is None else min(at_once, groups) * block)
+    seams = [simd_array(n * n + n) for _ in range(4)]
     keep = (filtered is not None, smoothed is not None, mixed, varying)
     outputs = (ll, worst, filtered or (ll,) * 4, trace, (seams[0], seams[1]))
-    for base in range(0, groups, together):
-        some = size._replace(series=min(together, groups - base))
+    for base in range(0, groups, at_once):
+        some = size._replace(series=min(at_once, groups - base))
         arguments = (base, tuple(plan), sources, start, problem.y, outputs, keep)
-        in_threads(lane_forward, some, *arguments, space=lambda: filter_space(*sizes))
+        in_threads(individual_forward, some, *arguments, space=lambda: filter_space(*sizes))
         if smoothed is not None:
             outputs_back = (*smoothed, trace, (seams[2], seams[3]))
             arguments = (base, tuple(plan), sources, problem.y, outputs_back, keep)
             space = partial(_both, filter_space, smoother_space, sizes)
-            in_threads(lane_backward, some, *arguments, space=space)
+            in_threads(individual_backward, some, *arguments, space=space)
     if (worst < 0).any() or plan.seam[0] >= 0 and not _forgotten(plan, n, seams):
         return None
     parts = plan.series.size // size.series if plan.seam[0] >= 0 else 1
@@ -201,7 +201,7 @@ def _laid_out(problem: Problem) -> tuple[Arrays, Arrays, bool, bool]:
 def _forgotten(plan: Plan, n: int, seams: list[np.ndarray]) -> bool:
     """True when each stretch arrives at what the next one started to count from."""
     later = np.flatnonzero(plan.begin[0, 1:] > 0) + 1
-    seen = [x.reshape(-1, n, _LANES)[..., later - i % 2] for i, x in enumerate(seams)]
+    seen = [x.reshape(-1, n, SIMD_WIDTH)[..., later - i % 2] for i, x in enumerate(seams)]
     (mean, L), (other, M) = ((x[0], x[1:]) for x in seen[:2])
     deviation = np.sqrt(np.square(L).sum(1))
     zeros = np.zeros_like(mean)

@@ -1,7 +1,7 @@
-"""Matrices of a block of settled steps: the recursions, run on unit vectors.
+"""Matrices of a block of is_steady steps: the recursions, run on unit vectors.
 
 Columns are what a block is given: its observations, step by step; the mean it begins with; a one,
-for the offsets; and, on the way back, what the future says.
+for the offsets; and, on the way back, what later blocks say.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..problem import Pass, Problem
-from .block_kernels import BLOCK, slots
+from .problem import Pass, Problem
+from .vector.sizes import BLOCK_STEPS, slots
 
 Array = np.ndarray
 
 
 class Step(NamedTuple):
-    """A step of the tail: `e = V (y - d) - H a`, `m = a + G e`, next `a = A m + b`.
+    """A step in the steady state: `e = V (y - d) - H a`, `m = a + G e`, next `a = A m + b`.
 
     Attributes:
         A: Transition. b: Its offset. d: Offset of the emission. G: Whitened gain.
@@ -47,7 +47,7 @@ class Filter(NamedTuple):
 
 
 def last_step(problem: Problem, pattern: Pass) -> Step:
-    """Return the step that the tail repeats."""
+    """Return the step that steady blocks consist of."""
     A, b, _, C, d, _ = (x[0, 0] for x in problem.params)
     i = pattern.slot[0, -1]
     V = np.linalg.inv(np.tril(pattern.chol[0, i]))
@@ -58,10 +58,10 @@ def filter_maps(step: Step) -> Filter:
     """Run a block forward."""
     p, n = step.H.shape
     given, own, offset = _one_step(step)
-    x = unit(8 * p, n + 1, 8 * p + n + 1)
-    found = np.empty((BLOCK, p + 2 * n, x.shape[1]))
-    before = np.empty((BLOCK, n, x.shape[1]))
-    for k in range(BLOCK):
+    x = unit(BLOCK_STEPS * p, n + 1, BLOCK_STEPS * p + n + 1)
+    found = np.empty((BLOCK_STEPS, p + 2 * n, x.shape[1]))
+    before = np.empty((BLOCK_STEPS, n, x.shape[1]))
+    for k in range(BLOCK_STEPS):
         before[k] = x[:n]
         np.matmul(own, x[:n], out=found[k])
         found[k, :, k * p : k * p + p] += given
@@ -91,11 +91,14 @@ def smoother_maps(filtered: Filter, Z: Array, Ze: Array, B: Array) -> tuple[Arra
         B: Means move by `B zeta`.
     """
     n, columns = len(Z), filtered.e.shape[2]
-    means, from_e = np.zeros((BLOCK, n, columns + n)), np.zeros((BLOCK, n, columns + n))
+    means, from_e = (
+        np.zeros((BLOCK_STEPS, n, columns + n)),
+        np.zeros((BLOCK_STEPS, n, columns + n)),
+    )
     means[..., :columns] = filtered.m
     from_e[..., :columns] = Ze @ filtered.e
     zeta = unit(columns, n, columns + n)
-    for k in reversed(range(BLOCK)):
+    for k in reversed(range(BLOCK_STEPS)):
         means[k] += B @ zeta
         zeta = Z @ zeta + from_e[k]
     return means, zeta
@@ -121,20 +124,20 @@ def score_maps(step: Step, P: Array) -> Score:
     `e` goes component by component.
 
     Args:
-        step: Of the tail.
+        step: In the steady state.
         P: Predicted covariance.
     """
     p, n = step.H.shape
-    at = 8 * p + slots(n)
+    at = BLOCK_STEPS * p + slots(n)
     columns = at + slots(n + 1)
-    a, one, r = unit(at, n, columns), unit(at + n, 1, columns), unit(8 * p, n, columns)
-    e = unit(0, 8 * p, columns).reshape(p, BLOCK, columns).swapaxes(0, 1)
+    a, one, r = unit(at, n, columns), unit(at + n, 1, columns), unit(BLOCK_STEPS * p, n, columns)
+    e = unit(0, BLOCK_STEPS * p, columns).reshape(p, BLOCK_STEPS, columns).swapaxes(0, 1)
     predicted = []
-    for k in range(BLOCK):
+    for k in range(BLOCK_STEPS):
         predicted.append(a)
         a = step.A @ (a + step.G @ e[k]) + step.b[:, None] * one
     found = []
-    for k in reversed(range(BLOCK)):
+    for k in reversed(range(BLOCK_STEPS)):
         q = step.A.T @ r
         w = e[k] - step.G.T @ q
         q = q + step.H.T @ w
@@ -143,18 +146,18 @@ def score_maps(step: Step, P: Array) -> Score:
     return Score(*(np.stack(x[::-1]) for x in zip(*found, strict=True)))
 
 
-def tiles(rows: Array) -> Array:
-    """Cut `(..., columns)` into tiles of eight rows, `(tiles, columns, 8)`, padded with zeros."""
+def register_blocks(rows: Array) -> Array:
+    """Cut `(..., columns)` into blocks of eight rows, `(blocks, columns, 8)`, zeros at the end."""
     flat = rows.reshape(-1, rows.shape[-1])
     out = np.zeros((slots(len(flat)), flat.shape[1]))
     out[: len(flat)] = flat
-    return np.ascontiguousarray(out.reshape(-1, BLOCK, flat.shape[1]).swapaxes(1, 2))
+    return np.ascontiguousarray(out.reshape(-1, BLOCK_STEPS, flat.shape[1]).swapaxes(1, 2))
 
 
 def needed(W: Array, p: int) -> Array:
-    """Return how many of a block's observations each tile depends on, the first ones."""
-    used = (W[:, : BLOCK * p] != 0).any(-1)
-    return np.where(used, 1 + np.arange(BLOCK * p), 0).max(-1)
+    """Return how many of a block's observations each block depends on, the first ones."""
+    used = (W[:, : BLOCK_STEPS * p] != 0).any(-1)
+    return np.where(used, 1 + np.arange(BLOCK_STEPS * p), 0).max(-1)
 
 
 def unit(first: int, rows: int, columns: int) -> Array:

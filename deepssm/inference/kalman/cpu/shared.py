@@ -1,8 +1,9 @@
-"""Many series with one model and one pattern of gaps: second moments once, means of all together.
+"""Many series with one model and one pattern of gaps: second moments once, means of all.
 
-Steps with gaps, and those of a model that varies, move in lanes (`shared_kernels.py`). Others move
-eight series abreast (`steady_filter.py`); smoother and gradient of steps whose gain has settled
-take eight of them as one matrix (`block_kernels.py`).
+Such a shared-covariance batch moves through steps with gaps, and those of a model that varies, as
+columns of one matrix (`shared_kernels.py`), through others as SIMD vectors of eight series
+(`shared_simd.py`); smoother and gradient in the steady state take eight steps as one matrix
+(`block_kernels.py`).
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from .....ops.memory import lines
-from .....ops.threads import in_threads
-from ..problem import Pass, Problem
+from ....ops.memory import lines
+from ....ops.threads import in_threads
+from .problem import Pass, Problem
 
 if TYPE_CHECKING:
     from .block_matrices import Filter
@@ -26,7 +27,7 @@ Arrays = tuple[Array, ...]
 _SMOOTHER, _SCORE = (False, True, True), (True, False, True)
 
 
-class Tail(NamedTuple):
+class SteadyBlocks(NamedTuple):
     """Steps whose gain is that of the last step, in whole blocks up to the end.
 
     Attributes:
@@ -38,37 +39,37 @@ class Tail(NamedTuple):
     blocks: int
 
 
-class Together(NamedTuple):
+class SharedRun(NamedTuple):
     """What the score needs of a run of all series.
 
     Attributes:
-        pattern: Run of the first series. tail: Its tail.
+        pattern: Run of the first series. steady: Its steady blocks.
         log_likelihood: `(series, time)`.
-        means: Predicted means and innovations before the tail, `(series, time, size, 1)`.
-        x: Mean that each block of the tail begins with, and a one. maps: What a block does.
+        means: Predicted means and innovations before these, `(series, time, size, 1)`.
+        x: Mean that each of these begins with, and a one. maps: What a block does.
     """
 
     pattern: Pass
-    tail: Tail
+    steady: SteadyBlocks
     log_likelihood: Array
     means: Arrays
     x: Array
     maps: Filter | None
 
 
-def find_tail(problem: Problem, pattern: Pass) -> Tail:
-    """Return the tail of a run, empty where it does not pay for the matrices of its blocks."""
-    from .block_kernels import BLOCK
+def find_steady_blocks(problem: Problem, pattern: Pass) -> SteadyBlocks:
+    """Return the steady blocks of a run, none where too few pay for the matrices."""
+    from .vector.sizes import BLOCK_STEPS
 
     (S, T, n, p), slot = problem.sizes[:4], pattern.slot[0]
     if any(x.shape[1] > 1 for x in problem.params) or pattern.count[0, slot[-1]] < p:
-        return Tail(T, 0)
+        return SteadyBlocks(T, 0)
     other = np.flatnonzero(slot != slot[-1])
-    settled = int(other[-1]) + 1 if other.size else 0
-    blocks = max(T - settled - 1, 0) // BLOCK
-    if S * blocks < 2 * (BLOCK * p + 2 * n):
-        return Tail(T, 0)
-    return Tail(T - BLOCK * blocks, blocks)
+    is_steady = int(other[-1]) + 1 if other.size else 0
+    blocks = max(T - is_steady - 1, 0) // BLOCK_STEPS
+    if S * blocks < 2 * (BLOCK_STEPS * p + 2 * n):
+        return SteadyBlocks(T, 0)
+    return SteadyBlocks(T - BLOCK_STEPS * blocks, blocks)
 
 
 def run_shared(problem: Problem, pattern: Pass, keep: tuple[bool, bool, bool]) -> Pass:
@@ -78,48 +79,52 @@ def run_shared(problem: Problem, pattern: Pass, keep: tuple[bool, bool, bool]) -
     means = lines(2, S, T, n, 1) if keep[0] and keep[1] else None
     a, m = means if means is not None else (np.empty((S, T if k else 1, n, 1)) for k in keep[:2])
     E = np.empty((S, T if keep[2] else 1, p, 1))
-    ll, _ = forward(problem, pattern, Tail(T, 0), (a, m, E), keep)
+    ll, _ = forward(problem, pattern, SteadyBlocks(T, 0), (a, m, E), keep)
     info = np.empty((S, T, 0, 1))
     return pattern._replace(log_likelihood=ll, a=a, m=m, E=E, info=info)
 
 
 def forward(
-    problem: Problem, pattern: Pass, tail: Tail, out: Arrays, keep: tuple[bool, bool, bool]
+    problem: Problem,
+    pattern: Pass,
+    steady: SteadyBlocks,
+    out: Arrays,
+    keep: tuple[bool, bool, bool],
 ) -> tuple[Array, Array]:
-    """Filter; keep means before the tail, and of the tail the mean that each block begins with.
+    """Filter; write means before the steady blocks, and the mean that each of these begins with.
 
     Args:
         problem: The series.
         pattern: A run of the first.
-        tail: Its tail.
+        steady: Its steady blocks.
         out: Predicted and filtered means and innovations.
         keep: Which of them to write.
 
     Returns:
         Log-likelihoods, `(series, time)`, and means with a one, `(series, blocks, size)`.
     """
-    from .block_kernels import BLOCK, slots
-    from .shared_kernels import forward_tiles, shared_forward
-    from .steady_filter import SKIP, WRITE, abreast_kernel, abreast_space, way_of
+    from .vector.shared_kernels import shared_forward, shared_forward_space
+    from .vector.shared_simd import SKIP, WRITE, shared_simd_kernel, shared_simd_space, way_of
+    from .vector.sizes import BLOCK_STEPS, slots
 
     size = problem.sizes
     S, T, n, p = size[:4]
     ll, state = np.empty((S, T)), np.zeros((S, slots(n + 1)))
     state[:, :n], state[:, n] = problem.start[0][0, :, 0], 1.0
-    first = min(_first_abreast(problem, pattern), tail.start)
+    first = min(_first_complete(problem, pattern), steady.start)
     if first:
         moments = (pattern.slot, pattern.G, pattern.chol, pattern.rows, pattern.count)
         arguments = (problem.params, problem.start[0], moments, problem.y, (ll, *out), state)
-        space = partial(forward_tiles, n, p)
+        space = partial(shared_forward_space, n, p)
         in_threads(shared_forward, size, *arguments, keep, first, space=space)
-    x = np.empty((S, tail.blocks, slots(n + 1)))
+    x = np.empty((S, steady.blocks, slots(n + 1)))
     if first < T:
-        kernel = abreast_kernel(size.constants[:2] if size.constants else None)
-        model, space = _folded(problem, pattern), partial(abreast_space, n, p, slots(n + 1))
+        kernel = shared_simd_kernel(size.constants[:2] if size.constants else None)
+        model, space = _folded(problem, pattern), partial(shared_simd_space, n, p, slots(n + 1))
         written = tuple(way_of(x, first, wish) for x, wish in zip(out, keep, strict=True))
         ways = (
-            ((first, (tail.start - first) // BLOCK), (*written, SKIP)),
-            ((tail.start, tail.blocks), (SKIP, SKIP, SKIP, WRITE)),
+            ((first, (steady.start - first) // BLOCK_STEPS), (*written, SKIP)),
+            ((steady.start, steady.blocks), (SKIP, SKIP, SKIP, WRITE)),
         )
         for steps, wanted in ways:
             if steps[1]:
@@ -128,21 +133,21 @@ def forward(
     return ll, x
 
 
-def _first_abreast(problem: Problem, pattern: Pass) -> int:
+def _first_complete(problem: Problem, pattern: Pass) -> int:
     """First step from which whole blocks of complete steps of a constant model reach the end."""
-    from .steady_filter import BLOCK
+    from .vector.sizes import BLOCK_STEPS
 
     T, p = problem.sizes.time, problem.sizes.p
     if any(x.shape[1] > 1 for x in problem.params):
         return T
     short = np.flatnonzero(pattern.count[0, pattern.slot[0]] < p)
-    return T - (T - int(short[-1]) - 1 if short.size else T) // BLOCK * BLOCK
+    return T - (T - int(short[-1]) - 1 if short.size else T) // BLOCK_STEPS * BLOCK_STEPS
 
 
 def _folded(problem: Problem, pattern: Pass) -> Arrays:
     """What complete steps do: matrices, which a step uses, log-volumes and both offsets."""
-    from ..scalar.steady import fold_space
-    from .steady_filter import fold_steps
+    from .scalar.steady import fold_space
+    from .vector.shared_simd import fold_steps
 
     n, p, slot = problem.sizes.n, problem.sizes.p, pattern.slot[0]
     A, b, _, C, d, _ = (x[0, 0] for x in problem.params)
@@ -153,71 +158,72 @@ def _folded(problem: Problem, pattern: Pass) -> Arrays:
     return W, slot, volume, b, d
 
 
-def filter_for_score(problem: Problem, pattern: Pass) -> Together:
+def filter_for_score(problem: Problem, pattern: Pass) -> SharedRun:
     """Filter all series; keep what the score needs."""
-    tail, (S, _, n, p) = find_tail(problem, pattern), problem.sizes[:4]
-    a, E = np.empty((S, tail.start, n, 1)), np.empty((S, tail.start, p, 1))
-    ll, x = forward(problem, pattern, tail, (a, np.empty((S, 1, n, 1)), E), _SCORE)
-    return Together(pattern, tail, ll, (a, E), x, _maps(problem, pattern, tail))
+    steady, (S, _, n, p) = find_steady_blocks(problem, pattern), problem.sizes[:4]
+    a, E = np.empty((S, steady.start, n, 1)), np.empty((S, steady.start, p, 1))
+    ll, x = forward(problem, pattern, steady, (a, np.empty((S, 1, n, 1)), E), _SCORE)
+    return SharedRun(pattern, steady, ll, (a, E), x, _maps(problem, pattern, steady))
 
 
-def _maps(problem: Problem, pattern: Pass, tail: Tail) -> Filter | None:
-    """What a block of the tail does."""
+def _maps(problem: Problem, pattern: Pass, steady: SteadyBlocks) -> Filter | None:
+    """What a steady block does."""
     from .block_matrices import filter_maps, last_step
 
-    return filter_maps(last_step(problem, pattern)) if tail.blocks else None
+    return filter_maps(last_step(problem, pattern)) if steady.blocks else None
 
 
 def smooth_shared(problem: Problem, pattern: Pass) -> tuple[Pass, tuple[Array, ...]]:
-    """Filter and smooth all series; innovations and filtered means are kept where they are needed.
+    """Filter and smooth all series; innovations and filtered means are written where needed.
 
     Returns:
         The run of the first series with the log-likelihoods of all; smoothed means, and of the
         first series factors, gains and which of them each step uses.
     """
-    from .block_kernels import slots, sweep, write
-    from .block_matrices import needed, smoother_maps, tiles
-    from .shared_kernels import backward_tiles, shared_backward
+    from .block_matrices import needed, register_blocks, smoother_maps
+    from .vector.block_kernels import sweep, write
+    from .vector.shared_kernels import shared_backward, shared_backward_space
+    from .vector.sizes import slots
 
-    tail, size = find_tail(problem, pattern), problem.sizes
+    steady, size = find_steady_blocks(problem, pattern), problem.sizes
     S, T, n, p = size[:4]
     maps, factor, gain, shared = _backward_maps(problem, pattern)
-    end = _steady_blocks(tail, shared[0])
-    mean, E, y, start = np.empty((S, T, n, 1)), np.empty((S, T, p, 1)), problem.y, tail.start
-    ll, x = forward(problem, pattern, tail, (np.empty((S, 1, n, 1)), mean, E), _SMOOTHER)
-    way = _maps(problem, pattern, tail)
+    end = _steady_blocks(steady, shared[0])
+    mean, E, y, start = np.empty((S, T, n, 1)), np.empty((S, T, p, 1)), problem.y, steady.start
+    ll, x = forward(problem, pattern, steady, (np.empty((S, 1, n, 1)), mean, E), _SMOOTHER)
+    way = _maps(problem, pattern, steady)
     if way is not None:
         for rows, out in ((way.m, mean), (way.e, E)):
-            W, blocks = tiles(rows), (end, tail.blocks)
+            W, blocks = register_blocks(rows), (end, steady.blocks)
             arguments = (y, x, x, W, needed(W, p), start, blocks, (n + 1, 0), out)
             in_threads(write, size, *arguments)
     z = np.zeros((S, 1 + end, slots(n)))
     stored, both = (shared, pattern.slot, pattern.count, E[..., 0]), (mean[..., 0], mean)
 
-    def by_lanes(places: tuple[int, int], steps: tuple[int, int]) -> None:
+    def by_simd(places: tuple[int, int], steps: tuple[int, int]) -> None:
         arguments = (maps, stored, both, z, places, steps)
-        in_threads(shared_backward, size, *arguments, space=partial(backward_tiles, n, p))
+        in_threads(shared_backward, size, *arguments, space=partial(shared_backward_space, n, p))
 
     middle = start + 8 * end if end else T
-    by_lanes((end, end), (T, middle if end else 0))
+    by_simd((end, end), (T, middle if end else 0))
     if way is not None and end:
         i = shared[0, start]
         means, zeta = smoother_maps(way, *(x[i] for x in maps))
-        arguments = (y, x, z, tiles(zeta), start, (end - 1, -1, -1), (n + 1, n))
+        arguments = (y, x, z, register_blocks(zeta), start, (end - 1, -1, -1), (n + 1, n))
         in_threads(sweep, size, *arguments)
-        W = tiles(means)
+        W = register_blocks(means)
         arguments = (y, x, z, W, needed(W, p), start, (0, end), (n + 1, n), mean)
         in_threads(write, size, *arguments)
-        by_lanes((0, 0), (start, 0))
+        by_simd((0, 0), (start, 0))
     info = np.empty((S, T, 0, 1))
     result = pattern._replace(log_likelihood=ll, info=info)
     return result, (mean, factor, gain, shared)
 
 
 def _backward_maps(problem: Problem, pattern: Pass) -> tuple[Arrays, Array, Array, Array]:
-    """The smoother of the first series without its data; see `kalman_shared.backward_maps`."""
-    from ..scalar.smoother import backward_space
-    from .shared_kernels import backward_maps
+    """The smoother of the first series without its data; see `vector.shared_kernels`."""
+    from .scalar.smoother import backward_space
+    from .vector.shared_kernels import backward_maps
 
     size, r = problem.sizes, pattern
     T, n, p = size.time, size.n, size.p
@@ -231,9 +237,9 @@ def _backward_maps(problem: Problem, pattern: Pass) -> tuple[Arrays, Array, Arra
     return maps, factor, gain, shared
 
 
-def _steady_blocks(tail: Tail, shared: Array) -> int:
-    """Number of blocks of the tail, from its start, where the smoother repeats itself as well."""
-    if not tail.blocks:
+def _steady_blocks(steady: SteadyBlocks, shared: Array) -> int:
+    """Number of steady blocks, from the first, where the smoother is steady as well."""
+    if not steady.blocks:
         return 0
-    other = np.flatnonzero(shared[tail.start - 1 :] != shared[tail.start - 1])
-    return (int(other[0]) - 1) // 8 if other.size else tail.blocks
+    other = np.flatnonzero(shared[steady.start - 1 :] != shared[steady.start - 1])
+    return (int(other[0]) - 1) // 8 if other.size else steady.blocks
