@@ -16,7 +16,6 @@ from deepssm.inference.guides.encoders.features import Reader
 from deepssm.inference.guides.encoders.recurrent import RecurrentEncoder, reversal
 from deepssm.inference.guides.linearized_guide import LinearizedGuide
 from deepssm.inference.guides.particle_filter import guided_filter
-from deepssm.inference.guides.posterior import step_divergence
 from deepssm.inference.guides.smoothing_guide import SmoothingGuide, default_guide
 from deepssm.inference.variational.elbo import bound, importance_log_likelihood, negative_elbo
 from deepssm.inference.variational.svi import SVI
@@ -154,7 +153,7 @@ def test_divergence_is_the_mean_log_ratio(name: str) -> None:
     z = law.rsample()
     steps = observed_steps(series.y)
     prior = MarkovSequence(model, 12, series.u, None, steps, law.batch_shape)
-    analytic = step_divergence(law, prior).sum(-1)
+    analytic = law.divergence(prior).sum(-1)
     ratio = law.log_prob(z) - prior.log_prob(z)
     difference = ratio - analytic
     assert (difference.mean(0).abs() < 5 * difference.std(0) / 4000**0.5).all()
@@ -188,7 +187,7 @@ def test_divergence_from_a_full_normal_is_exact() -> None:
     z = law.rsample()
     path = law.path
     assert path is not None
-    got = step_divergence(law, MarkovSequence(model, 5, batch_shape=torch.Size((3,))))
+    got = law.divergence(MarkovSequence(model, 5, batch_shape=torch.Size((3,))))
     previous = torch.cat([torch.zeros(3, 1, 2, dtype=torch.float64), 0.9 * z[:, :-1]], dim=1)
     q = MultivariateNormal(path.mean, torch.diag_embed(path.scale.square()))
     expected = kl_divergence(q, MultivariateNormal(previous, scale_tril=model.chol))

@@ -329,7 +329,7 @@ def test_what_cannot_be_done_is_refused() -> None:
         DeepMarkov(P, N, emission=GaussianEmission(N, 3))
     with pytest.raises(ValueError, match="`u` must hold 1 input"):
         LinearizedGuide()(model, Series(y, u))
-    with pytest.raises(ValueError, match="`y` is needed by a model with feedback"):
+    with pytest.raises(ValueError, match="`y` is needed by an autoregressive model"):
         model(u=u)
     for method in (Ensemble(10), PosteriorLinearization()):
         with pytest.raises(ValueError, match="cannot lead its draws back"):
