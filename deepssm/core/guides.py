@@ -247,7 +247,10 @@ class Combiner(Protocol):
         ...
 
     def __call__(self, step: CombinerStep) -> tuple[Tensor, Tensor]:
-        """Return mean and standard deviation of `q(z_t | z_{t-1})`, each `(*axes, state)`."""
+        """Return mean and standard deviation of `q(z_t | z_{t-1})`, each `(*axes, state)`.
+
+        Both may have fewer leading axes where they do not depend on the state before.
+        """
         ...
 
 

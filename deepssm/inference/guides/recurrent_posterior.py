@@ -122,4 +122,7 @@ class RecurrentPosterior(StepwisePosterior):
             residual = (filled - self.model.emission(mean, u).mean) / self.spread
             innovation = torch.where(seen, residual, torch.zeros_like(residual))
         context = self.context[..., t, :]
-        return self.combiner(CombinerStep(z, mean, prior.variance.sqrt(), innovation, context))
+        step = CombinerStep(z, mean, prior.variance.sqrt(), innovation, context)
+        # A combiner that does not look at the state says the same to all paths.
+        found, scale = (part.expand(mean.shape) for part in self.combiner(step))
+        return found, scale

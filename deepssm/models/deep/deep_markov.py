@@ -48,8 +48,9 @@ class DeepMarkov(StateSpaceModel):
         feedback: Which part also reads the last observation `y_{t-1}`, the autoregressive input:
             `"transition"`, `"emission"` or `"both"`. It enters that part behind `u_t`, in units of
             one, a missing component as 0, followed by 1 for each component that was seen; such a
-            part has `input_dim + 2 obs_dim` inputs. Filters, guides and bounds so condition on what was seen. Forecasts,
-            `impute`, `counterfactual` and `simulate` feed each draw back into the next step.
+            part has `input_dim + 2 obs_dim` inputs. Filters, guides and bounds so condition on
+            what was seen. Forecasts, `impute`, `counterfactual` and `simulate` feed each draw
+            back into the next step.
 
     Attributes:
         prior_scale: Read by `SVI(weight_decay=None)`; set it to `None` for no prior.
