@@ -65,16 +65,16 @@ class VariationalLoss(nn.Module):
         raise NotImplementedError
 
     def draw(
-        self, series: Series, num: int = 1
+        self, series: Series, num_samples: int = 1
     ) -> tuple[StepwisePosterior, Tensor, MarkovSequence]:
-        """Return the guide's posterior of `num` paths a series, its draw, and the prior.
+        """Return the guide's posterior of `num_samples` paths a series, its draw, and the prior.
 
         Args:
             series: A batch.
-            num: Paths a series, a leading axis of the draw.
+            num_samples: Paths a series, a leading axis of the draw.
         """
         posterior = ask(self.guide, self.model, series)
-        posterior = posterior.expand(torch.Size((num, *posterior.batch_shape)))
+        posterior = posterior.expand(torch.Size((num_samples, *posterior.batch_shape)))
         z = posterior.rsample()
         return posterior, z, prior_of(posterior)
 

@@ -33,9 +33,9 @@ def forecast_score(
     """
     origin = series.time - horizon
     y = series.y[..., origin:, :]
-    past = Series(*(None if part is None else part[:, :origin] for part in series))  # type: ignore[arg-type]
+    shown = Series(*(None if part is None else part[:, :origin] for part in series))  # type: ignore[arg-type]
     with torch.no_grad():
-        posterior = ask(guide, model, past).expand(torch.Size((num_samples, len(y))))
+        posterior = ask(guide, model, shown).expand(torch.Size((num_samples, len(y))))
         z = posterior.sample()[..., -1, :]
     if model.reads_past:
         blind = series._replace(y=series.y.clone())
@@ -52,12 +52,12 @@ def forecast_score(
 
 def _fair_score(x: Tensor, y: Tensor) -> Tensor:
     """Return the mean fair CRPS of draws `x` of `y` in units of their spread, gaps left out."""
-    num_paths = len(x)
+    num_samples = len(x)
     seen = ~torch.isnan(y)
     truth = torch.where(seen, y, torch.zeros_like(y))
     ordered = x.sort(dim=0).values
-    rank = torch.arange(1, num_paths + 1, dtype=x.dtype, device=x.device)
-    weight = (2 * rank - num_paths - 1) / (num_paths * (num_paths - 1))
+    rank = torch.arange(1, num_samples + 1, dtype=x.dtype, device=x.device)
+    weight = (2 * rank - num_samples - 1) / (num_samples * (num_samples - 1))
     apart = torch.einsum("k,k...->...", weight, ordered)
     score = (x - truth).abs().mean(0) - apart
     spread = apart.detach().mean(0, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)

@@ -123,8 +123,8 @@ class SequenceForecaster(nn.Module):
         # What a constant series varies by is its round-off.
         floor = (4 * torch.finfo(y.dtype).eps * center).square()
         spread = torch.where(spread > floor, spread, torch.ones_like(spread)).sqrt()
-        past = torch.where(seen, (y - center) / spread, zero)
-        blank = F.pad(past, (0, 0, 0, horizon))
+        scaled = torch.where(seen, (y - center) / spread, zero)
+        blank = F.pad(scaled, (0, 0, 0, horizon))
         known = F.pad(seen.all(-1, keepdim=True).to(y.dtype), (0, 0, 0, horizon))
         parts = [blank, known] if u is None else [blank, known, u]
         outputs = self.stack(torch.cat(parts, -1), dt=dt, rate=rate)
