@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
@@ -100,7 +101,8 @@ def check_model(model: StateSpaceModel, data: Series) -> None:
     drawn = [
         f"{path}.{name}" if path else name
         for path, module in model.named_modules()
-        for name in getattr(module, "_pyro_samples", {})
+        if isinstance(module, PyroModule)
+        for name in module._pyro_samples
     ]
     if drawn:
         raise ValueError(

@@ -75,7 +75,7 @@ class SequenceRegressor(nn.Module):
     ) -> Independent:
         """Return the distribution of the targets, `(*batch, time)` with events `(targets,)`."""
         mean, raw = self.stack(u, dt=dt, rate=rate, mask=mask).chunk(2, -1)
-        return dist.Normal(mean, F.softplus(raw) + self.min_scale).to_event(1)
+        return Independent(dist.Normal(mean, F.softplus(raw) + self.min_scale), 1)
 
 
 class SequenceForecaster(nn.Module):
@@ -130,4 +130,4 @@ class SequenceForecaster(nn.Module):
         outputs = self.stack(torch.cat(parts, -1), dt=dt, rate=rate)
         mean, raw = outputs[..., -horizon:, :].chunk(2, -1)
         scale = F.softplus(raw) + self.min_scale
-        return dist.Normal(center + spread * mean, spread * scale).to_event(1)
+        return Independent(dist.Normal(center + spread * mean, spread * scale), 1)
