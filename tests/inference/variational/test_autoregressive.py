@@ -60,7 +60,7 @@ def _observations(model: DeepMarkov, u: Tensor) -> Tensor:
     return ds.simulate(model, len(u), u=u, generator=torch.Generator().manual_seed(6)).y
 
 
-def _joint_law(model: DeepMarkov, u: Tensor) -> tuple[Tensor, Tensor]:
+def _joint_moments(model: DeepMarkov, u: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and covariance of all observations of complete data: the state is `(z_t, y_t)`."""
     zero, one = torch.zeros(P, dtype=torch.float64), torch.ones(P, dtype=torch.float64)
 
@@ -125,7 +125,7 @@ def _given(mean: Tensor, cov: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 def test_filters_are_exact_on_complete_data(method: InferenceMethod) -> None:
     model, u = _model(), _inputs()
     y = _observations(model, u)
-    mean, cov = _joint_law(model, u)
+    mean, cov = _joint_moments(model, u)
     exact = torch.distributions.MultivariateNormal(mean, cov).log_prob(y.flatten())
     torch.testing.assert_close(ds.log_likelihood(model, y, u, method=method).sum(), exact)
 
@@ -164,7 +164,7 @@ def test_forecasts_feed_their_draws_back(method: InferenceMethod) -> None:
         method=method, generator=torch.Generator().manual_seed(0),
     )  # fmt: skip
     y[T - ahead :] = torch.nan
-    centre, sd = _given(*_joint_law(model, u), y)
+    centre, sd = _given(*_joint_moments(model, u), y)
     errors = 8 if isinstance(method, Particle) else 5
     assert ((found.mean.flatten() - centre).abs() < errors * sd / 4000**0.5).all()
     ratio = found.cov.diagonal(dim1=-2, dim2=-1).sqrt().flatten() / sd
@@ -179,7 +179,7 @@ def test_gaps_are_filled_from_both_sides(method: InferenceMethod) -> None:
     model, u = _model(), _inputs()
     y = _observations(model, u)
     y[2, 0], y[3:5], y[6, 1] = torch.nan, torch.nan, torch.nan
-    centre, sd = _given(*_joint_law(model, u), y)
+    centre, sd = _given(*_joint_moments(model, u), y)
     found = ds.impute(
         model, y, u, num_samples=1000, method=method, generator=torch.Generator().manual_seed(1)
     )
@@ -227,10 +227,10 @@ def test_missing_bits_of_a_chain_have_the_odds_of_bayes() -> None:
         assert abs(got - share) < 5 * (share * (1 - share) / 500) ** 0.5
 
 
-def test_simulations_have_the_moments_of_the_joint_law() -> None:
+def test_simulations_have_the_moments_of_the_joint_moments() -> None:
     """20000 draws, 5 standard errors."""
     model, u = _model(), _inputs(4)
-    mean, cov = _joint_law(model, u)
+    mean, cov = _joint_moments(model, u)
     drawn = ds.simulate(
         model, 4, u=u, num_samples=20000, generator=torch.Generator().manual_seed(2)
     )
@@ -256,7 +256,7 @@ def test_counterfactual_observations_reach_the_next_step() -> None:
         ds.counterfactual(model, y, u, v, method=method, num_samples=3, generator=g())
         for v in (u, instead)
     )
-    mean, other = (_joint_law(model, v)[0].reshape(T, P) for v in (u, instead))
+    mean, other = (_joint_moments(model, v)[0].reshape(T, P) for v in (u, instead))
     torch.testing.assert_close(now.y - was.y, (other - mean).expand(3, T, P))
 
 
