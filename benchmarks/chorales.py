@@ -38,7 +38,6 @@ from deepssm.core.model import Series, StateSpaceModel
 from deepssm.data.polyphonic import Polyphonic, pad, polyphonic
 from deepssm.inference import SVI, GateCombiner, RecurrentEncoder, SmoothingGuide
 from deepssm.inference.guides.encoders.features import Reader
-from deepssm.inference.guides.posterior import step_divergence
 from deepssm.inference.variational.objectives import Loss
 from deepssm.models import BernoulliEmission, DeepMarkov, GatedTransition
 
@@ -145,7 +144,7 @@ class RegularizedLoss(Loss):
         """Return what is to be minimised."""
         self.train()
         law, z, prior = self.draw(series, self.num_particles)
-        divergence = step_divergence(law, prior).sum()
+        divergence = law.divergence(prior).sum()
         gain = (self.likelihood(z, series).sum() - kl_weight * divergence) / self.num_particles
         self.eval()
         squares = [p.square().sum() for p in self.model.parameters() if p.ndim > 1]

@@ -54,10 +54,10 @@ def linear_parameters(model: DeepMarkov, u: Tensor) -> LinearParameters:
     """The matrices by evaluating the model's means at 0 and at unit states."""
     unit = torch.eye(model.state_dim, dtype=torch.float64)
 
-    def conditional(law: torch.nn.Module | object, arrival: Tensor) -> LinearConditional:
+    def conditional(part: torch.nn.Module | object, arrival: Tensor) -> LinearConditional:
         zero = torch.zeros(len(u), model.state_dim, dtype=torch.float64)
-        at_zero = law(zero, arrival)  # type: ignore[operator]
-        columns = [law(zero + e, arrival).mean - at_zero.mean for e in unit]  # type: ignore[operator]
+        at_zero = part(zero, arrival)  # type: ignore[operator]
+        columns = [part(zero + e, arrival).mean - at_zero.mean for e in unit]  # type: ignore[operator]
         cov = torch.diag_embed(at_zero.variance)
         return LinearConditional(torch.stack(columns, -1), at_zero.mean, cov)
 

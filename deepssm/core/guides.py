@@ -1,32 +1,34 @@
-"""What a variational posterior must do, and what it may do: contracts of guides and objectives.
+"""What a variational posterior must do, and what it may do: contracts of guides and their parts.
 
 A stranger's guide is any `nn.Module` with `__call__(model, series)` that returns a distribution
 over paths, `(time, state)` its event shape. Each further Protocol here is an ability: whoever has
-its members is asked for more, by `isinstance`; nothing is registered.
+its members is asked for more, by `isinstance`; nothing is registered. Members that are tensors
+or modules are properties or methods, for `isinstance` sees no buffers and no submodules.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor, nn
-from torch.distributions import Distribution
+from torch import Tensor
 
 from .model import Series, StateSpaceModel
 
-if TYPE_CHECKING:
-    from .methods import InferenceMethod
 
-
+@runtime_checkable
 class PosteriorLaw(Protocol):
     """A distribution of whole paths `q(z_{1:T} | y_{1:T}, u_{1:T})`.
 
     Any `torch.distributions` object will do whose batch shape is that of the series and whose
-    event shape is `(time, state)`, with a differentiable `rsample`: `Independent(Normal(...), 2)`
-    is the smallest. Its divergence from the prior is then `log q - log p` at the draw. Those of
-    this library know their steps `q(z_t | z_{t-1})` as well, and give it in closed form; derive
-    from `deepssm.inference.StepwisePosterior` to get the same.
+    event shape is `(time, state)`, with a differentiable `rsample`: `Independent(Normal(mean,
+    scale), 2)` with `mean` of shape `(*batch, time, state)` is the smallest. It may say anything
+    after a series' last observation: the prior continues there, and only the steps before count.
+
+    Where steps are independent (an `Independent` of normals), the divergence from the prior is
+    exact by step; else it is `log q - log p` at the draw. The posteriors of this library depend on
+    the state before, and know their steps `q(z_t | z_{t-1})`; derive from
+    `deepssm.inference.StepwisePosterior` to get the same.
     """
 
     @property
@@ -37,10 +39,6 @@ class PosteriorLaw(Protocol):
     @property
     def event_shape(self) -> torch.Size:
         """`(time, state)`."""
-        ...
-
-    def expand(self, batch_shape: torch.Size) -> Distribution:
-        """Return the same distribution for more independent paths, `(paths, *batch)`."""
         ...
 
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
@@ -55,9 +53,13 @@ class PosteriorLaw(Protocol):
 class Guide(Protocol):
     """A variational posterior amortised over series: reads one, returns `q(z_{1:T} | y, u)`.
 
-    This is all that training, smoothing, imputing and forecasting need. In practice a guide is an
-    `nn.Module`, whose parameters `SVI` trains beside the model's; one without parameters is
-    taken as it is.
+    This is all that training, smoothing, imputing, forecasting and filtering need. `SVI` wants an
+    `nn.Module`, whose `forward` is `__call__` here and whose parameters it trains beside the
+    model's; one without parameters is taken as it is. `filter` and `log_likelihood` move
+    particles by the model itself, unless the guide is a `FilteringGuide`.
+
+    A guide may be asked about series of any number of batch axes, none included, and of any
+    length. `forward` must not draw: draws are taken from what it returns.
     """
 
     def __call__(self, model: StateSpaceModel, series: Series) -> PosteriorLaw:
@@ -72,7 +74,7 @@ class Guide(Protocol):
 
 
 @runtime_checkable
-class InitializesGuide(Protocol):
+class InitializesGuide(Guide, Protocol):
     """A guide that looks at the model and the training data once, before it is trained."""
 
     def initialize_from(self, model: StateSpaceModel, series: Series) -> None:
@@ -86,7 +88,7 @@ class InitializesGuide(Protocol):
 
 
 @runtime_checkable
-class RefinableGuide(Protocol):
+class RefinableGuide(Guide, Protocol):
     """A guide in two halves, between which `refine` optimises one context a step."""
 
     def encode(self, series: Series) -> Tensor:
@@ -105,7 +107,7 @@ class RefinableGuide(Protocol):
 
 
 @runtime_checkable
-class FilteringGuide(Protocol):
+class FilteringGuide(Guide, Protocol):
     """A guide whose steps can be made to see no future: proposals of a particle filter.
 
     `ds.filter`, `ds.log_likelihood` and `ParticleBound` ask for it. Without it particles move by
@@ -120,6 +122,59 @@ class FilteringGuide(Protocol):
         ...
 
 
+@runtime_checkable
+class WrapsGuide(Guide, Protocol):
+    """A guide over another one, for whose model it is made."""
+
+    @property
+    def inner_guide(self) -> Guide:
+        """The guide inside."""
+        ...
+
+
+@runtime_checkable
+class MadeForModel(Protocol):
+    """A guide that tells for which sizes it was made, so that a model of others is refused."""
+
+    obs_dim: int
+    state_dim: int
+    input_dim: int
+
+
+@runtime_checkable
+class DifferentiatesModel(Protocol):
+    """A guide that takes derivatives of the model, which compiled code does not have twice."""
+
+    differentiates_model: bool
+
+
+@runtime_checkable
+class FeatureReader(Protocol):
+    """Turns a series into features of every step, in units of one and without NaN.
+
+    An `nn.Module` whose `forward` is `__call__` here.
+    """
+
+    @property
+    def size(self) -> int:
+        """Number of features of a step."""
+        ...
+
+    @property
+    def innovation_scale(self) -> Tensor | None:
+        """Units of an innovation, `(obs,)`; `None` where guides are not to look at one."""
+        ...
+
+    def initialize_from(self, series: Series) -> None:
+        """Store location and scale of the training data, `(series, time, obs)`."""
+        ...
+
+    def __call__(self, series: Series) -> Tensor:
+        """Return the features of every step, `(*batch, time, size)`."""
+        ...
+
+
+@runtime_checkable
 class Encoder(Protocol):
     """A network that reads features of every step and gives a guide one context a step.
 
@@ -174,6 +229,7 @@ class CombinerStep(NamedTuple):
     context: Tensor
 
 
+@runtime_checkable
 class Combiner(Protocol):
     """One step of a guide: what the prior and the context say, put together.
 
@@ -191,7 +247,10 @@ class Combiner(Protocol):
         ...
 
     def __call__(self, step: CombinerStep) -> tuple[Tensor, Tensor]:
-        """Return mean and standard deviation of `q(z_t | z_{t-1})`, each `(*axes, state)`."""
+        """Return mean and standard deviation of `q(z_t | z_{t-1})`, each `(*axes, state)`.
+
+        Both may have fewer leading axes where they do not depend on the state before.
+        """
         ...
 
 
@@ -211,82 +270,23 @@ class PathCombiner(Protocol):
 
 
 @runtime_checkable
+class TakesRawContext(Protocol):
+    """A combiner that takes contexts of its own width as they are, without a linear map."""
+
+    takes_raw_context: bool
+
+
+@runtime_checkable
+class PlainTensorCode(Protocol):
+    """A part of a guide that `SVI(compile=True)` may compile: tensor code without loops."""
+
+    plain_tensor_code: bool
+
+
+@runtime_checkable
 class InitializesScale(Protocol):
     """A combiner that starts as precise as the model's transition."""
 
     def initialize_scale(self, scale: Tensor) -> None:
         """Start from the standard deviations of a step of the model, `(state,)`."""
-        ...
-
-
-class Loss(Protocol):
-    """What `SVI` minimises: an `nn.Module` over one model and one guide."""
-
-    def __call__(
-        self,
-        y: Tensor,
-        u: Tensor | None = None,
-        dt: Tensor | None = None,
-        kl_weight: float = 1.0,
-        scale: float = 1.0,
-    ) -> Tensor:
-        """Return minus the bound of a batch, a scalar with a gradient.
-
-        Args:
-            y: `(series, time, obs)`, NaN where missing.
-            u: `(series, time, input)`, or `None`.
-            dt: `(series, time)`, `()` or `None`.
-            kl_weight: Weight of the divergence, which grows to 1 while training warms up.
-            scale: Factor on the whole, one over the number of observed steps.
-        """
-        ...
-
-
-class Objective(Protocol):
-    """What training maximises, as a value of `SVI(objective=...)`; a frozen dataclass, say."""
-
-    def __call__(
-        self, model: StateSpaceModel, guide: nn.Module, *, num_particles: int = 1
-    ) -> nn.Module:
-        """Return the `Loss` of a model and a guide.
-
-        Args:
-            model: The model.
-            guide: The guide.
-            num_particles: Paths a series, where the objective has no number of its own.
-        """
-        ...
-
-
-@runtime_checkable
-class PreparesLoss(Protocol):
-    """A loss that looks at the training data once, before the first step."""
-
-    def prepare(self, series: Series) -> None:
-        """Take note of the training data, `(series, time, obs)`."""
-        ...
-
-
-@runtime_checkable
-class KeepsState(Protocol):
-    """A loss with numbers of its own that belong into a checkpoint, such as a multiplier."""
-
-    state: nn.Module
-
-
-@runtime_checkable
-class ReportsBound(Protocol):
-    """A loss with a bound of its own, reported beside the evidence lower bound."""
-
-    def bound(self, series: Series) -> Tensor:
-        """Return the bound in nats, `(*batch,)`."""
-        ...
-
-
-@runtime_checkable
-class ChoosesMethod(Protocol):
-    """A loss that says how to infer with the trained guide; others get `Amortized(guide)`."""
-
-    def method(self, guide: nn.Module) -> InferenceMethod:
-        """Return the method of inference."""
         ...

@@ -106,10 +106,10 @@ class LearningMethod(Protocol):
 
 @runtime_checkable
 class TakesInference(Protocol):
-    """A learner that climbs the log-likelihood of an inner method.
+    """A learner or a method that runs another method inside.
 
-    It is a dataclass, and its field `inference` may be `None`: `deepssm.fit` then runs a copy
-    that has the model's default method there.
+    It is a dataclass. In a learner the field `inference` may be `None`: `deepssm.fit` then runs a
+    copy that has the model's default method there.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Any]]

@@ -26,11 +26,17 @@ from .deep.emissions_discrete import CategoricalEmission as CategoricalEmission
 from .deep.emissions_discrete import NegativeBinomialEmission as NegativeBinomialEmission
 from .deep.emissions_discrete import PoissonEmission as PoissonEmission
 from .deep.emissions_image import ImageEmission as ImageEmission
+from .deep.parts import Emission as Emission
+from .deep.parts import InitializesEmission as InitializesEmission
+from .deep.parts import InitializesNoise as InitializesNoise
+from .deep.parts import MeasuresNoise as MeasuresNoise
+from .deep.parts import Transition as Transition
 from .deep.presets import deep_kalman_filter as deep_kalman_filter
 from .deep.presets import deep_markov_model as deep_markov_model
 from .deep.transitions import GatedTransition as GatedTransition
 from .deep.transitions import LinearTransition as LinearTransition
 from .deep.transitions import MLPTransition as MLPTransition
+from .deep.transitions import NeuralTransition as NeuralTransition
 from .deep.transitions import ResidualTransition as ResidualTransition
 from .deep.transitions_gru_mixture import GRUTransition as GRUTransition
 from .deep.transitions_gru_mixture import LocallyLinearTransition as LocallyLinearTransition
@@ -50,6 +56,7 @@ from .gaussian.linear_gaussian import LinearGaussian as LinearGaussian
 from .gaussian.linear_model import LinearModel as LinearModel
 from .gaussian.nonlinear import NonlinearGaussian as NonlinearGaussian
 from .layers.base import SequenceLayer as SequenceLayer
+from .layers.base import StructuredLayer as StructuredLayer
 from .layers.base import param_groups as param_groups
 from .layers.baselines import CausalAttention as CausalAttention
 from .layers.baselines import CausalCNN as CausalCNN

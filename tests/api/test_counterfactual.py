@@ -140,7 +140,7 @@ def test_components_that_the_data_reach_are_active() -> None:
     series = Series(ds.simulate(model, 15, u=u, generator=g).y, u)
     assert active_units(model, LinearizedGuide(), series, 0.05).tolist() == [True, False]
     guide = SmoothingGuide(1, 2, 1, hidden=8).double()
-    torch.nn.init.zeros_(guide.combiner.get_parameter("gain.weight"))
+    torch.nn.init.zeros_(guide.get_parameter("combiner.gain.weight"))
     found = divergence_by_component(model, guide, series)
     assert found.shape == (2,) and (found >= 0).all()
     heard, unheard = divergence_by_component(model, LinearizedGuide(), series).tolist()

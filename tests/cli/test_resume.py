@@ -11,7 +11,7 @@ from deepssm.cli.exit_codes import DataError
 from deepssm.cli.main import main
 from deepssm.cli.resume import begin_training
 from deepssm.cli.table import Table, read_table
-from deepssm.inference.variational.state import Keeper
+from deepssm.inference.variational.state import TrainingState
 from deepssm.io.checkpoint import load
 
 WORDS = ["--y", "level", "--model", "deep-kalman", "--steps", "60", "--hidden", "4"]
@@ -27,14 +27,14 @@ def test_a_stopped_fit_goes_on_to_the_same_weights(
     data.write_text("\n".join(["level", *rows]))
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert main(["fit", str(data), *WORDS, "--out", str(whole)]) == 0
-    report = Keeper.report
+    report = TrainingState.report
 
-    def stop(self: Keeper, step: int, record: dict[str, float]) -> None:
+    def stop(self: TrainingState, step: int, record: dict[str, float]) -> None:
         report(self, step, record)
         signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Keeper, "report", stop)
+        patch.setattr(TrainingState, "report", stop)
         assert main(["fit", str(data), *WORDS, "--out", str(parts)]) == 130
     assert "Same command with --resume goes on" in capsys.readouterr().err
     training = tmp_path / "parts.training"

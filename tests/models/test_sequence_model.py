@@ -90,7 +90,7 @@ def test_forecaster_learns_a_seasonal_series() -> None:
     torch.manual_seed(0)
     stack = SequenceModel(2, 2, [ResidualBlock(S4D(16, 8))])
     model = SequenceForecaster(stack)
-    optimizer = torch.optim.AdamW(param_groups(stack, lr=1e-2))
+    optimizer = torch.optim.AdamW(param_groups(stack, learning_rate=1e-2))
     times = torch.arange(60.0) * 2 * math.pi / 12
     for step in range(150):
         y = 5 + 3 * torch.sin(times + 2 * math.pi * torch.rand(32, 1))[..., None]
@@ -119,6 +119,6 @@ def test_forecasts_do_not_depend_on_the_unit(unit: float) -> None:
 
 def test_regressor_is_a_distribution_for_each_step() -> None:
     model = SequenceRegressor(SequenceModel(2, 4, [ResidualBlock(S5(8, 4))]))
-    law = model(torch.randn(3, 9, 2))
-    assert law.batch_shape == (3, 9) and law.event_shape == (2,)
-    assert law.log_prob(torch.zeros(3, 9, 2)).isfinite().all()
+    found = model(torch.randn(3, 9, 2))
+    assert found.batch_shape == (3, 9) and found.event_shape == (2,)
+    assert found.log_prob(torch.zeros(3, 9, 2)).isfinite().all()

@@ -1,30 +1,32 @@
-"""Drawing readings of models that read their own last reading: each draw enters the next step."""
+"""Drawing observations of autoregressive models: each draw enters the next step."""
 
 from __future__ import annotations
 
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...core.autoregressive import input_after
+from ...core.guides import Guide
 from ...core.model import Series, StateSpaceModel
-from ...core.pyro_sites import at, completed, draw, observed_log_prob
+from ...core.pyro_sites import at, completed, observed_log_prob
+from .asking import ask_filtering
 from .particle_filter import Particles, propose, resample_if_uneven
-from .posterior import GuideLaw
+from .posterior import PriorPosterior
 
 
 def fill(
     model: StateSpaceModel,
     series: Series,
     num_samples: int,
-    guide: nn.Module | None = None,
+    guide: Guide | None = None,
     num_particles: int = 500,
 ) -> tuple[Tensor, Tensor]:
-    """Draw states and missing readings together, each reading known to the step after it.
+    """Draw states and missing observations together, each known to the step after it.
 
-    Particles hold a state and a whole reading. A filter weighs them by what was seen, and paths
-    are drawn backwards; right in the limit of many particles whatever the guide's quality.
+    Particles hold a state and a whole observation. A filter weighs them by what was seen, and
+    paths are drawn backwards; right in the limit of many particles whatever the guide's quality.
 
     Args:
         model: Any model whose densities are known.
@@ -53,10 +55,12 @@ def fill(
 
 
 def _cloud(
-    model: StateSpaceModel, series: Series, guide: nn.Module | None, count: int
+    model: StateSpaceModel, series: Series, guide: Guide | None, count: int
 ) -> list[Particles]:
-    """Return particles `(count, *batch, state + obs)` of every step after its reading."""
-    law: GuideLaw | None = None if guide is None else guide.filtering(model, series)  # type: ignore[operator]
+    """Return particles `(count, *batch, state + obs)` of every step after its observation."""
+    posterior = (
+        ask_filtering(guide, model, series) if guide is not None else PriorPosterior(model, series)
+    )
     shape, n = (count, *series.batch_shape), model.state_dim
     now = Particles(series.y.new_zeros(*shape, n), series.y.new_full(shape, -math.log(count)))
     cloud: list[Particles] = []
@@ -67,7 +71,7 @@ def _cloud(
             now, y = both._replace(z=both.z[..., :n]), both.z[..., n:]
             u = input_after(model, u, y)
             prior = model.transition(now.z, u, at(series.dt, t, axes=1))
-        z, ratio = (draw(prior), 0.0) if law is None else propose(law, now, prior, t)
+        z, ratio = propose(posterior, now, prior, t)
         emission = model.emission(z, u)
         weight = now.log_weight + ratio + observed_log_prob(emission, series.y[..., t, :])
         whole = completed(emission, series.y[..., t, :])
@@ -78,13 +82,13 @@ def _cloud(
 def _arrival(
     model: StateSpaceModel, series: Series, cloud: Particles, after: Tensor, t: int
 ) -> Tensor:
-    """Return `log p` of the states and readings of step `t` after each particle of the one before.
+    """Return `log p` of states and observations of step `t` after each particle before.
 
     Args:
         model: The model.
         series: The data.
         cloud: Particles of step `t - 1`.
-        after: State and reading of step `t` of each path, `(paths, *batch, state + obs)`.
+        after: State and observation of step `t` of each path, `(paths, *batch, state + obs)`.
         t: The step.
 
     Returns:
@@ -96,7 +100,7 @@ def _arrival(
     prior = model.transition(z, u, at(series.dt, t, axes=1))
     arrival = prior.log_prob(after[..., :n])
     if bool(torch.isnan(series.y[..., t - 1, :]).any()):
-        # After a reading that was seen the density of the next is the same for all particles.
+        # After an observation that was seen the density of the next is the same for all particles.
         spread = after[None, ..., :n].expand(len(z), *after.shape[:-1], n)
         emission = model.emission(spread, u)
         arrival = arrival + observed_log_prob(emission, after[..., n:])

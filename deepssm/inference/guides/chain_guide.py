@@ -6,13 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...core.guides import Encoder
 from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import observed_steps
-from .chain_posterior import GuideChain
-from .encoders.attention import AttentionEncoder
+from .chain_posterior import ChainPosterior
 from .encoders.diagonal import DiagonalEncoder
-from .encoders.features import Reader, transition_scale
-from .encoders.recurrent import RecurrentEncoder, check_features
+from .encoders.features import Reader, check_encoder, transition_scale
 
 
 class ChainGuide(nn.Module):
@@ -32,7 +31,7 @@ class ChainGuide(nn.Module):
         min_scale: Floor of the diagonal of `L`.
 
     Raises:
-        ValueError: the encoder reads another number of features than the reader gives.
+        ValueError: the encoder is none, or reads another number of features than there are.
     """
 
     def __init__(
@@ -42,7 +41,7 @@ class ChainGuide(nn.Module):
         input_dim: int = 0,
         *,
         hidden: int = 32,
-        encoder: RecurrentEncoder | DiagonalEncoder | AttentionEncoder | None = None,
+        encoder: Encoder | None = None,
         reader: Reader | None = None,
         min_scale: float = 1e-4,
     ) -> None:
@@ -52,7 +51,7 @@ class ChainGuide(nn.Module):
         self.min_scale = min_scale
         self.reader = reader or Reader(obs_dim, input_dim)
         self.encoder = encoder or DiagonalEncoder(self.reader.size, hidden)
-        check_features(self.encoder, self.reader.size)
+        check_encoder(self.encoder, self.reader.size)
         self.sizes = [state_dim * obs_dim, state_dim**2, state_dim, state_dim**2]
         self.output = nn.Linear(self.encoder.hidden, sum(self.sizes))
         self.skip = nn.Linear(self.reader.size, state_dim, bias=False)
@@ -77,7 +76,7 @@ class ChainGuide(nn.Module):
             raw = torch.log(torch.expm1(scale))
             self.output.bias[-n * n :] = torch.diag_embed(raw).reshape(-1)
 
-    def forward(self, model: StateSpaceModel, series: Series) -> GuideChain:
+    def forward(self, model: StateSpaceModel, series: Series) -> ChainPosterior:
         """Return `q(z_{1:T} | y, u)`, batch shape `(*batch,)`, event shape `(time, state)`.
 
         Args:
@@ -91,18 +90,18 @@ class ChainGuide(nn.Module):
         steps = observed_steps(series.y)
         return self.encoder(self.reader(series), steps.sum(-1) - 1)
 
-    def decode(self, model: StateSpaceModel, series: Series, context: Tensor) -> GuideChain:
-        """Return the law that contexts stand for, whoever found them; see `refine`."""
-        return self._law(model, series, context, observed_steps(series.y))
+    def decode(self, model: StateSpaceModel, series: Series, context: Tensor) -> ChainPosterior:
+        """Return the posterior that contexts stand for, whoever found them; see `refine`."""
+        return self._posterior(model, series, context, observed_steps(series.y))
 
-    def filtering(self, model: StateSpaceModel, series: Series) -> GuideChain:
+    def filtering(self, model: StateSpaceModel, series: Series) -> ChainPosterior:
         """Return the guide whose step `t` is that of a series which ends at `t`."""
         context = self.encoder.filtering(self.reader(series))
-        return self._law(model, series, context, (~torch.isnan(series.y)).any(-1))
+        return self._posterior(model, series, context, (~torch.isnan(series.y)).any(-1))
 
-    def _law(
+    def _posterior(
         self, model: StateSpaceModel, series: Series, context: Tensor, steps: Tensor
-    ) -> GuideChain:
+    ) -> ChainPosterior:
         n, p = self.state_dim, self.obs_dim
         gain, gate, shift, raw = self.output(context).split(self.sizes, dim=-1)
         y, seen = self.reader.scaled(series)
@@ -115,4 +114,6 @@ class ChainGuide(nn.Module):
         diagonal = F.softplus(raw.diagonal(dim1=-2, dim2=-1)) + self.min_scale
         # Off-diagonal entries are fractions of their row's deviation, so one scale serves all.
         lower = torch.tril(raw, -1) * diagonal[..., None]
-        return GuideChain(model, series, gates, drive, lower + torch.diag_embed(diagonal), steps)
+        return ChainPosterior(
+            model, series, gates, drive, lower + torch.diag_embed(diagonal), steps
+        )

@@ -1,4 +1,4 @@
-"""The law of a guide whose steps are linear in the state before."""
+"""A posterior whose steps are linear in the state before."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from ...core.model import Series, StateSpaceModel
-from .posterior import GuideLaw, Path
+from .conditionals import Path
+from .posterior import StepwisePosterior
 from .recurrences.chain_path import chain_path
 
 
-class GuideChain(GuideLaw):
+class ChainPosterior(StepwisePosterior):
     """`q(z_t | z_{t-1}) = N(A_t z_{t-1} + b_t, L_t L_t')`; `A_1` is unused.
 
     Args:
@@ -37,15 +38,15 @@ class GuideChain(GuideLaw):
         self.gates, self.drive, self.chol = gates, drive, chol
         super().__init__(model, series, steps, batch_shape)
 
-    def expand(self, batch_shape: torch.Size, _instance: object = None) -> GuideChain:
-        """Return the same law for more independent paths; it draws its own."""
+    def expand(self, batch_shape: torch.Size, _instance: object = None) -> ChainPosterior:
+        """Return the same distribution for more independent paths; it draws its own."""
         parts = (self.model, self.series, self.gates, self.drive, self.chol, self.steps)
-        return GuideChain(*parts, torch.Size(batch_shape))
+        return ChainPosterior(*parts, torch.Size(batch_shape))
 
     def draw(
         self, sample_shape: torch.Size | tuple[int, ...] = (), *, beyond: bool = True
     ) -> Tensor:
-        """Draw paths of the recursion; see `GuideLaw.draw`."""
+        """Draw paths of the recursion; see `StepwisePosterior.draw`."""
         shape = torch.Size(sample_shape) + self.batch_shape
         noise = torch.randn(
             *shape, *self.event_shape, dtype=self.drive.dtype, device=self.drive.device
@@ -64,7 +65,7 @@ class GuideChain(GuideLaw):
         return Path(value, torch.cat([first, rest], -2), self._diagonal(value), self.chol)
 
     def proposal(self, z: Tensor, prior: Distribution, t: int) -> Path:
-        """Return `q(z_t | z_{t-1} = z)`; see `GuideLaw.proposal`."""
+        """Return `q(z_t | z_{t-1} = z)`; see `StepwisePosterior.proposal`."""
         mean = self.drive[..., t, :].expand_as(z)
         if t:
             mean = mean + (self.gates[..., t, :, :] @ z[..., None])[..., 0]

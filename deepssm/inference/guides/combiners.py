@@ -31,6 +31,8 @@ class ProductCombiner(nn.Module):
     variational inference for state space models.
     """
 
+    plain_tensor_code: bool = True
+
     def __init__(
         self, state_dim: int, obs_dim: int, hidden: int, *, innovation: bool = True
     ) -> None:
@@ -75,12 +77,13 @@ class GateCombiner(nn.Module):
         min_scale: Floor of the standard deviation.
 
     Attributes:
-        run: Runs the loops of a path; `SVI(compile=True)` puts a `Replay` there on a GPU.
+        run_loops: Runs the loops of a path; `SVI(compile=True)` puts a `Replay` there on a GPU.
 
     Source: Krishnan, Shalit, Sontag (2017), equation 9.
     """
 
-    uses_innovation = False
+    uses_innovation: bool = False
+    takes_raw_context: bool = True
 
     def __init__(
         self, state_dim: int, obs_dim: int, hidden: int, *, min_scale: float = 1e-3
@@ -89,7 +92,7 @@ class GateCombiner(nn.Module):
         self.min_scale, self.hidden = min_scale, hidden
         self.state = nn.Linear(state_dim, hidden)
         self.output = nn.Linear(hidden, 2 * state_dim)
-        self.run: Callable[..., None] = direct
+        self.run_loops: Callable[..., None] = direct
 
     def forward(self, step: CombinerStep) -> tuple[Tensor, Tensor]:
         """Return the guide's mean and standard deviation, each `(*axes, state)`."""
@@ -108,7 +111,7 @@ class GateCombiner(nn.Module):
         half = 0.5 * self.output.weight
         drive = linear(context, half, self.output.bias)
         state = self.state.weight, self.state.bias
-        return gated_path(drive, start, state, half, noise, self.min_scale, self.run)
+        return gated_path(drive, start, state, half, noise, self.min_scale, self.run_loops)
 
 
 class IndependentCombiner(nn.Module):
@@ -126,7 +129,8 @@ class IndependentCombiner(nn.Module):
     Source: Krishnan, Shalit, Sontag (2017), table 1: MF-LR.
     """
 
-    uses_innovation = False
+    uses_innovation: bool = False
+    plain_tensor_code: bool = True
 
     def __init__(
         self, state_dim: int, obs_dim: int, hidden: int, *, min_scale: float = 1e-3

@@ -1,4 +1,4 @@
-"""A guide whose network says what each reading means, and whose smoother is exact."""
+"""A guide whose network says what each observation means, and whose smoother is exact."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...core.guides import FeatureReader
 from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import observed_steps
-from .chain_posterior import GuideChain
+from .chain_posterior import ChainPosterior
 from .encoders.features import Reader
 from .linearized_guide import information_loop
 
@@ -16,7 +17,7 @@ from .linearized_guide import information_loop
 class ConjugateGuide(nn.Module):
     """`q(z_{1:T}) ~ p(z_{1:T}) prod_t N(x_t; H z_t, 1 / lambda_t)`, normalised exactly.
 
-    A network turns the reading of a step into a pseudo-observation `x_t` with precision
+    A network turns the observation of a step into a pseudo-observation `x_t` with precision
     `lambda_t`; the prior of linear dynamics and these potentials are combined by the backward
     information filter, without approximation. A step that nobody saw has no potential. The
     family holds the exact posterior of every linear-Gaussian model with at most `pseudo`
@@ -48,7 +49,7 @@ class ConjugateGuide(nn.Module):
         pseudo: int | None = None,
         encoder: nn.Module | None = None,
         own_dynamics: bool = False,
-        reader: Reader | None = None,
+        reader: FeatureReader | None = None,
     ) -> None:
         super().__init__()
         self.state_dim, self.obs_dim, self.hidden = state_dim, obs_dim, hidden
@@ -84,7 +85,7 @@ class ConjugateGuide(nn.Module):
                 "`ConjugateGuide` cannot combine exactly: pass `own_dynamics=True`."
             )
 
-    def forward(self, model: StateSpaceModel, series: Series) -> GuideChain:
+    def forward(self, model: StateSpaceModel, series: Series) -> ChainPosterior:
         """Return `q(z_{1:T} | y, u)`, batch shape `(*batch,)`, event shape `(time, state)`.
 
         Args:
@@ -101,14 +102,14 @@ class ConjugateGuide(nn.Module):
             return context
         return context + F.pad(self.skip(features), (0, self.pseudo))
 
-    def decode(self, model: StateSpaceModel, series: Series, context: Tensor) -> GuideChain:
-        """Return the law that contexts stand for, whoever found them; see `refine`."""
+    def decode(self, model: StateSpaceModel, series: Series, context: Tensor) -> ChainPosterior:
+        """Return the posterior that contexts stand for, whoever found them; see `refine`."""
         J, j = self.potentials(series, context)
         parts = linear_dynamics(model, series) if self.own is None else self.own(series)
         gates, drive, cov = information_loop(*(part.double() for part in (*parts, J, j)))
-        return self._law(model, series, gates, drive, cov, observed_steps(series.y))
+        return self._posterior(model, series, gates, drive, cov, observed_steps(series.y))
 
-    def filtering(self, model: StateSpaceModel, series: Series) -> GuideChain:
+    def filtering(self, model: StateSpaceModel, series: Series) -> ChainPosterior:
         """Return the guide whose step `t` is that of a series which ends at `t`."""
         J, j = self.potentials(series, self.encode(series))
         parts = linear_dynamics(model, series) if self.own is None else self.own(series)
@@ -119,7 +120,7 @@ class ConjugateGuide(nn.Module):
         cov = (cov + cov.mT) / 2
         drive = (W @ b[..., None] + cov @ j[..., None])[..., 0]
         seen = (~torch.isnan(series.y)).any(-1)
-        return self._law(model, series, W @ A, drive, cov, seen)
+        return self._posterior(model, series, W @ A, drive, cov, seen)
 
     def potentials(self, series: Series, context: Tensor) -> tuple[Tensor, Tensor]:
         """Return `J, j` of `exp(-z' J z / 2 + j' z)`, 0 where nothing was seen."""
@@ -129,7 +130,7 @@ class ConjugateGuide(nn.Module):
         weighted = self.read.mT * precision[..., None, :]
         return weighted @ self.read, (weighted @ location[..., None])[..., 0]
 
-    def _law(
+    def _posterior(
         self,
         model: StateSpaceModel,
         series: Series,
@@ -137,11 +138,13 @@ class ConjugateGuide(nn.Module):
         drive: Tensor,
         cov: Tensor,
         steps: Tensor,
-    ) -> GuideChain:
+    ) -> ChainPosterior:
         # A broken model gives NaN here, not an error, so that the learner can go back.
         chol = torch.linalg.cholesky_ex(cov).L
         dtype = series.y.dtype
-        return GuideChain(model, series, gates.to(dtype), drive.to(dtype), chol.to(dtype), steps)
+        return ChainPosterior(
+            model, series, gates.to(dtype), drive.to(dtype), chol.to(dtype), steps
+        )
 
 
 class LinearDynamics(nn.Module):
@@ -190,12 +193,12 @@ def linear_dynamics(model: StateSpaceModel, series: Series) -> tuple[Tensor, Ten
     dt = series.dt if series.dt is None or series.dt.ndim == 0 else series.dt[..., 1:]
     points = torch.cat([f.new_zeros(1, n), torch.eye(n, dtype=f.dtype, device=f.device)])
     points = points.reshape(n + 1, *(1 for _ in axes), 1, n)
-    law = model.transition(points.expand(n + 1, *axes, series.time - 1, n), u, dt)
-    columns = (law.mean[1:] - law.mean[0]).movedim(0, -1)
-    variance = law.variance[0]
+    moved = model.transition(points.expand(n + 1, *axes, series.time - 1, n), u, dt)
+    columns = (moved.mean[1:] - moved.mean[0]).movedim(0, -1)
+    variance = moved.variance[0]
     return (
         torch.cat([matrix, columns], dim=-3),
-        torch.cat([f, law.mean[0]], dim=-2),
+        torch.cat([f, moved.mean[0]], dim=-2),
         torch.cat([Q, variance], dim=-2),
     )
 
@@ -208,8 +211,8 @@ def _is_linear(model: StateSpaceModel, series: Series) -> bool:
     u = None if series.u is None else series.u.reshape(-1, series.u.shape[-1])[:1]
     dt = None if series.dt is None else series.dt.reshape(-1)[-1]
     with torch.no_grad():
-        law = model.transition(points, u, dt)
-    one, two, both, none = law.mean
+        moved = model.transition(points, u, dt)
+    one, two, both, none = moved.mean
     return bool(torch.allclose(one + two, both + none, rtol=1e-4, atol=1e-5)) and bool(
-        torch.allclose(law.variance, law.variance[:1])
+        torch.allclose(moved.variance, moved.variance[:1])
     )

@@ -10,9 +10,12 @@ from pyro.nn import AutoRegressiveNN
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
+from ...core.guides import Guide, InitializesGuide, RefinableGuide
 from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import at, draw
-from .posterior import GuideLaw, Path
+from .asking import as_posterior, ask, ask_filtering
+from .conditionals import Conditionals, Path
+from .posterior import StepwisePosterior
 
 
 class AutoregressiveFlow(nn.Module):
@@ -88,9 +91,9 @@ class FlowPath(NamedTuple):
         """Return `log q(z_t | z_{t-1})`, `(*batch, time)`, in nats."""
         return self.base.log_prob() - self.log_det
 
-    def law(self) -> Distribution:
+    def distribution(self) -> Distribution:
         """Return the conditionals as one distribution, batch shape `(*batch, time)`."""
-        return Bent(self.base.law(), self.flow)
+        return Bent(self.base.distribution(), self.flow)
 
     def between(self, start: int, stop: int | None = None) -> FlowPath:
         """Return some of the steps."""
@@ -98,12 +101,19 @@ class FlowPath(NamedTuple):
         part = self.base.between(start, stop)
         return FlowPath(self.z[..., steps, :], part, self.log_det[..., steps], self.flow)
 
+    def divergence(self, prior: Distribution) -> Tensor:
+        """Return `log q - log p` at the path: what was bent has no closed form."""
+        return self.log_prob() - prior.log_prob(self.z)
+
+    def divergence_by_component(self, prior: Distribution) -> None:
+        """Return nothing: there is no split."""
+
 
 class Bent(TorchDistribution):
-    """The law of `flow(x)`, `x` Gaussian.
+    """The distribution of `flow(x)`, `x` Gaussian.
 
     Args:
-        base: Law of `x`, event shape `(state,)`.
+        base: Distribution of `x`, event shape `(state,)`.
         flow: Bends it.
     """
 
@@ -125,29 +135,32 @@ class Bent(TorchDistribution):
         return self.base.log_prob(x) - self.flow(x)[1]
 
 
-class FlowSequence(GuideLaw):
+class FlowPosterior(StepwisePosterior):
     """`q(z_t | z_{t-1})` = the flow of another guide's conditional; drawn by a recursion.
 
     Args:
-        base: The other guide's law.
+        base: The other guide's posterior.
         flow: Bends each step, the same at all times.
         batch_shape: Shape of independent paths, by default that of the base.
     """
 
     def __init__(
-        self, base: GuideLaw, flow: AutoregressiveFlow, batch_shape: torch.Size | None = None
+        self,
+        base: StepwisePosterior,
+        flow: AutoregressiveFlow,
+        batch_shape: torch.Size | None = None,
     ) -> None:
         self.base, self.flow = base, flow
         super().__init__(base.model, base.series, base.steps, batch_shape or base.batch_shape)
 
-    def expand(self, batch_shape: torch.Size, _instance: object = None) -> FlowSequence:
-        """Return the same law for more independent paths; it draws its own."""
-        return FlowSequence(self.base, self.flow, torch.Size(batch_shape))
+    def expand(self, batch_shape: torch.Size, _instance: object = None) -> FlowPosterior:
+        """Return the same distribution for more independent paths; it draws its own."""
+        return FlowPosterior(self.base, self.flow, torch.Size(batch_shape))
 
     def draw(
         self, sample_shape: torch.Size | tuple[int, ...] = (), *, beyond: bool = True
     ) -> Tensor:
-        """Draw paths step by step; see `GuideLaw.draw`."""
+        """Draw paths step by step; see `StepwisePosterior.draw`."""
         shape = torch.Size(sample_shape) + self.batch_shape
         prior = self.model.initial().expand(shape)
         u, dt, z = self.series.u, self.series.dt, prior.mean
@@ -155,8 +168,8 @@ class FlowSequence(GuideLaw):
         for t in range(self.series.time):
             if t:
                 prior = self.model.transition(z, at(u, t), at(dt, t, axes=1))
-            base = self.base.proposal(z, prior, t)
-            x = base.law().rsample()
+            base = _gaussian(self.base.proposal(z, prior, t))
+            x = base.distribution().rsample()
             bent, volume = self.flow(x)
             free = draw(prior) if beyond else bent
             z = torch.where(self.steps[..., t, None], bent, free)
@@ -164,17 +177,17 @@ class FlowSequence(GuideLaw):
             bases.append(base._replace(z=x))
             volumes.append(volume)
         z = torch.stack(states, dim=-2)
-        self.path = FlowPath(z, _stacked(bases), torch.stack(volumes, -1), self.flow)  # type: ignore[assignment]
+        self.path = FlowPath(z, _stacked(bases), torch.stack(volumes, -1), self.flow)
         return z
 
-    def conditionals(self, value: Tensor) -> FlowPath:  # type: ignore[override]
+    def conditionals(self, value: Tensor) -> FlowPath:
         """Return the conditionals along any path, all steps at once."""
-        base = self.base.conditionals(value)._replace(z=self.flow.inverse(value))
+        base = _gaussian(self.base.conditionals(value))._replace(z=self.flow.inverse(value))
         return FlowPath(value, base, self.flow(base.z)[1], self.flow)
 
-    def proposal(self, z: Tensor, prior: Distribution, t: int) -> FlowPath:  # type: ignore[override]
-        """Return `q(z_t | z_{t-1} = z)`; see `GuideLaw.proposal`."""
-        base = self.base.proposal(z, prior, t)
+    def proposal(self, z: Tensor, prior: Distribution, t: int) -> FlowPath:
+        """Return `q(z_t | z_{t-1} = z)`; see `StepwisePosterior.proposal`."""
+        base = _gaussian(self.base.proposal(z, prior, t))
         return FlowPath(z, base, z.new_zeros(z.shape[:-1]), self.flow)
 
 
@@ -184,39 +197,55 @@ class FlowGuide(nn.Module):
     Its divergence from the prior is `log q - log p` at the draw.
 
     Args:
-        guide: A guide with Gaussian steps, such as `SmoothingGuide`.
+        guide: A guide with Gaussian steps, such as `SmoothingGuide`; another is refused by a
+            `ValueError` when it is first asked.
         state_dim: Size of `z`, at least 2.
         hidden: Width of the flows' networks.
         depth: Number of flows.
     """
 
-    def __init__(
-        self, guide: nn.Module, state_dim: int, *, hidden: int = 32, depth: int = 1
-    ) -> None:
+    def __init__(self, guide: Guide, state_dim: int, *, hidden: int = 32, depth: int = 1) -> None:
         super().__init__()
         self.guide, self.flow = guide, AutoregressiveFlow(state_dim, hidden, depth)
 
+    @property
+    def inner_guide(self) -> Guide:
+        """The guide whose steps are bent."""
+        return self.guide
+
     def initialize_from(self, model: StateSpaceModel, series: Series) -> None:
         """Initialise the guide inside; see `SmoothingGuide.initialize_from`."""
-        initialize = getattr(self.guide, "initialize_from", None)
-        if initialize is not None:
-            initialize(model, series)
+        if isinstance(self.guide, InitializesGuide):
+            self.guide.initialize_from(model, series)
 
-    def forward(self, model: StateSpaceModel, series: Series) -> FlowSequence:
+    def forward(self, model: StateSpaceModel, series: Series) -> FlowPosterior:
         """Return `q(z_{1:T} | y, u)`."""
-        return FlowSequence(self.guide(model, series), self.flow)
+        return FlowPosterior(ask(self.guide, model, series), self.flow)
 
     def encode(self, series: Series) -> Tensor:
         """Return what the encoder of the guide inside says of every step."""
-        return self.guide.encode(series)  # type: ignore[operator]
+        return self._in_halves().encode(series)
 
-    def decode(self, model: StateSpaceModel, series: Series, context: Tensor) -> FlowSequence:
-        """Return the law that contexts stand for, whoever found them; see `refine`."""
-        return FlowSequence(self.guide.decode(model, series, context), self.flow)  # type: ignore[operator]
+    def decode(self, model: StateSpaceModel, series: Series, context: Tensor) -> FlowPosterior:
+        """Return the posterior that contexts stand for, whoever found them; see `refine`."""
+        found = self._in_halves().decode(model, series, context)
+        return FlowPosterior(as_posterior(found, model, series), self.flow)
 
-    def filtering(self, model: StateSpaceModel, series: Series) -> FlowSequence:
+    def filtering(self, model: StateSpaceModel, series: Series) -> FlowPosterior:
         """Return the guide whose step `t` is that of a series which ends at `t`."""
-        return FlowSequence(self.guide.filtering(model, series), self.flow)  # type: ignore[operator]
+        return FlowPosterior(ask_filtering(self.guide, model, series), self.flow)
+
+    def _in_halves(self) -> RefinableGuide:
+        assert isinstance(self.guide, RefinableGuide), "`refine` looks at the guide inside."
+        return self.guide
+
+
+def _gaussian(steps: Conditionals) -> Path:
+    if not isinstance(steps, Path):
+        raise ValueError(
+            f"`guide` of a `FlowGuide` must have Gaussian steps, got {type(steps).__name__}."
+        )
+    return steps
 
 
 def _stacked(paths: list[Path]) -> Path:

@@ -13,8 +13,8 @@ from torch.distributions import Distribution
 from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import observed_steps
 from ...linear import matrix_scan
-from .chain_posterior import GuideChain
-from .posterior import Path
+from .chain_posterior import ChainPosterior
+from .conditionals import Path
 
 
 class Linearization(NamedTuple):
@@ -38,7 +38,7 @@ class Linearization(NamedTuple):
 
 
 class LinearizedGuide(nn.Module):
-    """`q(z_{1:T})` = the smoothing law of the model, linearised along its own smoothed mean.
+    """`q(z_{1:T})` = the model's smoothing distribution, linearised along its own smoothed mean.
 
     For a linear-Gaussian model with diagonal noises it is the exact posterior. It follows the
     model as that learns and has no weights; the bound's gradient reaches the model through the
@@ -51,11 +51,13 @@ class LinearizedGuide(nn.Module):
     information filter of Fraser, Potter (1969).
     """
 
+    differentiates_model: bool = True
+
     def __init__(self, iterations: int = 1) -> None:
         super().__init__()
         self.iterations = iterations
 
-    def forward(self, model: StateSpaceModel, series: Series) -> GuideChain:
+    def forward(self, model: StateSpaceModel, series: Series) -> ChainPosterior:
         """Return `q(z_{1:T} | y, u)`, batch shape `(*batch,)`, event shape `(time, state)`.
 
         Args:
@@ -70,14 +72,14 @@ class LinearizedGuide(nn.Module):
         # A broken model gives NaN here, not an error, so that the learner can go back.
         chol = torch.linalg.cholesky_ex(cov).L.to(dtype)
         steps = observed_steps(series.y)
-        return GuideChain(model, series, gates.to(dtype), drive.to(dtype), chol, steps)
+        return ChainPosterior(model, series, gates.to(dtype), drive.to(dtype), chol, steps)
 
     def filtering(self, model: StateSpaceModel, series: Series) -> LinearizedProposal:
         """Return proposals for a particle filter: each step is linearised at the prior mean."""
         return LinearizedProposal(model, series, (~torch.isnan(series.y)).any(-1))
 
 
-class LinearizedProposal(GuideChain):
+class LinearizedProposal(ChainPosterior):
     """The steps `q(z_t | z_{t-1}, y_t)`, by one extended Kalman update of the prior each."""
 
     def __init__(self, model: StateSpaceModel, series: Series, steps: Tensor) -> None:
@@ -85,10 +87,10 @@ class LinearizedProposal(GuideChain):
         super().__init__(model, series, empty, empty, empty, steps)
 
     def proposal(self, z: Tensor, prior: Distribution, t: int) -> Path:
-        """Return `q(z_t | z_{t-1} = z)`; see `GuideLaw.proposal`."""
+        """Return `q(z_t | z_{t-1} = z)`; see `StepwisePosterior.proposal`."""
         u = None if self.series.u is None else self.series.u[..., t, :]
         y, mean, Q = self.series.y[..., t, :], prior.mean, prior.variance
-        H, predicted, R = _readings(self.model, mean, u)
+        H, predicted, R = _emission_moments(self.model, mean, u)
         seen = ~torch.isnan(y)
         weighted = torch.where(seen[..., None], H, torch.zeros_like(H)).mT / R[..., None, :]
         residual = torch.where(seen, y - predicted, torch.zeros_like(predicted))
@@ -112,7 +114,7 @@ def first_path(model: StateSpaceModel, series: Series) -> Tensor:
     """
     initial = model.initial()
     start = initial.mean.detach().expand(*series.batch_shape, series.time, -1)
-    H, mean, R = _readings(model, start, series.u)
+    H, mean, R = _emission_moments(model, start, series.u)
     seen = ~torch.isnan(series.y)
     H = torch.where(seen[..., None], H, torch.zeros_like(H))
     residual = torch.where(seen, series.y - mean, torch.zeros_like(mean))
@@ -144,7 +146,7 @@ def linearize(model: StateSpaceModel, series: Series, path: Tensor) -> Lineariza
         F.append(jacobian)
         f.append(mean - (jacobian @ before[..., None])[..., 0])
         Q.append(variance.expand_as(mean))
-    H, mean, R = _readings(model, path, series.u)
+    H, mean, R = _emission_moments(model, path, series.u)
     seen = ~torch.isnan(series.y)
     residual = series.y - mean + (H @ path.detach()[..., None])[..., 0]
     return Linearization(
@@ -224,12 +226,12 @@ def _compiled_pass(*parts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _jacobian(
-    law: Callable[[Tensor], Distribution], point: Tensor
+    conditional: Callable[[Tensor], Distribution], point: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return Jacobian of the mean, mean and variance, of a law whose rows are independent."""
+    """Return Jacobian of the mean, mean and variance, of conditionals by row."""
     point = point.detach().requires_grad_()
     with torch.enable_grad():
-        here = law(point)
+        here = conditional(point)
         mean = here.mean
         rows = [
             torch.autograd.grad(component.sum(), point, retain_graph=True, materialize_grads=True)[
@@ -240,7 +242,7 @@ def _jacobian(
     return torch.stack(rows, dim=-2), mean.detach(), here.variance.detach()
 
 
-def _readings(
+def _emission_moments(
     model: StateSpaceModel, point: Tensor, u: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return Jacobian, mean and variance of the emission."""

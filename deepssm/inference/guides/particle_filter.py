@@ -6,13 +6,15 @@ import math
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Distribution
 
+from ...core.guides import Guide
 from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import at, draw, observed_log_prob
 from ...core.results import Filtered
-from .posterior import GuideLaw
+from .asking import ask, ask_filtering
+from .posterior import StepwisePosterior
 
 
 class Particles(NamedTuple):
@@ -29,7 +31,7 @@ class Particles(NamedTuple):
 
 def guided_filter(
     model: StateSpaceModel,
-    guide: nn.Module,
+    guide: Guide,
     series: Series,
     num_particles: int,
     *,
@@ -39,7 +41,7 @@ def guided_filter(
 
     Args:
         model: Any model.
-        guide: Gives the proposals through its method `filtering`.
+        guide: Gives the proposals if it is a `FilteringGuide`; else the model itself does.
         series: Data; NaN in `y` is missing.
         num_particles: Number of particles of each series.
         lookahead: Whether proposals and resampling know the future: the steps are those of the
@@ -48,7 +50,7 @@ def guided_filter(
     Source: Doucet, Godsill, Andrieu (2000), algorithm 2, with the guide as proposal; with
     `lookahead` Guarniero, Johansen, Lee (2017), The iterated auxiliary particle filter.
     """
-    law: GuideLaw = (guide if lookahead else guide.filtering)(model, series)  # type: ignore[operator]
+    posterior = (ask if lookahead else ask_filtering)(guide, model, series)
     shape = (num_particles, *series.batch_shape)
     prior = model.initial().expand(torch.Size(shape))
     weight = series.y.new_full(shape, -math.log(num_particles))
@@ -56,12 +58,12 @@ def guided_filter(
     columns: list[tuple[Tensor, ...]] = []
     for t in range(series.time):
         if t:
-            ahead = promise(law, model, particles, t) if lookahead else None
+            ahead = promise(posterior, model, particles, t) if lookahead else None
             particles = resample_if_uneven(particles, ahead)
             u, dt = at(series.u, t), at(series.dt, t, axes=1)
             prior = model.transition(particles.z, u, dt)
         predicted = _moments(particles.log_weight, prior.mean, prior.variance)
-        z, log_ratio = propose(law, particles, prior, t)
+        z, log_ratio = propose(posterior, particles, prior, t)
         log_y = observed_log_prob(model.emission(z, at(series.u, t)), series.y[..., t, :])
         unnormalised = particles.log_weight + log_ratio + log_y
         log_likelihood = unnormalised.logsumexp(0)
@@ -80,12 +82,12 @@ def guided_filter(
 
 
 def propose(
-    law: GuideLaw, particles: Particles, prior: Distribution, t: int
+    posterior: StepwisePosterior, particles: Particles, prior: Distribution, t: int
 ) -> tuple[Tensor, Tensor]:
     """Draw from the guide where the step was observed, else from the prior.
 
     Args:
-        law: The guide, as its `filtering` returns it.
+        posterior: The guide's, as `ask_filtering` returns it.
         particles: The states before.
         prior: `p(z_t | z_{t-1})` of each particle.
         t: The step.
@@ -94,16 +96,18 @@ def propose(
         The draws, `(particles, *batch, state)`, and `log p - log q`, `(particles, *batch)`.
     """
     blind = draw(prior)
-    if not bool(law.steps[..., t].any()):
+    if not bool(posterior.steps[..., t].any()):
         return blind, torch.zeros_like(particles.log_weight)
-    proposal = law.proposal(particles.z, prior, t).law()
-    seen = law.steps[..., t, None]
+    proposal = posterior.proposal(particles.z, prior, t).distribution()
+    seen = posterior.steps[..., t, None]
     z = torch.where(seen, proposal.rsample(), blind)
     log_q = proposal.log_prob(z)
     return z, torch.where(seen[..., 0], prior.log_prob(z) - log_q, torch.zeros_like(log_q))
 
 
-def promise(law: GuideLaw, model: StateSpaceModel, particles: Particles, t: int) -> Tensor:
+def promise(
+    posterior: StepwisePosterior, model: StateSpaceModel, particles: Particles, t: int
+) -> Tensor:
     """Return what the guide expects of the data from step `t` on, `log p(y_{t:T} | z_{t-1})`.
 
     For any point `x` of step `t`, `p(y_{t:T} | z) = p(x | z) p(y_{t:T} | x) / p(x | z, y_{t:T})`,
@@ -111,7 +115,7 @@ def promise(law: GuideLaw, model: StateSpaceModel, particles: Particles, t: int)
     gives the exact answer, whatever `x`; here `x` is a mean of draws.
 
     Args:
-        law: A smoothing guide's law.
+        posterior: A smoothing guide's.
         model: The model.
         particles: States of step `t - 1`.
         t: The step.
@@ -121,12 +125,12 @@ def promise(law: GuideLaw, model: StateSpaceModel, particles: Particles, t: int)
 
     Source: Chib (1995), Marginal likelihood from the Gibbs output, equation 5.
     """
-    u, dt = at(law.series.u, t), at(law.series.dt, t, axes=1)
+    u, dt = at(posterior.series.u, t), at(posterior.series.dt, t, axes=1)
     prior = model.transition(particles.z, u, dt)
-    proposal = law.proposal(particles.z, prior, t).law()
+    proposal = posterior.proposal(particles.z, prior, t).distribution()
     point = proposal.sample().mean(0)
     ahead = prior.log_prob(point) - proposal.log_prob(point)
-    return torch.where(law.steps[..., t], ahead, torch.zeros_like(ahead))
+    return torch.where(posterior.steps[..., t], ahead, torch.zeros_like(ahead))
 
 
 def resample_if_uneven(particles: Particles, ahead: Tensor | None = None) -> Particles:

@@ -1,72 +1,26 @@
-"""What every guide's law shares: densities along a path, and the divergence from the prior."""
+"""What all posteriors by step share: densities along a path, divergence from the prior."""
 
 from __future__ import annotations
-
-import math
-from typing import NamedTuple
 
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
-from torch.distributions import (
-    Distribution,
-    Independent,
-    MultivariateNormal,
-    Normal,
-    constraints,
-    register_kl,
-)
+from torch.distributions import Distribution, constraints, register_kl
 
 from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import MarkovSequence, at, draw, keep
+from .conditionals import Conditionals, Path
 
 
-class Path(NamedTuple):
-    """A path and the Gaussian conditionals `q(z_t | z_{t-1})` along it.
+class StepwisePosterior(TorchDistribution):
+    """`q(z_{1:T}) = prod_t q(z_t | z_{t-1})`, the prior after `T'`: what guides return.
 
-    Attributes:
-        z: `(*batch, time, state)`.
-        mean: `(*batch, time, state)`.
-        scale: Standard deviations, or the diagonal of `chol`, `(*batch, time, state)`.
-        chol: Lower Cholesky factors, `(*batch, time, state, state)`; `None` for a diagonal one.
-        white: The standard normal numbers that made `z`, `(*batch, time, state)`; `None` for a
-            path from elsewhere. With them the density is exact however large `z` is.
-    """
+    `T'` is a series' last observation: from there on the posterior is the model itself, so a draw
+    over a future of NaN is a forecast. A draw is cached, for the divergence is taken along it.
 
-    z: Tensor
-    mean: Tensor
-    scale: Tensor
-    chol: Tensor | None = None
-    white: Tensor | None = None
-
-    def log_prob(self) -> Tensor:
-        """Return `log q(z_t | z_{t-1})`, `(*batch, time)`, in nats."""
-        if self.white is None:
-            return self.law().log_prob(self.z)
-        terms = 0.5 * self.white.square() + self.scale.log()
-        return -terms.sum(-1) - 0.5 * self.z.shape[-1] * math.log(2 * math.pi)
-
-    def law(self) -> Distribution:
-        """Return the conditionals as one distribution, batch shape `(*batch, time)`."""
-        if self.chol is None:
-            return Independent(Normal(self.mean, self.scale, validate_args=False), 1)
-        return MultivariateNormal(self.mean, scale_tril=self.chol, validate_args=False)
-
-    def between(self, start: int, stop: int | None = None) -> Path:
-        """Return some of the steps."""
-        steps = slice(start, stop)
-        chol = None if self.chol is None else self.chol[..., steps, :, :]
-        z, mean, scale = (part[..., steps, :] for part in (self.z, self.mean, self.scale))
-        return Path(
-            z, mean, scale, chol, None if self.white is None else self.white[..., steps, :]
-        )
-
-
-class GuideLaw(TorchDistribution):
-    """`q(z_{1:T}) = prod_t q(z_t | z_{t-1})`, Gaussian by step, the prior after `T'`.
-
-    `T'` is a series' last observation: from there on the guide is the model itself, so a draw
-    over a future of NaN is a forecast. A draw is kept, for the divergence is taken along it.
+    A posterior of your own defines `draw`, which sets `self.path` and ends with `_continued` where
+    steps beyond the data are wanted; `conditionals`, the same steps along any path; `expand`; and
+    `proposal`, one step alone, where it is to guide a particle filter or a `FlowGuide`.
 
     Args:
         model: The model whose states these are.
@@ -87,10 +41,18 @@ class GuideLaw(TorchDistribution):
         batch_shape: torch.Size | None = None,
     ) -> None:
         self.model, self.series, self.steps = model, series, steps
-        self.path: Path | None = None
+        self.path: Conditionals | None = None
         batch_shape = series.batch_shape if batch_shape is None else batch_shape
         event_shape = torch.Size((series.time, model.state_dim))
         super().__init__(batch_shape, event_shape, validate_args=False)
+
+    def expand(self, batch_shape: torch.Size, _instance: object = None) -> StepwisePosterior:
+        """Return the same distribution for more independent paths, which draws its own.
+
+        Args:
+            batch_shape: `(*paths, *batch)`.
+        """
+        raise NotImplementedError
 
     def draw(
         self, sample_shape: torch.Size | tuple[int, ...] = (), *, beyond: bool = True
@@ -108,11 +70,15 @@ class GuideLaw(TorchDistribution):
         """Draw paths; with a gradient, steps after the last observation hold anything."""
         return self.draw(sample_shape, beyond=not torch.is_grad_enabled())
 
-    def conditionals(self, value: Tensor) -> Path:
-        """Return the conditionals along any path, `(*batch, time, state)`, all steps at once."""
+    def conditionals(self, value: Tensor) -> Conditionals:
+        """Return the conditionals along any path, all steps at once.
+
+        Args:
+            value: `(*batch, time, state)`.
+        """
         raise NotImplementedError
 
-    def proposal(self, z: Tensor, prior: Distribution, t: int) -> Path:
+    def proposal(self, z: Tensor, prior: Distribution, t: int) -> Conditionals:
         """Return `q(z_t | z_{t-1} = z)` with its step's axis dropped; `Path.z` is `z`.
 
         Args:
@@ -149,89 +115,113 @@ class GuideLaw(TorchDistribution):
             path[t] = torch.where(self.steps[..., t, None], path[t], draw(prior))
         return torch.stack(path, dim=-2)
 
-    def along(self, value: Tensor) -> Path:
+    def along(self, value: Tensor) -> Conditionals:
         """Return the conditionals along a path; those of the last draw are not computed twice."""
         if self.path is not None and self.path.z is value:
             return self.path
         return self.conditionals(value)
 
-    def drawn(self) -> Path:
+    def drawn(self) -> Conditionals:
         """Return the last draw, or make one."""
         return self.path or self.along(self.rsample())
 
+    def divergence(self, prior: MarkovSequence) -> Tensor:
+        """Return `KL(q(z_t | z_{t-1}) || p(z_t | z_{t-1}))` along the last draw, or a new one.
 
-def step_divergence(guide: GuideLaw, prior: MarkovSequence) -> Tensor:
-    """Return `KL(q(z_t | z_{t-1}) || p(z_t | z_{t-1}))` along the guide's path.
+        The mean over paths of its sum over time is `KL(q || p)` of the whole sequences. Each term
+        is exact where both are Gaussian, else `log q - log p` at the path.
 
-    The mean over paths of its sum over time is `KL(q || p)` of the whole sequences. Each term is
-    exact where the prior is Gaussian, else `log q - log p` at the path.
+        Args:
+            prior: The model's distribution of the same states.
+
+        Returns:
+            `(*batch, time)`, in nats; 0 after the last observation.
+        """
+        path = self.drawn()
+        terms = path.between(0, 1).divergence(prior.model.initial())
+        if prior.time > 1:
+            rest = path.between(1).divergence(prior.transitions_scored(path.z))
+            terms = torch.cat([terms, rest], dim=-1)
+        return keep(self.steps, terms)
+
+    def divergence_by_component(self, prior: MarkovSequence) -> Tensor:
+        """Return `divergence` of each state component, `(*batch, time, state)`.
+
+        Gaussian steps are split by the chain rule over the components, where the prior's are
+        independent; else a step's divergence is shared out evenly.
+
+        Args:
+            prior: The model's distribution of the same states.
+        """
+        path = self.drawn()
+        parts = [path.between(0, 1).divergence_by_component(prior.model.initial())]
+        if prior.time > 1:
+            moved = prior.transitions(path.z)
+            parts.append(path.between(1).divergence_by_component(moved))
+        split = [part for part in parts if part is not None]
+        if len(split) < len(parts):
+            return shared_evenly(self.divergence(prior), prior.model.state_dim)
+        terms = torch.cat(split, dim=-2)
+        return torch.where(self.steps[..., None], terms, torch.zeros_like(terms))
+
+
+class PriorPosterior(StepwisePosterior):
+    """The model itself in the place of a posterior: no step counts, all are drawn from the prior.
 
     Args:
-        guide: Its last draw is the path; one is drawn if there is none.
-        prior: The model's law of the same states.
-
-    Returns:
-        `(*batch, time)`, in nats; 0 after the last observation.
+        model: The model whose states these are.
+        series: Data, of which nothing is read but inputs and time steps.
+        batch_shape: Shape of independent paths, by default that of the series.
     """
-    path = guide.drawn()
-    terms = _divergence(path.between(0, 1), prior.model.initial())
-    if prior.time > 1:
-        rest = _divergence(path.between(1), prior.transitions_scored(path.z))
-        terms = torch.cat([terms, rest], dim=-1)
-    return keep(guide.steps, terms)
+
+    def __init__(
+        self, model: StateSpaceModel, series: Series, batch_shape: torch.Size | None = None
+    ) -> None:
+        nowhere = torch.zeros(series.y.shape[:-1], dtype=torch.bool, device=series.y.device)
+        super().__init__(model, series, nowhere, batch_shape)
+
+    def expand(self, batch_shape: torch.Size, _instance: object = None) -> PriorPosterior:
+        """Return the same distribution for more independent paths."""
+        return PriorPosterior(self.model, self.series, torch.Size(batch_shape))
+
+    def draw(
+        self, sample_shape: torch.Size | tuple[int, ...] = (), *, beyond: bool = True
+    ) -> Tensor:
+        """Draw paths of the model; see `StepwisePosterior.draw`."""
+        prior = MarkovSequence(
+            self.model, self.series.time, self.series.u, self.series.dt, None, self.batch_shape
+        )
+        z = prior.rsample(sample_shape)
+        self.path = Path(z, z, torch.ones_like(z))
+        return z
+
+    def conditionals(self, value: Tensor) -> Path:
+        """Return anything, for no step counts."""
+        return Path(value, value, torch.ones_like(value))
+
+    def proposal(self, z: Tensor, prior: Distribution, t: int) -> Path:
+        """Return the first two moments of the prior."""
+        return Path(z, prior.mean, prior.variance.sqrt())
 
 
-@register_kl(GuideLaw, MarkovSequence)
-def _kl_guide_prior(guide: GuideLaw, prior: MarkovSequence) -> Tensor:
-    return step_divergence(guide, prior).sum(-1)
+def prior_of(posterior: StepwisePosterior) -> MarkovSequence:
+    """Return the model's distribution of the states that a posterior is of, on the same steps."""
+    model, series, steps = posterior.model, posterior.series, posterior.steps
+    return MarkovSequence(model, series.time, series.u, series.dt, steps, posterior.batch_shape)
 
 
-@register_kl(GuideLaw, GuideLaw)
-def _kl_guide_guide(left: GuideLaw, right: GuideLaw) -> Tensor:
+@register_kl(StepwisePosterior, MarkovSequence)
+def _kl_posterior_prior(posterior: StepwisePosterior, prior: MarkovSequence) -> Tensor:
+    return posterior.divergence(prior).sum(-1)
+
+
+@register_kl(StepwisePosterior, StepwisePosterior)
+def _kl_posterior_posterior(left: StepwisePosterior, right: StepwisePosterior) -> Tensor:
     path = left.drawn()
-    return keep(left.steps, _divergence(path, right.conditionals(path.z).law())).sum(-1)
+    other = right.conditionals(path.z).distribution()
+    return keep(left.steps, path.divergence(other)).sum(-1)
 
 
-def _divergence(path: Path, prior: Distribution) -> Tensor:
-    if not isinstance(path, Path):
-        return path.log_prob() - prior.log_prob(path.z)  # Bent by a flow: no closed form.
-    if isinstance(prior, Independent) and isinstance(prior.base_dist, Normal):
-        return _from_diagonal(path, prior.base_dist)
-    if isinstance(prior, MultivariateNormal):
-        return _from_full(path, prior)
-    return path.log_prob() - prior.log_prob(path.z)
-
-
-def _from_diagonal(path: Path, prior: Normal) -> Tensor:
-    return by_component(path, prior).sum(-1)
-
-
-def by_component(path: Path, prior: Normal) -> Tensor:
-    """Return the divergence from a diagonal prior split by the chain rule over the components.
-
-    Each term is `E KL(q(z_i | z_1, ..., z_{i-1}) || p(z_i))`: never negative, and they add up.
-
-    Args:
-        path: A guide's conditionals.
-        prior: The model's.
-
-    Returns:
-        `(*batch, time, state)`, in nats.
-    """
-    offset = ((path.mean - prior.loc) / prior.scale).square()
-    log_ratio = 2 * (path.scale / prior.scale).log()
-    if path.chol is None:
-        spread = (path.scale / prior.scale).square()
-    else:
-        spread = (path.chol / prior.scale[..., None]).square().sum(-1)
-    return 0.5 * (spread + offset - 1 - log_ratio)
-
-
-def _from_full(path: Path, prior: MultivariateNormal) -> Tensor:
-    chol = prior.scale_tril
-    own = torch.diag_embed(path.scale) if path.chol is None else path.chol
-    offset = (path.mean - prior.mean)[..., None]
-    white = torch.linalg.solve_triangular(chol, offset, upper=False).square().sum((-2, -1))
-    spread = torch.linalg.solve_triangular(chol, own, upper=False).square().sum((-2, -1))
-    log_det = chol.diagonal(dim1=-2, dim2=-1).log().sum(-1) - path.scale.log().sum(-1)
-    return 0.5 * (spread + white - path.z.shape[-1]) + log_det
+def shared_evenly(terms: Tensor, count: int) -> Tensor:
+    """Return terms divided over a last axis of that many, `(*axes, count)`."""
+    return (terms / count)[..., None].expand(*terms.shape, count)

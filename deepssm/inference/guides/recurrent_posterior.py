@@ -1,30 +1,26 @@
-"""The law of a guide whose steps are any function of the state before: drawn by a recursion."""
+"""A posterior whose steps are any function of the state before: drawn by a recursion."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from ...core.guides import CombinerStep
+from ...core.guides import Combiner, CombinerStep, PathCombiner
 from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import MarkovSequence, at, draw
-from .combiners import GateCombiner, IndependentCombiner
-from .posterior import GuideLaw, Path
-
-Combine = Callable[[CombinerStep], tuple[Tensor, Tensor]]
+from .conditionals import Path
+from .posterior import StepwisePosterior
 
 
-class GuideSequence(GuideLaw):
+class RecurrentPosterior(StepwisePosterior):
     """`q(z_t | z_{t-1}) = N(mean_t(z_{t-1}), scale_t(z_{t-1})^2)`, diagonal.
 
     Args:
         model: The model whose states these are.
         series: Data; NaN in `y` is missing.
         context: Projected contexts, `(*batch, time, hidden)`.
-        combine: Gives mean and scale of a step.
+        combiner: Gives mean and scale of a step.
         steps: `(*batch, time)`, true up to the last observation.
         spread: Units of the innovation, `(obs,)`, or `None` where it is not used.
         batch_shape: Shape of independent paths, by default that of the series.
@@ -35,30 +31,29 @@ class GuideSequence(GuideLaw):
         model: StateSpaceModel,
         series: Series,
         context: Tensor,
-        combine: Combine,
+        combiner: Combiner,
         steps: Tensor,
         spread: Tensor | None = None,
         batch_shape: torch.Size | None = None,
     ) -> None:
-        self.context, self.combine, self.spread = context, combine, spread
+        self.context, self.combiner, self.spread = context, combiner, spread
         super().__init__(model, series, steps, batch_shape)
 
-    def expand(self, batch_shape: torch.Size, _instance: object = None) -> GuideSequence:
-        """Return the same law for more independent paths; it draws its own."""
-        parts = (self.model, self.series, self.context, self.combine, self.steps, self.spread)
-        return GuideSequence(*parts, torch.Size(batch_shape))
+    def expand(self, batch_shape: torch.Size, _instance: object = None) -> RecurrentPosterior:
+        """Return the same distribution for more independent paths; it draws its own."""
+        parts = (self.model, self.series, self.context, self.combiner, self.steps, self.spread)
+        return RecurrentPosterior(*parts, torch.Size(batch_shape))
 
     def draw(
         self, sample_shape: torch.Size | tuple[int, ...] = (), *, beyond: bool = True
     ) -> Tensor:
-        """Draw paths by the guide's recursion; see `GuideLaw.draw`."""
+        """Draw paths by the guide's recursion; see `StepwisePosterior.draw`."""
         shape = torch.Size(sample_shape) + self.batch_shape
         y, size = self.series.y, (self.series.time, *shape, self.model.state_dim)
         noise = torch.randn(size, dtype=y.dtype, device=y.device)
-        if isinstance(self.combine, (GateCombiner, IndependentCombiner)):
-            self.path = self._unaided(self.combine, noise)
-            if beyond:
-                self.path = self.path._replace(z=self._continued(self.path.z))
+        if isinstance(self.combiner, PathCombiner):
+            path = self._in_one_loop(self.combiner, noise)
+            self.path = path._replace(z=self._continued(path.z)) if beyond else path
             return self.path.z
         # Where the guide ends for some series, the model takes over; asked once, not T times.
         steps = self.steps.reshape(-1, self.series.time)
@@ -70,12 +65,12 @@ class GuideSequence(GuideLaw):
         self.path = Path(*(torch.stack(parts, dim=-2) for parts in zip(*path, strict=True)))
         return self.path.z
 
-    def _unaided(self, combine: GateCombiner | IndependentCombiner, noise: Tensor) -> Path:
+    def _in_one_loop(self, combiner: PathCombiner, noise: Tensor) -> Path:
         """Draw a path with a combiner that asks nothing of the model."""
         context = self.context.movedim(-2, 0).reshape(len(noise), -1, self.context.shape[-1])
         start = self.model.initial().mean
         folded = noise.reshape(len(noise), -1, context.shape[1], noise.shape[-1])
-        parts = combine.path(context, start, folded)
+        parts = combiner.path(context, start, folded)
         z, mean, scale = (part.reshape(noise.shape).movedim(0, -2) for part in parts)
         return Path(z, mean, scale, white=noise.movedim(0, -2))
 
@@ -100,13 +95,13 @@ class GuideSequence(GuideLaw):
         if self.series.time == 1:
             return Path(value, *(part[..., None, :] for part in first))
         u, dt = self.series.u, self.series.dt
-        law = MarkovSequence(self.model, self.series.time, u, dt, None, value.shape[:-2])
-        rest = self.step(value[..., :-1, :], law.transitions(value), slice(1, None))
+        prior = MarkovSequence(self.model, self.series.time, u, dt, None, value.shape[:-2])
+        rest = self.step(value[..., :-1, :], prior.transitions(value), slice(1, None))
         pairs = zip(first, rest, strict=True)
         return Path(value, *(torch.cat([a[..., None, :], b], dim=-2) for a, b in pairs))
 
     def proposal(self, z: Tensor, prior: Distribution, t: int) -> Path:
-        """Return `q(z_t | z_{t-1} = z)`; see `GuideLaw.proposal`."""
+        """Return `q(z_t | z_{t-1} = z)`; see `StepwisePosterior.proposal`."""
         return Path(z, *self.step(z, prior, t))
 
     def step(self, z: Tensor, prior: Distribution, t: int | slice) -> tuple[Tensor, Tensor]:
@@ -127,4 +122,7 @@ class GuideSequence(GuideLaw):
             residual = (filled - self.model.emission(mean, u).mean) / self.spread
             innovation = torch.where(seen, residual, torch.zeros_like(residual))
         context = self.context[..., t, :]
-        return self.combine(CombinerStep(z, mean, prior.variance.sqrt(), innovation, context))
+        step = CombinerStep(z, mean, prior.variance.sqrt(), innovation, context)
+        # A combiner that does not look at the state says the same to all paths.
+        found, scale = (part.expand(mean.shape) for part in self.combiner(step))
+        return found, scale

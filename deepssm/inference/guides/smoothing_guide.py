@@ -6,16 +6,16 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from ...core.abilities import PaintsImages
+from ...core.guides import Combiner, Encoder, FeatureReader, InitializesScale, TakesRawContext
 from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import observed_steps
-from .combiners import GateCombiner, IndependentCombiner, ProductCombiner
-from .encoders.attention import AttentionEncoder
-from .encoders.diagonal import DiagonalEncoder
-from .encoders.features import Reader, transition_scale
+from .combiners import ProductCombiner
+from .encoders.features import Reader, check_combiner, check_encoder, transition_scale
 from .encoders.image_features import ImageReader
-from .encoders.recurrent import RecurrentEncoder, check_features
+from .encoders.recurrent import RecurrentEncoder
 from .linearized_guide import LinearizedGuide
-from .recurrent_posterior import GuideSequence
+from .recurrent_posterior import RecurrentPosterior
 
 
 class SmoothingGuide(nn.Module):
@@ -34,7 +34,8 @@ class SmoothingGuide(nn.Module):
         reader: Turns a series into features; an `ImageReader` for images.
 
     Raises:
-        ValueError: the encoder reads another number of features than the reader gives.
+        ValueError: `encoder` or `combiner` is none, or the encoder reads another number of
+            features than the reader gives.
 
     Source: Krishnan, Shalit, Sontag (2017), Structured inference networks, section 4.
     """
@@ -46,23 +47,25 @@ class SmoothingGuide(nn.Module):
         input_dim: int = 0,
         *,
         hidden: int = 32,
-        encoder: RecurrentEncoder | DiagonalEncoder | AttentionEncoder | None = None,
-        combiner: ProductCombiner | GateCombiner | IndependentCombiner | None = None,
-        reader: Reader | ImageReader | None = None,
+        encoder: Encoder | None = None,
+        combiner: Combiner | None = None,
+        reader: FeatureReader | None = None,
     ) -> None:
         super().__init__()
         self.obs_dim, self.state_dim, self.input_dim = obs_dim, state_dim, input_dim
         self.hidden = hidden
-        self.reader = reader or Reader(obs_dim, input_dim)
-        plain = isinstance(self.reader, Reader)
-        self.encoder = encoder or RecurrentEncoder(self.reader.size, hidden)
-        check_features(self.encoder, self.reader.size)
-        self.combiner = combiner or ProductCombiner(state_dim, obs_dim, hidden, innovation=plain)
-        same = self.encoder.hidden == self.combiner.hidden
-        direct = same and isinstance(self.combiner, GateCombiner)
-        self.projection = (
-            nn.Identity() if direct else nn.Linear(self.encoder.hidden, self.combiner.hidden)
+        self.reader: FeatureReader = reader or Reader(obs_dim, input_dim)
+        self.encoder: Encoder = encoder or RecurrentEncoder(self.reader.size, hidden)
+        check_encoder(self.encoder, self.reader.size)
+        plain = self.reader.innovation_scale is not None
+        self.combiner: Combiner = combiner or ProductCombiner(
+            state_dim, obs_dim, hidden, innovation=plain
         )
+        check_combiner(self.combiner)
+        width, wanted = self.encoder.hidden, self.combiner.hidden
+        raw = isinstance(self.combiner, TakesRawContext) and self.combiner.takes_raw_context
+        as_it_is = raw and width == wanted
+        self.projection = nn.Identity() if as_it_is else nn.Linear(width, wanted)
 
     def initialize_from(self, model: StateSpaceModel, series: Series) -> None:
         """Store the data's location and scale and start as precise as the model's transition.
@@ -72,10 +75,10 @@ class SmoothingGuide(nn.Module):
             series: Training data; NaN in `y` is ignored.
         """
         self.reader.initialize_from(series)
-        if isinstance(self.combiner, ProductCombiner):
+        if isinstance(self.combiner, InitializesScale):
             self.combiner.initialize_scale(transition_scale(model, series))
 
-    def forward(self, model: StateSpaceModel, series: Series) -> GuideSequence:
+    def forward(self, model: StateSpaceModel, series: Series) -> RecurrentPosterior:
         """Return `q(z_{1:T} | y, u)`, batch shape `(*batch,)`, event shape `(time, state)`.
 
         Args:
@@ -89,27 +92,27 @@ class SmoothingGuide(nn.Module):
         steps = observed_steps(series.y)
         return self.encoder(self.reader(series), steps.sum(-1) - 1)
 
-    def decode(self, model: StateSpaceModel, series: Series, context: Tensor) -> GuideSequence:
-        """Return the law that contexts stand for, whoever found them; see `refine`."""
-        return self._law(model, series, context, observed_steps(series.y))
+    def decode(
+        self, model: StateSpaceModel, series: Series, context: Tensor
+    ) -> RecurrentPosterior:
+        """Return the posterior that contexts stand for, whoever found them; see `refine`."""
+        return self._posterior(model, series, context, observed_steps(series.y))
 
-    def filtering(self, model: StateSpaceModel, series: Series) -> GuideSequence:
+    def filtering(self, model: StateSpaceModel, series: Series) -> RecurrentPosterior:
         """Return the guide whose step `t` is that of a series which ends at `t`.
 
         Its steps are proposals of a particle filter: none looks beyond its own time.
         """
         context = self.encoder.filtering(self.reader(series))
-        return self._law(model, series, context, (~torch.isnan(series.y)).any(-1))
+        return self._posterior(model, series, context, (~torch.isnan(series.y)).any(-1))
 
-    def _law(
+    def _posterior(
         self, model: StateSpaceModel, series: Series, context: Tensor, steps: Tensor
-    ) -> GuideSequence:
-        spread = None
-        if self.combiner.uses_innovation and isinstance(self.reader, Reader):
-            spread = self.reader.y_spread
+    ) -> RecurrentPosterior:
+        spread = self.reader.innovation_scale if self.combiner.uses_innovation else None
         # Time first, as the encoder leaves it, for a matrix product without a copy.
         projected = self.projection(context.movedim(-2, 0)).movedim(0, -2)
-        return GuideSequence(model, series, projected, self.combiner, steps, spread)
+        return RecurrentPosterior(model, series, projected, self.combiner, steps, spread)
 
 
 def default_guide(
@@ -126,9 +129,8 @@ def default_guide(
         series: Its data.
         hidden: Width of the networks.
     """
-    size: tuple[int, int] | None = getattr(model, "image_size", None)
-    if size is not None:
-        return _image_guide(model, size, hidden)
+    if isinstance(model, PaintsImages) and model.image_size is not None:
+        return _image_guide(model, model.image_size, hidden)
     if has_real_values(model, series):
         return LinearizedGuide(2)
     guide = SmoothingGuide(
@@ -158,5 +160,7 @@ def _image_guide(model: StateSpaceModel, size: tuple[int, int], hidden: int) -> 
 def has_real_values(model: StateSpaceModel, series: Series) -> bool:
     """Return whether a model's observations may be any real numbers."""
     u = None if series.u is None else series.u.reshape(-1, series.u.shape[-1])[0]
-    support = model.emission(model.initial().mean, u).support
-    return isinstance(getattr(support, "base_constraint", support), type(constraints.real))
+    support: object = model.emission(model.initial().mean, u).support
+    if isinstance(support, type(constraints.real_vector)):
+        support = support.base_constraint
+    return isinstance(support, type(constraints.real))

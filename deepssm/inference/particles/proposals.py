@@ -120,7 +120,7 @@ class FromGuide:
         ) -> Proposed:
             if not bool(observed.any(-1).all()):
                 return Proposed(None)
-            return Proposed(law.proposal(z, prior, t).law())
+            return Proposed(law.proposal(z, prior, t).distribution())
 
         return propose
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ...core.guides import Guide
 from ...core.model import Series, StateSpaceModel
-from ...core.pyro_sites import MarkovSequence, observed_steps, seeded
-from .objectives import component_divergence
+from ...core.pyro_sites import observed_steps, seeded
+from ..guides.asking import ask
+from ..guides.posterior import prior_of
 
 
 def divergence_by_component(
-    model: StateSpaceModel, guide: nn.Module, series: Series, num_samples: int = 10
+    model: StateSpaceModel, guide: Guide, series: Series, num_samples: int = 10
 ) -> Tensor:
     """Return the divergence of each state component in nats per observed step, `(state,)`.
 
@@ -25,18 +27,17 @@ def divergence_by_component(
         num_samples: Paths that are averaged, drawn with a fixed seed.
     """
     with torch.no_grad(), seeded(torch.Generator(series.y.device).manual_seed(0)):
-        law = guide(model, series)
-        law = law.expand(torch.Size((num_samples, *law.batch_shape)))
-        law.rsample()
-        steps = observed_steps(series.y)
-        args = (model, series.time, series.u, series.dt, steps, law.batch_shape)
-        parts = component_divergence(law, MarkovSequence(*args))
-        return parts.flatten(0, -2).sum(0) / (num_samples * steps.sum().clamp_min(1))
+        posterior = ask(guide, model, series)
+        posterior = posterior.expand(torch.Size((num_samples, *posterior.batch_shape)))
+        posterior.rsample()
+        parts = posterior.divergence_by_component(prior_of(posterior))
+        steps = posterior.steps.sum().clamp_min(1)
+        return parts.flatten(0, -2).sum(0) / (num_samples * steps)
 
 
 def active_units(
     model: StateSpaceModel,
-    guide: nn.Module,
+    guide: Guide,
     series: Series,
     threshold: float = 0.01,
     num_samples: int = 50,
@@ -56,7 +57,7 @@ def active_units(
     Source: Burda, Grosse, Salakhutdinov (2016), section 5, with a share for their fixed 0.01.
     """
     with torch.no_grad(), seeded(torch.Generator(series.y.device).manual_seed(0)):
-        z = guide(model, series).sample((num_samples,))
+        z = ask(guide, model, series).sample((num_samples,))
         counted = observed_steps(series.y)
         noise = z.var(0)[counted].mean(0)
         mean = torch.where(counted[..., None], z.mean(0), torch.nan)

@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ...core.guides import Guide
 from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import seeded
 from ...core.results import Filtered, Forecast, Smoothed
+from ..guides.asking import ask
 from ..guides.particle_filter import guided_filter
-from ..guides.posterior import GuideLaw
+from ..guides.posterior import StepwisePosterior
 from ..simulation.ahead import drawn_forecast, last_seen, run_on, state_at
 from .refine import refine
 
@@ -22,8 +24,9 @@ class Amortized:
 
     `smooth`, `sample_posterior` and `forecast` use draws of `q(z_{1:T} | y_{1:T})`; a forecast
     draws past the last observation from the model itself. `filter` and `log_likelihood` run a
-    particle filter whose proposals are the guide's steps for series that end at `t`, so they see
-    no future and are right in the limit of many particles whatever the guide's quality.
+    particle filter whose proposals are the guide's steps for series that end at `t`, or the
+    model's where the guide has none, so they see no future and are right in the limit of many
+    particles whatever the guide's quality.
 
     Args:
         guide: A guide, as `deepssm.fit` returns in `Fit.method`.
@@ -33,13 +36,16 @@ class Amortized:
         refine: Steps by which the guide's answer to the series in question is optimised first,
             for smoothing, imputing and drawing one series better than the guide learnt to; see
             `deepssm.inference.variational.refine`. 0 takes the answer as it is.
+        generator: Source of randomness of methods that take none, in the place of `seed`; it
+            advances, so that a second call draws anew.
     """
 
-    guide: nn.Module
+    guide: Guide
     num_samples: int = 500
     num_particles: int = 500
     seed: int = 0
     refine: int = 0
+    generator: torch.Generator | None = None
 
     def filter(self, model: StateSpaceModel, series: Series) -> Filtered:
         """Return the moments of `p(z_t | y_{1:t})` and of `p(z_t | y_{1:t-1})`."""
@@ -75,7 +81,7 @@ class Amortized:
     ) -> Tensor:
         """Draw paths from the guide, `(num_samples, *batch, time, state)`."""
         with torch.no_grad(), seeded(generator):
-            return self._law(model, series).sample((num_samples,))
+            return self._posterior(model, series).sample((num_samples,))
 
     def forecast(
         self,
@@ -87,14 +93,14 @@ class Amortized:
     ) -> Forecast:
         """Forecast the last `horizon` steps of `series`, whose `y` is NaN there.
 
-        Paths are the guide's up to the last observation and the model's afterwards. A model that
-        reads its last reading reads its own draws there.
+        Paths are the guide's up to the last observation and the model's afterwards. An
+        autoregressive model reads its own draws there.
         """
         size = num_samples or self.num_samples
         if generator is None:
             generator = self._generator(series)
         with torch.no_grad(), seeded(generator):
-            z = self._law(model, series).sample((size,))
+            z = self._posterior(model, series).sample((size,))
             if model.reads_past:
                 last = last_seen(series.y)
                 return drawn_forecast(*run_on(model, series, state_at(z, last), last, horizon))
@@ -102,11 +108,13 @@ class Amortized:
             u = None if series.u is None else series.u[..., -horizon:, :]
             return drawn_forecast(z, model.emission(z, u).sample())
 
-    def _law(self, model: StateSpaceModel, series: Series) -> GuideLaw:
+    def _posterior(self, model: StateSpaceModel, series: Series) -> StepwisePosterior:
         guide = self.guide
         if self.refine:
             guide = refine(model, guide, series, steps=self.refine)
-        return guide(model, series)
+        return ask(guide, model, series)
 
     def _generator(self, series: Series) -> torch.Generator:
+        if self.generator is not None:
+            return self.generator
         return torch.Generator(series.y.device).manual_seed(self.seed)

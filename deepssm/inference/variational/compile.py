@@ -14,14 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from ...core.guides import DifferentiatesModel, PlainTensorCode
 from ...core.model import StateSpaceModel
-from ..guides.combiners import GateCombiner, IndependentCombiner, ProductCombiner
-from ..guides.encoders.features import Reader
-from ..guides.encoders.image_features import ImageReader
-from ..guides.linearized_guide import LinearizedGuide
-from ..guides.recurrences.cuda_graph import Replay, direct
-
-_PLAIN = (Reader, ImageReader, ProductCombiner, IndependentCombiner)
+from ..guides.recurrences.cuda_graph import Replay, Replayable, direct
 
 
 @contextmanager
@@ -42,26 +37,27 @@ def compiled_parts(
         ValueError: the compiler is not installed, or the guide differentiates the model.
     """
     cuda = model.device.type == "cuda"
-    if any(isinstance(m, LinearizedGuide) for m in guide.modules()):
+    if any(isinstance(m, DifferentiatesModel) and m.differentiates_model for m in guide.modules()):
         raise ValueError(
             "`compile=True` needs a guide that does not differentiate the model: compiled code "
             "has no second derivative. Pass `SVI(guide=SmoothingGuide(...))`, or `compile=False`."
         )
     check_compiler(cuda=cuda)
-    candidates = [*model.children(), *(m for m in guide.modules() if isinstance(m, _PLAIN))]
+    plain = [m for m in guide.modules() if isinstance(m, PlainTensorCode) and m.plain_tensor_code]
+    candidates = [*model.children(), *plain]
     parts = [part for part in candidates if part._compiled_call_impl is None]
-    gates = [m for m in guide.modules() if cuda and isinstance(m, GateCombiner)]
+    looping = [m for m in guide.modules() if cuda and isinstance(m, Replayable)]
     try:
         for part in parts:
             part._compiled_call_impl = _while_learning(part, backend)
-        for gate in gates:
-            gate.run = Replay()
+        for part in looping:
+            part.run_loops = Replay()
         yield
     finally:
         for part in parts:
             part._compiled_call_impl = None
-        for gate in gates:
-            gate.run = direct
+        for part in looping:
+            part.run_loops = direct
 
 
 def _while_learning(part: nn.Module, backend: str | Callable[..., Any]) -> Callable[..., Any]:

@@ -9,15 +9,11 @@ import torch
 from pyro.infer import TraceMeanField_ELBO
 from torch import Tensor, nn
 
+from ...core.guides import Guide
 from ...core.model import Series, StateSpaceModel
-from ...core.pyro_sites import (
-    MarkovSequence,
-    joint,
-    observed_log_prob,
-    observed_steps,
-    series_plates,
-)
-from ..guides.posterior import step_divergence
+from ...core.pyro_sites import joint, observed_log_prob, series_plates
+from ..guides.asking import ask
+from ..guides.posterior import prior_of
 
 
 class ModelProgram(nn.Module):
@@ -51,7 +47,7 @@ class GuideProgram(nn.Module):
         guide: The guide.
     """
 
-    def __init__(self, model: StateSpaceModel, guide: nn.Module) -> None:
+    def __init__(self, model: StateSpaceModel, guide: Guide) -> None:
         super().__init__()
         self.model, self.guide = model, guide
 
@@ -65,14 +61,12 @@ class GuideProgram(nn.Module):
     ) -> None:
         """Sample the site `z`; arguments as in `ModelProgram`."""
         series = Series(y, u, dt)
-        law = self.guide(self.model, series)
+        posterior = ask(self.guide, self.model, series)
         with series_plates(series.batch_shape), pyro.poutine.scale(scale=scale * kl_weight):
-            pyro.sample("z", law)
+            pyro.sample("z", posterior)
 
 
-def negative_elbo(
-    model: StateSpaceModel, guide: nn.Module, *, num_particles: int = 1
-) -> nn.Module:
+def negative_elbo(model: StateSpaceModel, guide: Guide, *, num_particles: int = 1) -> nn.Module:
     """Return `loss(y, u, dt, kl_weight, scale)`: minus the bound, by Pyro with the analytic KL.
 
     Args:
@@ -101,9 +95,7 @@ class Bound(NamedTuple):
     divergence: Tensor
 
 
-def bound(
-    model: StateSpaceModel, guide: nn.Module, series: Series, num_particles: int = 1
-) -> Bound:
+def bound(model: StateSpaceModel, guide: Guide, series: Series, num_particles: int = 1) -> Bound:
     """Return the un-annealed bound term by term, without Pyro.
 
     Args:
@@ -112,19 +104,17 @@ def bound(
         series: The data.
         num_particles: Paths per series, a leading axis of the result.
     """
-    law = guide(model, series)
-    law = law.expand(torch.Size((num_particles, *law.batch_shape)))
-    z = law.draw(beyond=False)
-    prior = MarkovSequence(
-        model, series.time, series.u, series.dt, observed_steps(series.y), law.batch_shape
-    )
+    posterior = ask(guide, model, series)
+    posterior = posterior.expand(torch.Size((num_particles, *posterior.batch_shape)))
+    z = posterior.draw(beyond=False)
+    prior = prior_of(posterior)
     likelihood = observed_log_prob(model.emission(z, series.u), series.y)
-    return Bound(likelihood, step_divergence(law, prior))
+    return Bound(likelihood, posterior.divergence(prior))
 
 
 def importance_log_likelihood(
     model: StateSpaceModel,
-    guide: nn.Module,
+    guide: Guide,
     series: Series,
     num_samples: int = 100,
     chunk: int = 100,
@@ -143,13 +133,12 @@ def importance_log_likelihood(
 
     Source: Burda, Grosse, Salakhutdinov (2016), Importance weighted autoencoders, equation 8.
     """
-    law, weights = guide(model, series), []
-    steps = observed_steps(series.y)
+    posterior, weights = ask(guide, model, series), []
     for start in range(0, num_samples, chunk):
         size = min(chunk, num_samples - start)
-        paths = law.expand(torch.Size((size, *law.batch_shape)))
+        paths = posterior.expand(torch.Size((size, *posterior.batch_shape)))
         z = paths.draw(beyond=False)
-        prior = MarkovSequence(model, series.time, series.u, series.dt, steps, paths.batch_shape)
+        prior = prior_of(paths)
         likelihood = observed_log_prob(model.emission(z, series.u), series.y).sum(-1)
         weights.append(likelihood + prior.log_prob(z) - paths.log_prob(z))
     log_weights = torch.cat(weights)

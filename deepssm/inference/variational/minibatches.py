@@ -106,7 +106,7 @@ def evaluation_batch(series: Series, size: int, window: int | None) -> Series:
     return _cut(series, rows, start, window)
 
 
-def kept_back(validation: Series, data: Series) -> Series:
+def held_out(validation: Series, data: Series) -> Series:
     """Return validation series as one batch, unless they are nothing but training data.
 
     Args:

@@ -8,25 +8,40 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent, Normal
 
 from ...core.model import Series, StateSpaceModel
-from ...core.pyro_sites import MarkovSequence, observed_log_prob, observed_steps
+from ...core.pyro_sites import MarkovSequence, observed_log_prob
+from ..guides.asking import ask
 from ..guides.particle_filter import guided_filter
-from ..guides.posterior import GuideLaw, Path, by_component, step_divergence
+from ..guides.posterior import StepwisePosterior, prior_of
 
 
-class Loss(nn.Module):
-    """What an objective makes of a model and a guide: `loss(y, u, dt, kl_weight, scale)`.
+class VariationalLoss(nn.Module):
+    """What an objective makes of a model and a guide: a `Loss` that `SVI` minimises.
+
+    A loss of your own derives from it and defines `objective`, out of `self.draw(series)` and
+    `self.likelihood(z, series)`:
+
+        class Tempered(VariationalLoss):
+            def objective(self, series, kl_weight, scale):
+                posterior, z, prior = self.draw(series)
+                divergence = posterior.divergence(prior).sum()
+                return -scale * (self.likelihood(z, series).sum() - 0.5 * divergence)
+
+    The class itself is then an objective, `SVI(objective=Tempered)`, and a
+    value with options a frozen dataclass that builds it, as `FreeBits` is.
 
     Args:
         model: The model.
         guide: The guide.
+        num_particles: Paths a series.
     """
 
-    def __init__(self, model: StateSpaceModel, guide: nn.Module) -> None:
+    def __init__(
+        self, model: StateSpaceModel, guide: nn.Module, *, num_particles: int = 1
+    ) -> None:
         super().__init__()
-        self.model, self.guide = model, guide
+        self.model, self.guide, self.num_particles = model, guide, num_particles
 
     def forward(
         self,
@@ -40,17 +55,28 @@ class Loss(nn.Module):
         return self.objective(Series(y, u, dt), kl_weight, scale)
 
     def objective(self, series: Series, kl_weight: float, scale: float) -> Tensor:
-        """Return what is to be minimised; each loss defines it."""
+        """Return what is to be minimised; each loss defines it.
+
+        Args:
+            series: A batch, `(series, time, ...)`.
+            kl_weight: Weight of the divergence, which grows to 1 while training warms up.
+            scale: Factor on the whole.
+        """
         raise NotImplementedError
 
-    def draw(self, series: Series, num: int = 1) -> tuple[GuideLaw, Tensor, MarkovSequence]:
-        """Return the guide's law of `num` paths a series, its draw, and the prior."""
-        law = self.guide(self.model, series)
-        law = law.expand(torch.Size((num, *law.batch_shape)))
-        z = law.rsample()
-        steps = observed_steps(series.y)
-        args = (self.model, series.time, series.u, series.dt, steps, law.batch_shape)
-        return law, z, MarkovSequence(*args)
+    def draw(
+        self, series: Series, num_samples: int = 1
+    ) -> tuple[StepwisePosterior, Tensor, MarkovSequence]:
+        """Return the guide's posterior of `num_samples` paths a series, its draw, and the prior.
+
+        Args:
+            series: A batch.
+            num_samples: Paths a series, a leading axis of the draw.
+        """
+        posterior = ask(self.guide, self.model, series)
+        posterior = posterior.expand(torch.Size((num_samples, *posterior.batch_shape)))
+        z = posterior.rsample()
+        return posterior, z, prior_of(posterior)
 
     def likelihood(self, z: Tensor, series: Series) -> Tensor:
         """Return `log p(y_t | z_t)`, `(*particles, *batch, time)`."""
@@ -83,7 +109,7 @@ class ImportanceWeighted:
         return ImportanceLoss(model, guide, self.num_samples, self.doubly_reparameterized)
 
 
-class ImportanceLoss(Loss):
+class ImportanceLoss(VariationalLoss):
     """The loss of `ImportanceWeighted`."""
 
     def __init__(
@@ -98,9 +124,9 @@ class ImportanceLoss(Loss):
 
     def log_weights(self, series: Series, kl_weight: float = 1.0) -> Tensor:
         """Return `log p(y, z_k) - log q(z_k)`, `(samples, *batch)`, the prior part weighed."""
-        law, z, prior = self.draw(series, self.num_samples)
+        posterior, z, prior = self.draw(series, self.num_samples)
         likelihood = self.likelihood(z, series).sum(-1)
-        return likelihood + kl_weight * (prior.log_prob(z) - law.log_prob(z))
+        return likelihood + kl_weight * (prior.log_prob(z) - posterior.log_prob(z))
 
     def objective(self, series: Series, kl_weight: float, scale: float) -> Tensor:
         """Return minus the bound, summed over series and scaled."""
@@ -108,7 +134,7 @@ class ImportanceLoss(Loss):
             return -scale * _log_mean(self.log_weights(series, kl_weight)).sum()
         _, z, prior = self.draw(series, self.num_samples)
         with _frozen(self):
-            still = self.guide(self.model, series).expand(torch.Size(z.shape[:-2]))
+            still = ask(self.guide, self.model, series).expand(torch.Size(z.shape[:-2]))
         likelihood = self.likelihood(z, series).sum(-1)
         with _frozen(self):
             log_q = still.log_prob(z)
@@ -152,14 +178,14 @@ class ParticleBound:
         return ParticleLoss(model, guide, self.num_particles, self.lookahead)
 
 
-class ParticleLoss(Loss):
+class ParticleLoss(VariationalLoss):
     """The loss of `ParticleBound`."""
 
     def __init__(
         self, model: StateSpaceModel, guide: nn.Module, num_particles: int, lookahead: bool = False
     ) -> None:
-        super().__init__(model, guide)
-        self.num_particles, self.lookahead = num_particles, lookahead
+        super().__init__(model, guide, num_particles=num_particles)
+        self.lookahead = lookahead
 
     def bound(self, series: Series) -> Tensor:
         """Return the bound, `(*batch,)`, in nats."""
@@ -196,50 +222,36 @@ class FreeBits:
         return FreeBitsLoss(model, guide, self.bits, num_particles)
 
 
-class FreeBitsLoss(Loss):
+class FreeBitsLoss(VariationalLoss):
     """The loss of `FreeBits`."""
 
     def __init__(
         self, model: StateSpaceModel, guide: nn.Module, bits: float, num_particles: int
     ) -> None:
-        super().__init__(model, guide)
-        self.bits, self.num_particles = bits, num_particles
+        super().__init__(model, guide, num_particles=num_particles)
+        self.bits = bits
 
     def objective(self, series: Series, kl_weight: float, scale: float) -> Tensor:
         """Return minus the bound with the floor, summed over series and scaled."""
-        law, z, prior = self.draw(series, self.num_particles)
-        shares = component_divergence(law, prior)
-        steps = law.steps.sum().clamp_min(1) * self.num_particles
+        posterior, z, prior = self.draw(series, self.num_particles)
+        shares = posterior.divergence_by_component(prior)
+        steps = posterior.steps.sum().clamp_min(1) * self.num_particles
         paid = (shares.reshape(-1, shares.shape[-1]).sum(0) / steps).clamp_min(self.bits).sum()
         likelihood = self.likelihood(z, series).sum() / self.num_particles
         return -scale * (likelihood - kl_weight * paid * steps / self.num_particles)
 
 
-def component_divergence(law: GuideLaw, prior: MarkovSequence) -> Tensor:
+def component_divergence(posterior: StepwisePosterior, prior: MarkovSequence) -> Tensor:
     """Return the divergence of each state component along the guide's path.
 
-    A Gaussian guide's is split by the chain rule over the components, where the prior's are
-    independent; else `log q - log p` of the whole step is shared out evenly.
-
     Args:
-        law: The guide's law; its last draw is the path.
-        prior: The model's law of the same states.
+        posterior: The guide's; its last draw is the path.
+        prior: The model's distribution of the same states.
 
     Returns:
         `(*batch, time, state)`, in nats; 0 after the last observation.
     """
-    path, n = law.drawn(), prior.model.state_dim
-    laws: list[Distribution] = [prior.model.initial()]
-    laws += [prior.transitions(path.z)] if prior.time > 1 else []
-    bases = [each.base_dist for each in laws if isinstance(each, Independent)]
-    diagonal = [each for each in bases if isinstance(each, Normal)]
-    if len(diagonal) < len(laws) or not isinstance(path, Path):
-        whole = step_divergence(law, prior)
-        return (whole / n)[..., None].expand(*whole.shape, n)
-    ends = (path.between(0, 1), path.between(1))[: len(laws)]
-    parts = [by_component(part, base) for part, base in zip(ends, diagonal, strict=True)]
-    terms = torch.cat(parts, dim=-2)
-    return torch.where(law.steps[..., None], terms, torch.zeros_like(terms))
+    return posterior.divergence_by_component(prior)
 
 
 @contextmanager

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from ...core.model import Series, StateSpaceModel
-from ...core.pyro_sites import MarkovSequence, observed_log_prob, observed_steps
-from ..guides.posterior import step_divergence
-from .objectives import Loss
+from ...core.pyro_sites import observed_log_prob
+from ..guides.asking import ask
+from ..guides.posterior import prior_of
+from .objectives import VariationalLoss
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Constrained:
     Args:
         target: Reconstruction in nats per observed step, all components together.
         rate: How fast the multiplier moves, per update and nat.
-        smoothing: Share of the past in the running mean of the constraint.
+        smoothing: Share of earlier updates in the running mean of the constraint.
 
     Source: Rezende, Viola (2018), Taming VAEs, algorithm 1.
     """
@@ -40,33 +41,36 @@ class Constrained:
         return ConstrainedLoss(model, guide, self, num_particles)
 
 
-class ConstrainedLoss(Loss):
-    """The loss of `Constrained`; its `state` holds the multiplier, which checkpoints keep."""
+class ConstrainedLoss(VariationalLoss):
+    """The loss of `Constrained`; checkpoints hold its multiplier."""
 
     def __init__(
         self, model: StateSpaceModel, guide: nn.Module, options: Constrained, num_particles: int
     ) -> None:
-        super().__init__(model, guide)
-        self.options, self.num_particles = options, num_particles
-        self.state = Multiplier()
+        super().__init__(model, guide, num_particles=num_particles)
+        self.options, self.multiplier = options, Multiplier()
+
+    def training_state(self) -> Multiplier:
+        """Return the multiplier, which checkpoints hold."""
+        return self.multiplier
 
     def bound(self, series: Series) -> Tensor:
         """Return `min(reconstruction, target) - divergence`, `(*batch,)`, in nats."""
-        law, z, prior = self.draw(series)
+        posterior, z, prior = self.draw(series)
         steps = (~torch.isnan(series.y)).any(-1).sum(-1)
         met = self.likelihood(z, series).sum(-1)[0].minimum(self.options.target * steps)
-        return met - step_divergence(law, prior).sum(-1)[0]
+        return met - posterior.divergence(prior).sum(-1)[0]
 
     def objective(self, series: Series, kl_weight: float, scale: float) -> Tensor:
         """Return the Lagrangian, summed over series and scaled, and move the multiplier."""
-        law, z, prior = self.draw(series, self.num_particles)
+        posterior, z, prior = self.draw(series, self.num_particles)
         reconstruction = self.likelihood(z, series).sum() / self.num_particles
-        divergence = step_divergence(law, prior).sum() / self.num_particles
+        divergence = posterior.divergence(prior).sum() / self.num_particles
         count = (~torch.isnan(series.y)).any(-1).sum()
         missed = (self.options.target - reconstruction / count).detach()
         if torch.is_grad_enabled():
-            self.state.move(missed, self.options.rate, self.options.smoothing)
-        return scale * (divergence - self.state.value * reconstruction)
+            self.multiplier.move(missed, self.options.rate, self.options.smoothing)
+        return scale * (divergence - self.multiplier.value * reconstruction)
 
 
 class Multiplier(nn.Module):
@@ -103,7 +107,7 @@ class MaskedSuffix:
     A point of time is drawn anew for each batch; before it the guide reads the data, behind it
     the states follow the model, and all steps are scored. So the model learns to forecast from
     states that a filter can know. It is a lower bound of the same likelihood, a looser one. A
-    model with feedback goes on to read the last readings there; only the guide is blind.
+    autoregressive model goes on to read the last observations there; only the guide is blind.
 
     Args:
         longest: Most steps hidden; the number hidden is uniform between 0 and it.
@@ -126,14 +130,14 @@ class MaskedSuffix:
         return MaskedLoss(model, guide, self.longest, num_particles)
 
 
-class MaskedLoss(Loss):
+class MaskedLoss(VariationalLoss):
     """The loss of `MaskedSuffix`."""
 
     def __init__(
         self, model: StateSpaceModel, guide: nn.Module, longest: int, num_particles: int
     ) -> None:
-        super().__init__(model, guide)
-        self.longest, self.num_particles = longest, num_particles
+        super().__init__(model, guide, num_particles=num_particles)
+        self.longest = longest
 
     def objective(self, series: Series, kl_weight: float, scale: float) -> Tensor:
         """Return minus the bound, summed over series and scaled."""
@@ -147,15 +151,11 @@ class MaskedLoss(Loss):
         """Return minus the bound with a given number of hidden steps."""
         time = torch.arange(series.time, device=series.y.device)
         blind = (time >= series.time - hidden)[:, None]
-        past = series._replace(y=torch.where(blind, torch.nan, series.y))
-        law = self.guide(self.model, past)
-        law = law.expand(torch.Size((self.num_particles, *law.batch_shape)))
-        z = law.draw(beyond=True)
+        shown = series._replace(y=torch.where(blind, torch.nan, series.y))
+        posterior = ask(self.guide, self.model, shown)
+        posterior = posterior.expand(torch.Size((self.num_particles, *posterior.batch_shape)))
+        z = posterior.draw(beyond=True)
         likelihood = observed_log_prob(self.model.emission(z, series.u), series.y)
-        divergence = step_divergence(law, self._prior(past, law.batch_shape))
+        divergence = posterior.divergence(prior_of(posterior))
         total = likelihood.sum() - kl_weight * divergence.sum()
         return -scale * total / self.num_particles
-
-    def _prior(self, past: Series, shape: torch.Size) -> MarkovSequence:
-        steps = observed_steps(past.y)
-        return MarkovSequence(self.model, past.time, past.u, past.dt, steps, shape)

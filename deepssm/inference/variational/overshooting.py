@@ -3,37 +3,40 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ...core.guides import Guide
 from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import at, draw
+from ..guides.asking import ask
 from ..simulation.ahead import run_on
 
 
 def forecast_score(
-    model: StateSpaceModel, guide: nn.Module, series: Series, horizon: int, num_paths: int = 8
+    model: StateSpaceModel, guide: Guide, series: Series, horizon: int, num_samples: int = 8
 ) -> Tensor:
     """Return the mean CRPS of forecasts of the last `horizon` steps, in units of their spread.
 
     The guide reads what lies before; the model runs on alone. The score is the fair one,
     `E|x - y| - E|x - x'| / 2` over distinct paths, so its mean does not depend on their number,
-    and what minimises it is the true marginal law of every step.
+    and what minimises it is the true marginal distribution of every step.
 
     Args:
         model: The model; the score has a gradient in its parameters.
         guide: Gives the state at the origin, without a gradient.
         series: Windows, `(batch, time, ...)`, `time` more than `horizon`.
         horizon: Steps forecast.
-        num_paths: Paths per window, at least 2.
+        num_samples: Paths per window, at least 2.
 
     Source: Gneiting, Raftery (2007), Strictly proper scoring rules, equation 21; Hafner et al.
     (2019), Learning latent dynamics for planning, section 4 (latent overshooting).
     """
     origin = series.time - horizon
     y = series.y[..., origin:, :]
-    past = Series(*(None if part is None else part[:, :origin] for part in series))  # type: ignore[arg-type]
+    shown = Series(*(None if part is None else part[:, :origin] for part in series))  # type: ignore[arg-type]
     with torch.no_grad():
-        z = guide(model, past).expand(torch.Size((num_paths, len(y)))).sample()[..., -1, :]
+        posterior = ask(guide, model, shown).expand(torch.Size((num_samples, len(y))))
+        z = posterior.sample()[..., -1, :]
     if model.reads_past:
         blind = series._replace(y=series.y.clone())
         blind.y[..., origin:, :] = torch.nan
@@ -49,12 +52,12 @@ def forecast_score(
 
 def _fair_score(x: Tensor, y: Tensor) -> Tensor:
     """Return the mean fair CRPS of draws `x` of `y` in units of their spread, gaps left out."""
-    num_paths = len(x)
+    num_samples = len(x)
     seen = ~torch.isnan(y)
     truth = torch.where(seen, y, torch.zeros_like(y))
     ordered = x.sort(dim=0).values
-    rank = torch.arange(1, num_paths + 1, dtype=x.dtype, device=x.device)
-    weight = (2 * rank - num_paths - 1) / (num_paths * (num_paths - 1))
+    rank = torch.arange(1, num_samples + 1, dtype=x.dtype, device=x.device)
+    weight = (2 * rank - num_samples - 1) / (num_samples * (num_samples - 1))
     apart = torch.einsum("k,k...->...", weight, ordered)
     score = (x - truth).abs().mean(0) - apart
     spread = apart.detach().mean(0, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)

@@ -4,38 +4,20 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...core.guides import Guide, PosteriorLaw, RefinableGuide
 from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import seeded
-from ..guides.posterior import GuideLaw
+from ..guides.asking import as_posterior, ask_filtering, innermost
+from ..guides.posterior import StepwisePosterior
 from .elbo import bound
 from .minibatches import flatten
 
 CHECKS, PATHS = 10, 10  # How often progress is scored, and on how many paths each time.
-
-
-class Refinable(Protocol):
-    """A guide in two halves: an encoder that reads the data and a law that its answer stands for.
-
-    `SmoothingGuide`, `ChainGuide`, `ConjugateGuide` and a `FlowGuide` over one of them are.
-    """
-
-    def encode(self, series: Series) -> Tensor:
-        """Return the contexts, `(*batch, time, hidden)`."""
-        ...
-
-    def decode(self, model: StateSpaceModel, series: Series, context: Tensor) -> GuideLaw:
-        """Return the guide's law of the whole path under given contexts."""
-        ...
-
-    def filtering(self, model: StateSpaceModel, series: Series) -> GuideLaw:
-        """Return the guide whose step `t` is that of a series which ends at `t`."""
-        ...
 
 
 class RefinedGuide(nn.Module):
@@ -52,39 +34,44 @@ class RefinedGuide(nn.Module):
     u: Tensor | None
     dt: Tensor | None
 
-    def __init__(self, guide: nn.Module, series: Series, context: Tensor) -> None:
+    def __init__(self, guide: RefinableGuide, series: Series, context: Tensor) -> None:
         super().__init__()
         self.guide = guide
         for name, part in (("context", context), *series._asdict().items()):
             self.register_buffer(name, part)
 
     @property
+    def inner_guide(self) -> Guide:
+        """The guide that was refined."""
+        return self.guide
+
+    @property
     def series(self) -> Series:
         """The series that it was refined on."""
         return Series(self.y, self.u, self.dt)
 
-    def forward(self, model: StateSpaceModel, series: Series) -> GuideLaw:
+    def forward(self, model: StateSpaceModel, series: Series) -> StepwisePosterior:
         """Return `q(z_{1:T} | y, u)`, batch shape `(*batch,)`, event shape `(time, state)`.
 
         Args:
             model: The model whose states are inferred.
-            series: The series it was refined on; steps without a reading may follow.
+            series: The series it was refined on; steps without an observation may follow.
 
         Raises:
             ValueError: it is another series.
         """
         self._check(series)
         context = F.pad(self.context, (0, 0, 0, series.time - self.y.shape[-2]))
-        return self.guide.decode(model, series, context)  # type: ignore[operator]
+        return as_posterior(self.guide.decode(model, series, context), model, series)
 
-    def filtering(self, model: StateSpaceModel, series: Series) -> GuideLaw:
+    def filtering(self, model: StateSpaceModel, series: Series) -> StepwisePosterior:
         """Return the steps of a filter, which are those of the guide as it was.
 
         Raises:
             ValueError: it is another series.
         """
         self._check(series)
-        return self.guide.filtering(model, series)  # type: ignore[operator]
+        return ask_filtering(self.guide, model, series)
 
     def _check(self, series: Series) -> None:
         own = self.series
@@ -100,7 +87,7 @@ class RefinedGuide(nn.Module):
 
 def refine(
     model: StateSpaceModel,
-    guide: nn.Module,
+    guide: Guide,
     series: Series,
     *,
     steps: int = 100,
@@ -119,7 +106,7 @@ def refine(
 
     Args:
         model: The model; it is not changed.
-        guide: A guide with an encoder, see `Refinable`; it is not changed.
+        guide: A `RefinableGuide`; it is not changed.
         series: The data.
         steps: Updates of Adam, its rate falling to 0 along a cosine.
         learning_rate: Of Adam, at the start.
@@ -135,10 +122,10 @@ def refine(
     Source: Kim, Wiseman, Miller, Sontag, Rush (2018), Semi-amortized variational autoencoders;
     Marino, Yue, Mandt (2018), Iterative amortized inference, for the gap that this closes.
     """
-    _check(guide, steps=steps, learning_rate=learning_rate, num_particles=num_particles)
-    frozen, flat = copy.deepcopy(guide).requires_grad_(False).eval(), flatten(series)
+    frozen, flat = _frozen(guide), flatten(series)
+    _check(steps=steps, learning_rate=learning_rate, num_particles=num_particles)
     with torch.no_grad():
-        best: Tensor = frozen.encode(flat)  # type: ignore[operator]
+        best = frozen.encode(flat)
     level, context = _levels(model, frozen, flat, best), best.clone().requires_grad_()
     optimizer = torch.optim.Adam([context])
     with seeded(generator):
@@ -156,7 +143,7 @@ def refine(
 
 
 def _gradient(
-    model: StateSpaceModel, guide: nn.Module, series: Series, context: Tensor, paths: int
+    model: StateSpaceModel, guide: RefinableGuide, series: Series, context: Tensor, paths: int
 ) -> Tensor:
     """Return the gradient of minus the bound, 0 where it is not finite."""
     with torch.enable_grad():
@@ -166,7 +153,9 @@ def _gradient(
     return torch.where(gradient.isfinite(), gradient, torch.zeros_like(gradient))
 
 
-def _levels(model: StateSpaceModel, guide: nn.Module, series: Series, context: Tensor) -> Tensor:
+def _levels(
+    model: StateSpaceModel, guide: RefinableGuide, series: Series, context: Tensor
+) -> Tensor:
     """Return the bound of each series, `(batch,)`, with the same noise at every call."""
     with torch.no_grad(), seeded(torch.Generator(series.y.device).manual_seed(0)):
         parts = bound(model, _Given(guide, context), series, PATHS)
@@ -177,25 +166,31 @@ def _levels(model: StateSpaceModel, guide: nn.Module, series: Series, context: T
 class _Given(nn.Module):
     """A guide under contexts that are given."""
 
-    def __init__(self, guide: nn.Module, context: Tensor) -> None:
+    def __init__(self, guide: RefinableGuide, context: Tensor) -> None:
         super().__init__()
         self.guide, self.context = guide, context
 
-    def forward(self, model: StateSpaceModel, series: Series) -> GuideLaw:
-        """Return its law."""
-        return self.guide.decode(model, series, self.context)  # type: ignore[operator]
+    def forward(self, model: StateSpaceModel, series: Series) -> PosteriorLaw:
+        """Return its posterior."""
+        return self.guide.decode(model, series, self.context)
 
 
-def _check(guide: nn.Module, **positive: float) -> None:
-    inner = getattr(guide, "guide", guide)
-    if isinstance(guide, RefinedGuide) or not (
-        hasattr(inner, "encode") and hasattr(inner, "decode")
-    ):
+def _frozen(guide: Guide) -> RefinableGuide:
+    """Return a copy that does not learn, of a guide whose inmost one comes in two halves."""
+    whole = isinstance(innermost(guide), RefinableGuide) and not isinstance(guide, RefinedGuide)
+    if not (whole and isinstance(guide, RefinableGuide)):
         raise ValueError(
             f"`guide` must have an encoder whose answer can be improved, got "
             f"{type(guide).__name__}: pass a `SmoothingGuide`, `ChainGuide`, `ConjugateGuide` or "
             "a `FlowGuide` over one of them, or write its methods `encode` and `decode`."
         )
+    frozen = copy.deepcopy(guide)
+    if isinstance(frozen, nn.Module):
+        frozen.requires_grad_(False).eval()
+    return frozen
+
+
+def _check(**positive: float) -> None:
     for name, value in positive.items():
         if not 0 < value < math.inf:
             raise ValueError(f"`{name}` must be positive and finite, got {value}.")

@@ -14,13 +14,13 @@ from ...io import checkpoint
 from ...io.atomic import write_text
 from . import distributed
 from .minibatches import Minibatches
-from .state import Keeper
+from .state import TrainingState
 
 Callback = Callable[[Mapping[str, float]], object]
 """Receives one record of the history whenever one is made."""
 
 
-class Journal:
+class RunLog:
     """The folder of a training run.
 
     It holds `training.safetensors`, from which a run goes on as if it had never stopped, and
@@ -62,17 +62,17 @@ class Journal:
         for callback in self.callbacks:
             callback(record)
 
-    def save(self, step: int, keeper: Keeper, batches: Minibatches) -> None:
+    def save(self, step: int, training: TrainingState, batches: Minibatches) -> None:
         """Write the checkpoint: `step` steps are done.
 
         Args:
             step: Number of steps done.
-            keeper: Weights, optimiser and history.
+            training: Weights, optimiser and history.
             batches: Their place in the data.
         """
         if self.checkpoint_file is None:
             return
-        tensors, config = keeper.saved()
+        tensors, config = training.saved()
         device = batches.series.y.device
         tensors |= {"random.cpu": torch.get_rng_state(), "batches.plan": batches.plan}
         if device.type == "cuda":
@@ -88,7 +88,7 @@ class Journal:
             return note
         return f"{note} Go on with `SVI(folder={str(self.folder)!r}, resume=True)`: {path}."
 
-    def resume(self, keeper: Keeper, batches: Minibatches) -> int:
+    def resume(self, training: TrainingState, batches: Minibatches) -> int:
         """Go back to the checkpoint, if there is one; return the number of steps done.
 
         Raises:
@@ -107,7 +107,7 @@ class Journal:
                 f"batches of {plan.shape[1]}, now there are {distributed.world_size()} and "
                 f"{batches.size}. Use the settings of the first run, or another `folder`."
             )
-        keeper.load_saved(tensors, config)
+        training.load_saved(tensors, config)
         batches.plan = plan
         torch.set_rng_state(tensors["random.cpu"])
         device = batches.series.y.device

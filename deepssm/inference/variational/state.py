@@ -1,4 +1,4 @@
-"""What a training run keeps: history, best weights, last good state, rescues."""
+"""The state of a training run: history, best weights, last good state, rescues."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ...core.model import Series
 
 
-class Keeper:
+class TrainingState:
     """Remembers the best and the last good weights of what is trained.
 
     Args:
@@ -66,7 +66,7 @@ class Keeper:
             self.modules.load_state_dict(now)
 
     def report(self, step: int, record: dict[str, float]) -> None:
-        """Add a record to the history, and keep the weights where they are the best so far."""
+        """Add a record to the history, and copy the weights where they are the best so far."""
         score = record.get("bound", record["elbo"])
         self.history.append({"step": float(step), "objective": score, **record})
         if not math.isfinite(score):
@@ -143,9 +143,8 @@ class Keeper:
             ValueError: it belongs to another model or guide.
         """
         own = self.modules.state_dict()
-        wrong = [
-            n for n, x in own.items() if getattr(tensors.get(f"now.{n}"), "shape", 0) != x.shape
-        ]
+        found = {name: tensors.get(f"now.{name}") for name in own}
+        wrong = [n for n, x in found.items() if x is None or x.shape != own[n].shape]
         if wrong:
             raise ValueError(
                 f"`resume`: the checkpoint holds another model or guide; {wrong[0]} is the first "

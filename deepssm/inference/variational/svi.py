@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +12,20 @@ from typing import Literal, NamedTuple
 
 import pyro
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from ...core.deprecation import warn_renamed
+from ...core.guides import Guide, InitializesGuide
 from ...core.methods import Learned
 from ...core.model import Series, StateSpaceModel
+from ...core.objectives import (
+    ChoosesMethod,
+    KeepsState,
+    Loss,
+    Objective,
+    PreparesLoss,
+    ReportsBound,
+)
 from ...core.pyro_sites import seeded
 from ..guides.smoothing_guide import default_guide
 from . import distributed
@@ -23,20 +33,12 @@ from .amortized import Amortized
 from .compile import compiled_parts
 from .elbo import bound, negative_elbo
 from .interrupt import deferred_interrupt
-from .minibatches import Minibatches, evaluation_batch, flatten, kept_back
+from .minibatches import Minibatches, evaluation_batch, flatten, held_out
 from .overshooting import forecast_score
-from .run_log import Callback, Journal
-from .state import Keeper, best_line, check_finite
-from .validation import check_counts, check_guide, check_model
+from .run_log import Callback, RunLog
+from .state import TrainingState, best_line, check_finite
+from .validation import check_counts, check_guide, check_model, check_posterior
 from .weight_decay import parameter_groups
-
-Objective = Callable[..., nn.Module]
-"""`(model, guide, *, num_particles)` to `loss(y, u, dt, kl_weight, scale)`, which is minimised.
-
-A loss may have weights of its own in a module `loss.state`, and `loss.bound(series)` in nats where
-its best weights are not those of the largest evidence lower bound. `loss.prepare(data)` is called
-once with all data, and `loss.method(guide)` says how to infer afterwards.
-"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,11 +46,12 @@ class SVI:
     """Maximise `E_q[log p(y | z)] - KL(q || p)` over the parameters of model and guide.
 
     Long series are trained on windows cut anywhere, whose first state is drawn from `p(z_1)`,
-    which so becomes the law of a state at no particular time.
+    which so becomes the distribution of a state at no particular time.
 
     Args:
-        guide: A guide, trained in place; `None` builds one that fits the model, for real data
-            `LinearizedGuide`, which needs few steps. Guides with weights need a thousand or more.
+        guide: A `Guide` that is an `nn.Module`, trained in place; `None` builds one that fits the
+            model, for real data `LinearizedGuide`, which needs few steps. Guides with weights
+            need a thousand or more.
         steps: Gradient steps.
         batch_size: Series or windows a step.
         window: Steps of a window; shorter series are used whole. `None` never cuts.
@@ -60,11 +63,11 @@ class SVI:
         num_particles: Paths per series and step.
         weight_decay: Pull of all parameters towards 0. `None` takes it from the model's
             `prior_scale` (a deep model has one), as a normal prior on its parameters alone.
-        averaging: Where above 0, the weights that are evaluated and kept are an average over the
-            steps, of whose weight this share outlasts a step: 0.999 averages about 1000 steps.
+        averaging: Where above 0, the weights that are evaluated and returned are an average over
+            the steps, of whose weight this share outlasts a step: 0.999 averages about 1000 steps.
         report_every: Steps between evaluations of the un-annealed bound, whose best weights are
-            the ones kept.
-        validation: Series kept back, such as `deepssm.as_series(model, y, u)`: where given,
+            the ones returned.
+        validation: Series held out, such as `deepssm.as_series(model, y, u)`: where given,
             the best weights are those with the largest bound on them rather than on the training
             data. Training data are refused here.
         patience: Evaluations without a new best before stopping; `None` runs all steps.
@@ -74,7 +77,8 @@ class SVI:
         overshoot: Steps at the end of each window that are also forecast without their
             observations and scored by CRPS; 0 does not.
         overshoot_weight: Weight of that score beside the bound per step.
-        objective: What is maximised; `None` is the evidence lower bound with analytic divergence.
+        objective: What is maximised, an `Objective`; `None` is the evidence lower bound with
+            analytic divergence.
         bucketed: Whether whole series of like length share a batch.
         precision: `"bfloat16"` runs matrix products in half the bits, for GPUs.
         compile: Whether `torch.compile` takes the model's networks and the guide's readers, with
@@ -89,7 +93,7 @@ class SVI:
     Source: Kingma, Welling (2014); Krishnan, Shalit, Sontag (2017), algorithm 1.
     """
 
-    guide: nn.Module | None = None
+    guide: Guide | None = None
     steps: int = 600
     batch_size: int = 16
     window: int | None = 128
@@ -160,12 +164,11 @@ class SVI:
             raise ValueError("`y` holds no observation: every value is missing (NaN).")
         with seeded(generator), pyro.settings.context(module_local_params=True):
             model.initialize_from(data)
-            guide = default_guide(model, data, self.hidden) if self.guide is None else self.guide
-            check_guide(model, guide)
+            guide = check_guide(model, self.guide or default_guide(model, data, self.hidden))
             check_model(model, data)
-            initialize = getattr(guide, "initialize_from", None)
-            if initialize is not None:
-                initialize(model, data)
+            if isinstance(guide, InitializesGuide):
+                guide.initialize_from(model, data)
+            check_posterior(model, guide, evaluation_batch(data, self.batch_size, self.window))
             return self._train(model, guide, data, progress)
 
     def _train(
@@ -174,65 +177,63 @@ class SVI:
         if self.resume and self.folder is None:
             raise ValueError("`resume` needs `folder`, where the checkpoint is, got None.")
         loss = (self.objective or negative_elbo)(model, guide, num_particles=self.num_particles)
-        prepare = getattr(loss, "prepare", None)
-        if prepare is not None:
-            prepare(data)
-        own = getattr(loss, "state", None)
-        modules = nn.ModuleList([model, guide] if own is None else [model, guide, own])
+        if isinstance(loss, PreparesLoss):
+            loss.prepare(data)
+        modules = nn.ModuleList([model, guide, *_training_state(loss)])
         parameters = [p for p in modules.parameters() if p.requires_grad]
         if not parameters:
             raise ValueError("`model` and `guide` have no free parameter: nothing can be learnt.")
         distributed.check_set_up(modules, len(data.y))
         groups = parameter_groups(loss, model, parameters, data, self.weight_decay)
         optimizer = torch.optim.Adam(groups, lr=self.learning_rate, fused=True)
-        keeper = Keeper(modules, optimizer, self.averaging)
-        run = _Run(model, guide, loss, distributed.replicate(loss), keeper)
+        training = TrainingState(modules, optimizer, self.averaging)
+        run = _Run(model, guide, loss, distributed.replicate(loss), training)
         with compiled_parts(model, guide) if self.compile else nullcontext():
             stopped = self._run(run, data, progress)
-        run.keeper.restore_best()
+        run.training.restore_best()
         return self._learned(run, data, stopped)
 
     def _run(self, run: _Run, data: Series, progress: bool) -> str:
         """Train, and return a sentence if the user interrupted it."""
-        keeper, journal = run.keeper, Journal(self.folder, self.callbacks)
+        training, log = run.training, RunLog(self.folder, self.callbacks)
         trial = evaluation_batch(data, 4 * self.batch_size, self.window)
         if self.validation is not None:
-            trial = kept_back(self.validation, data)
+            trial = held_out(self.validation, data)
         batches = Minibatches(data, self.batch_size, self.window, bucketed=self.bucketed)
-        first = journal.resume(keeper, batches) if self.resume else 0
-        journal.begin(keeper.history)
-        own, stop = getattr(run.loss, "bound", None), False
+        first = log.resume(training, batches) if self.resume else 0
+        log.begin(training.history)
+        stop = False
         try:
             with deferred_interrupt() as interruption:
-                for step in _progress(range(first, self.steps), progress, keeper):
+                for step in _progress(range(first, self.steps), progress, training):
                     self._step(step, run, next(batches))
                     done = step + 1
                     if done % self.report_every == 0 or done == self.steps:
-                        with keeper.averaged():
-                            found = _evaluate(run.model, run.guide, trial, own)
-                            keeper.report(done, distributed.mean_record(found))
-                            journal.record(keeper.history[-1])
+                        with training.averaged():
+                            found = _evaluate(run.model, run.guide, trial, run.loss)
+                            training.report(done, distributed.mean_record(found))
+                            log.record(training.history[-1])
                     stop = distributed.anywhere(interruption.asked, data.y.device)
                     if done % self.checkpoint_every == 0 or stop:
-                        journal.save(done, keeper, batches)
+                        log.save(done, training, batches)
                     if stop:
                         break
-                    if self.patience is not None and keeper.since_best >= self.patience:
+                    if self.patience is not None and training.since_best >= self.patience:
                         break
                 else:
-                    journal.save(self.steps, keeper, batches)
+                    log.save(self.steps, training, batches)
         except KeyboardInterrupt:
-            return journal.interrupted()
-        return journal.interrupted() if stop else ""
+            return log.interrupted()
+        return log.interrupted() if stop else ""
 
     def _step(self, step: int, run: _Run, batch: Series) -> None:
         weight = self.kl_start + (1 - self.kl_start) * min(step / max(self.kl_warmup, 1), 1.0)
         if not any(True for _ in run.guide.parameters()):
             weight = 1.0  # A guide without weights cannot collapse; it fits the bound itself.
-        keeper = run.keeper
-        for group in keeper.optimizer.param_groups:
-            group["lr"] = self.learning_rate * keeper.caution * _schedule(step / self.steps)
-        keeper.optimizer.zero_grad(set_to_none=True)
+        training = run.training
+        for group in training.optimizer.param_groups:
+            group["lr"] = self.learning_rate * training.caution * _schedule(step / self.steps)
+        training.optimizer.zero_grad(set_to_none=True)
         with warnings.catch_warnings():
             # Pyro warns of NaN and goes on; here it is dealt with below.
             warnings.filterwarnings("ignore", "Encountered NaN", UserWarning)
@@ -245,25 +246,26 @@ class SVI:
                         run.model, run.guide, batch, self.overshoot
                     )
             value.backward()
-        norm = nn.utils.clip_grad_norm_(keeper.modules.parameters(), self.clip)
+        norm = nn.utils.clip_grad_norm_(training.modules.parameters(), self.clip)
         if distributed.agreed(check_finite(value, norm), value.device):
-            keeper.update(step)
+            training.update(step)
         else:
-            keeper.rescue(step, _culprit(run, batch), batch, self.max_rescues)
+            training.rescue(step, _culprit(run, batch), batch, self.max_rescues)
 
     def _learned(self, run: _Run, data: Series, stopped: str) -> Learned:
-        keeper = run.keeper
-        method = getattr(run.loss, "method", Amortized)(run.guide)
-        best = keeper.best
-        notes = [*keeper.warnings, *([stopped] if stopped else [])]
+        training = run.training
+        loss, guide = run.loss, run.guide
+        method = loss.method(guide) if isinstance(loss, ChoosesMethod) else Amortized(guide)
+        best = training.best
+        notes = [*training.warnings, *([stopped] if stopped else [])]
         diagnostics = {
             "elbo_per_step": best["elbo"],
             "divergence_per_step": best["divergence"],
-            "steps": float(keeper.history[-1]["step"]) if keeper.history else 0.0,
-            "num_parameters": float(keeper.num_parameters),
+            "steps": float(training.history[-1]["step"]) if training.history else 0.0,
+            "num_parameters": float(training.num_parameters),
         }
         objective = best["elbo"] * _count(data)
-        return Learned(method, objective, keeper.history, {}, diagnostics, notes)
+        return Learned(method, objective, training.history, {}, diagnostics, notes)
 
 
 def _schedule(fraction: float) -> float:
@@ -279,21 +281,22 @@ class _Run(NamedTuple):
     guide: nn.Module
     loss: nn.Module
     replica: nn.Module
-    keeper: Keeper
+    training: TrainingState
 
 
 def _evaluate(
     model: StateSpaceModel,
     guide: nn.Module,
     trial: Series,
-    own: Callable[[Series], Tensor] | None = None,
+    loss: Loss | None = None,
 ) -> dict[str, float]:
     """Return the un-annealed bound on a fixed batch with fixed noise, in nats per step."""
     generator = torch.Generator(trial.y.device).manual_seed(0)
     count = max(_count(trial), 1)
     with torch.no_grad(), seeded(generator):
         parts = bound(model, guide, trial)
-        tighter = {} if own is None else {"bound": float(own(trial).sum()) / count}
+        own = loss.bound(trial) if isinstance(loss, ReportsBound) else None
+    tighter = {} if own is None else {"bound": float(own.sum()) / count}
     reconstruction = float(parts.reconstruction.sum()) / count
     divergence = float(parts.divergence.sum()) / count
     return {
@@ -302,6 +305,16 @@ def _evaluate(
         "divergence": divergence,
         **tighter,
     }
+
+
+def _training_state(loss: nn.Module) -> list[nn.Module]:
+    if isinstance(loss, KeepsState):
+        return [loss.training_state()]
+    old = dict(loss.named_children()).get("state")
+    if old is None:
+        return []
+    warn_renamed("The module `state` of a loss", "what its method `training_state` returns")
+    return [old]
 
 
 def _culprit(run: _Run, batch: Series) -> str:
@@ -318,7 +331,7 @@ def _count(series: Series) -> int:
     return int((~torch.isnan(series.y)).any(-1).sum())
 
 
-def _progress(steps: range, show: bool, keeper: Keeper) -> Iterator[int]:
+def _progress(steps: range, show: bool, training: TrainingState) -> Iterator[int]:
     if not show:
         yield from steps
         return
@@ -327,5 +340,5 @@ def _progress(steps: range, show: bool, keeper: Keeper) -> Iterator[int]:
     with tqdm(steps, desc="SVI", unit="step", mininterval=0.5) as bar:
         for step in bar:
             yield step
-            if keeper.history:
-                bar.set_postfix_str(best_line(keeper.history[-1], keeper.best), refresh=False)
+            if training.history:
+                bar.set_postfix_str(best_line(training.history[-1], training.best), refresh=False)

@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from pyro.nn import PyroModule
 from torch import Tensor, nn
-from torch.distributions import Distribution
+from torch.distributions import Distribution, constraints
 
+from ...core.guides import Guide, MadeForModel
 from ...core.model import Series, StateSpaceModel
-from ...core.pyro_sites import observed_log_prob
+from ...core.pyro_sites import observed_log_prob, seeded
+from ..guides.asking import ask, innermost
 
 
 def check_counts(options: dict[str, Any], **least: int) -> None:
@@ -31,19 +34,23 @@ def check_counts(options: dict[str, Any], **least: int) -> None:
             )
 
 
-def check_guide(model: StateSpaceModel, guide: nn.Module) -> None:
-    """Refuse a guide that was made for another model.
+def check_guide(model: StateSpaceModel, guide: Guide) -> nn.Module:
+    """Return a guide that can be trained for a model.
 
     Args:
         model: The model.
         guide: A guide; one that does not tell its sizes passes.
 
     Raises:
-        ValueError: Its sizes, dtype or device differ from the model's.
+        ValueError: It is no module, or its sizes, dtype or device differ from the model's.
     """
-    inner = getattr(guide, "guide", guide)
-    sizes = {name: getattr(model, name) for name in ("obs_dim", "state_dim", "input_dim")}
-    own = {name: getattr(inner, name, size) for name, size in sizes.items()}
+    if not isinstance(guide, nn.Module):
+        raise ValueError(
+            f"`guide` must be an `nn.Module`, whose parameters are trained, got "
+            f"{type(guide).__name__}: put it into the `forward(model, series)` of one."
+        )
+    inner, sizes = innermost(guide), _sizes(model)
+    own = _sizes(inner) if isinstance(inner, MadeForModel) else sizes
     if own != sizes:
         differing = [f"{name}={own[name]}" for name in sizes if own[name] != sizes[name]]
         fit = ", ".join(f"{name}={size}" for name, size in sizes.items())
@@ -57,6 +64,26 @@ def check_guide(model: StateSpaceModel, guide: nn.Module) -> None:
             f"`guide` computes in {first.dtype} on {first.device}, but the model in {model.dtype} "
             f"on {model.device}: `guide.to({str(model.device)!r}, {model.dtype})`."
         )
+    return guide
+
+
+def check_posterior(model: StateSpaceModel, guide: Guide, trial: Series) -> None:
+    """Refuse a guide whose answer has other shapes than the states, before Pyro sees it.
+
+    Args:
+        model: The model, initialised.
+        guide: The guide, initialised.
+        trial: A batch of the data.
+
+    Raises:
+        ValueError: It returns no distribution of paths, or one of other shapes.
+    """
+    with torch.no_grad(), seeded(torch.Generator(trial.y.device).manual_seed(0)):
+        ask(guide, model, trial)
+
+
+def _sizes(made: MadeForModel) -> dict[str, int]:
+    return {"obs_dim": made.obs_dim, "state_dim": made.state_dim, "input_dim": made.input_dim}
 
 
 def check_model(model: StateSpaceModel, data: Series) -> None:
@@ -67,13 +94,15 @@ def check_model(model: StateSpaceModel, data: Series) -> None:
         data: What is learnt from, with one batch axis.
 
     Raises:
-        ValueError: A parameter is random, the transition cannot use `dt`, a reading lies outside
-            the emission's support, or a step is seen in part whose components depend on another.
+        ValueError: A parameter is random, the transition cannot use `dt`, an observation lies
+            outside the emission's support, or a step is seen in part
+            whose components depend on another.
     """
     drawn = [
         f"{path}.{name}" if path else name
         for path, module in model.named_modules()
-        for name in getattr(module, "_pyro_samples", {})
+        if isinstance(module, PyroModule)
+        for name in module._pyro_samples
     ]
     if drawn:
         raise ValueError(
@@ -87,16 +116,16 @@ def check_model(model: StateSpaceModel, data: Series) -> None:
         _check_support(model.emission(start, u), data.y.reshape(-1, model.obs_dim))
 
 
-def _check_support(law: Distribution, rows: Tensor) -> None:
+def _check_support(emission: Distribution, rows: Tensor) -> None:
     seen = ~torch.isnan(rows)
     whole = seen.all(-1)
     partial = rows[seen.any(-1) & ~whole]
     if len(partial):
-        observed_log_prob(law, partial[0])
-    support: Any = law.support
+        observed_log_prob(emission, partial[0])
+    support: Any = emission.support
     if support is None:
         return
-    if getattr(support, "reinterpreted_batch_ndims", 0) == 1:
+    if isinstance(support, type(constraints.real_vector)):
         support, values = support.base_constraint, rows[seen]
     else:
         values = rows[whole]

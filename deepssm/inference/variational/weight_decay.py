@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ...core.abilities import HasWeightPrior
 from ...core.model import Series
 from . import distributed
 
@@ -36,7 +37,8 @@ def parameter_groups(
     """
     if decay is not None:
         return [{"params": list(parameters), "weight_decay": decay}]
-    scale = getattr(loss, "prior_scale", getattr(model, "prior_scale", None))
+    priors = [part.prior_scale for part in (loss, model) if isinstance(part, HasWeightPrior)]
+    scale = priors[0] if priors else None
     steps = float((~torch.isnan(data.y)).any(-1).sum())
     steps = distributed.mean_record({"steps": steps})["steps"] * distributed.world_size()
     prior = 0.0 if scale is None else 1.0 / (scale**2 * max(steps, 1.0))

@@ -13,9 +13,8 @@ from torch.nn import functional as F
 
 from ...core.model import Series, StateSpaceModel
 from ..estimation.parameter_average import ParameterAverage
-from ..guides.posterior import step_divergence
 from .amortized import Amortized
-from .objectives import Loss
+from .objectives import VariationalLoss
 
 _T = TypeVar("_T")
 
@@ -58,10 +57,10 @@ class WeightPrior:
         return WeightLoss(model, guide, self, names)
 
 
-class WeightLoss(Loss):
-    """The loss of `WeightPrior`; its `state` holds the spreads of the posterior."""
+class WeightLoss(VariationalLoss):
+    """The loss of `WeightPrior`; checkpoints hold the spreads of the posterior."""
 
-    prior_scale = None  # The divergence counts the prior of the weights already.
+    prior_scale: float | None = None  # The divergence counts the prior of the weights already.
 
     def __init__(
         self, model: StateSpaceModel, guide: nn.Module, options: WeightPrior, names: list[str]
@@ -70,15 +69,19 @@ class WeightLoss(Loss):
         self.options, self.names, self.total = options, names, 1.0
         raw = float(torch.log(torch.expm1(torch.tensor(options.start))))
         table = {n: torch.full_like(model.get_parameter(n), raw) for n in names}
-        self.state = nn.ParameterDict({_flat(n): nn.Parameter(x) for n, x in table.items()})
+        self.spreads = nn.ParameterDict({_flat(n): nn.Parameter(x) for n, x in table.items()})
 
-    def prepare(self, data: Series) -> None:
+    def training_state(self) -> nn.ParameterDict:
+        """Return the spreads of the posterior before the softplus, which are learnt."""
+        return self.spreads
+
+    def prepare(self, series: Series) -> None:
         """Count the observed steps of all data."""
-        self.total = float((~torch.isnan(data.y)).any(-1).sum())
+        self.total = float((~torch.isnan(series.y)).any(-1).sum())
 
     def scales(self) -> dict[str, Tensor]:
         """Return the posterior's standard deviations by name."""
-        return {name: F.softplus(self.state[_flat(name)]) for name in self.names}
+        return {name: F.softplus(self.spreads[_flat(name)]) for name in self.names}
 
     def divergence(self) -> Tensor:
         """Return `KL(q(w) || p(w))`, in nats."""
@@ -99,8 +102,8 @@ class WeightLoss(Loss):
         """Return minus the bound of the batch and its share of the weights' divergence."""
         weights = self.divergence()
         with replaced(self.model, self.drawn()):
-            law, z, prior = self.draw(series)
-            states = step_divergence(law, prior).sum()
+            posterior, z, prior = self.draw(series)
+            states = posterior.divergence(prior).sum()
             likelihood = self.likelihood(z, series).sum()
         share = float((~torch.isnan(series.y)).any(-1).sum()) / self.total
         return -scale * (likelihood - kl_weight * (states + share * weights))
@@ -134,16 +137,16 @@ def replaced(module: nn.Module, values: dict[str, Tensor]) -> Iterator[None]:
         module: Holds the parameters.
         values: Tensors of the same shapes by name.
     """
-    kept: list[tuple[dict[str, nn.Parameter | None], str, nn.Parameter | None]] = []
+    own: list[tuple[dict[str, nn.Parameter | None], str, nn.Parameter | None]] = []
     try:
         for full, value in values.items():
             path, _, name = full.rpartition(".")
             table = module.get_submodule(path)._parameters
-            kept.append((table, name, table[name]))
+            own.append((table, name, table[name]))
             table[name] = value  # type: ignore[assignment]
         yield
     finally:
-        for table, name, parameter in kept:
+        for table, name, parameter in own:
             table[name] = parameter
 
 

@@ -10,11 +10,22 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.nn import functional as F
 
+from ...core.abilities import PaintsImages
 from ...core.autoregressive import own_inputs, with_autoregressive_input
 from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import joint
-from .emissions import GaussianEmission, roughness
-from .transitions import NeuralTransition, ResidualTransition, diagonal_normal, inverse_softplus
+from .emissions import GaussianEmission
+from .parts import (
+    Emission,
+    HasInputSize,
+    HasObservationSize,
+    HasStateSize,
+    InitializesEmission,
+    InitializesNoise,
+    MeasuresNoise,
+    Transition,
+)
+from .transitions import ResidualTransition, diagonal_normal, inverse_softplus
 
 
 class DeepMarkov(StateSpaceModel):
@@ -30,20 +41,22 @@ class DeepMarkov(StateSpaceModel):
         obs_dim: Size of `y`.
         state_dim: Size of `z`.
         input_dim: Size of `u`; 0 when there is none.
-        transition: A module `(z, u, dt) -> Distribution`; `ResidualTransition` by default.
-        emission: A module `(z, u) -> Distribution`; `GaussianEmission` by default.
+        transition: A `Transition`, a module `(z, u, dt) -> Distribution`; `ResidualTransition`
+            by default.
+        emission: An `Emission`, a module `(z, u) -> Distribution`; `GaussianEmission` by default.
         hidden: Width of the default networks.
-        feedback: Which part also reads the last reading `y_{t-1}`: `"transition"`, `"emission"`
-            or `"both"`. It enters that part behind `u_t`, in units of one, a missing component
-            as 0, followed by 1 for each component that was seen; such a part has `input_dim + 2
-            obs_dim` inputs. Filters, guides and bounds so condition on what was seen. Forecasts,
-            `impute`, `counterfactual` and `simulate` feed each draw back into the next step.
+        feedback: Which part also reads the last observation `y_{t-1}`, the autoregressive input:
+            `"transition"`, `"emission"` or `"both"`. It enters that part behind `u_t`, in units of
+            one, a missing component as 0, followed by 1 for each component that was seen; such a
+            part has `input_dim + 2 obs_dim` inputs. Filters, guides and bounds so condition on
+            what was seen. Forecasts, `impute`, `counterfactual` and `simulate` feed each draw
+            back into the next step.
 
     Attributes:
         prior_scale: Read by `SVI(weight_decay=None)`; set it to `None` for no prior.
 
     Raises:
-        ValueError: a size is not positive, or a part has other sizes than the model.
+        ValueError: a size is not positive, or a part is no module or has other sizes.
 
     Source: Krishnan, Shalit, Sontag (2015), Deep Kalman filters; (2017), Structured inference
     networks for nonlinear state space models.
@@ -62,8 +75,8 @@ class DeepMarkov(StateSpaceModel):
         state_dim: int,
         *,
         input_dim: int = 0,
-        transition: nn.Module | None = None,
-        emission: nn.Module | None = None,
+        transition: Transition | None = None,
+        emission: Emission | None = None,
         hidden: int = 32,
         feedback: Literal["none", "transition", "emission", "both"] = "none",
     ) -> None:
@@ -78,10 +91,12 @@ class DeepMarkov(StateSpaceModel):
         self.obs_dim, self.state_dim, self.input_dim = obs_dim, state_dim, input_dim
         self.hidden, self.feedback, self.reads_past = hidden, feedback, feedback != "none"
         moved, emitted = (self._reads(part) for part in ("transition", "emission"))
-        self.transition_net = transition or ResidualTransition(
+        self.transition_net = _module("transition", transition) or ResidualTransition(
             state_dim, moved, hidden, levels=min(obs_dim, state_dim)
         )
-        self.emission_net = emission or GaussianEmission(state_dim, obs_dim, emitted, hidden)
+        self.emission_net = _module("emission", emission) or GaussianEmission(
+            state_dim, obs_dim, emitted, hidden
+        )
         _check_sizes("transition", self.transition_net, state_dim=state_dim, input_dim=moved)
         _check_sizes(
             "emission", self.emission_net, state_dim=state_dim, obs_dim=obs_dim, input_dim=emitted
@@ -106,7 +121,7 @@ class DeepMarkov(StateSpaceModel):
 
         Args:
             z: `(*axes, state)`.
-            u: `(*axes, input)`, in the units of the data; with feedback `(*axes, input + 2 obs)`.
+            u: `(*axes, input)`, in the units of the data; autoregressive `(*axes, input + 2 obs)`.
             dt: `(*axes)` or `()`, for transitions that use it.
         """
         return self.transition_net(z, self._scaled(u, "transition"), dt)
@@ -116,7 +131,7 @@ class DeepMarkov(StateSpaceModel):
 
         Args:
             z: `(*axes, state)`.
-            u: `(*axes, input)`, in the units of the data; with feedback `(*axes, input + 2 obs)`.
+            u: `(*axes, input)`, in the units of the data; autoregressive `(*axes, input + 2 obs)`.
         """
         return self.emission_net(z, self._scaled(u, "emission"))
 
@@ -128,8 +143,8 @@ class DeepMarkov(StateSpaceModel):
     @property
     def image_size(self) -> tuple[int, int] | None:
         """Rows and columns of an observed image; `None` where the emission paints none."""
-        height, width = (getattr(self.emission_net, side, None) for side in ("height", "width"))
-        return None if height is None or width is None else (int(height), int(width))
+        net = self.emission_net
+        return net.image_size if isinstance(net, PaintsImages) else None
 
     def initialize_from(self, series: Series) -> None:
         """Store the location and scale of the data and start the noises at their roughness.
@@ -152,13 +167,12 @@ class DeepMarkov(StateSpaceModel):
             loc = torch.nan_to_num(rows.nanmean(0))
             self.past_loc.copy_(loc)
             self.past_spread.copy_(_positive((rows - loc).square().nanmean(0).sqrt()))
-        initialize = getattr(self.emission_net, "initialize_from", None)
-        if initialize is not None:
-            initialize(series.y)
-        if isinstance(self.emission_net, GaussianEmission):
-            noise = roughness(series.y) / self.emission_net.spread
-            if isinstance(self.transition_net, NeuralTransition):
-                self.transition_net.initialize_scale(float(noise.mean().clamp(0.01, 0.5)))
+        moved, emitted = self.transition_net, self.emission_net
+        if isinstance(emitted, InitializesEmission):
+            emitted.initialize_from(series.y)
+        if isinstance(emitted, MeasuresNoise) and isinstance(moved, InitializesNoise):
+            noise = emitted.noise_level(series.y)
+            moved.initialize_scale(float(noise.mean().clamp(0.01, 0.5)))
 
     def forward(
         self,
@@ -182,14 +196,14 @@ class DeepMarkov(StateSpaceModel):
             `z` and `y`.
 
         Raises:
-            ValueError: nothing tells the number of steps, or a model with feedback is to draw.
+            ValueError: nothing tells the number of steps, or an autoregressive model is to draw.
         """
         if y is not None:
             return joint(self, Series(y, with_autoregressive_input(self, y, u), dt))
         if self.reads_past:
             raise ValueError(
-                "`y` is needed by a model with feedback, whose states and readings take turns: "
-                "`ds.simulate(model, time)` draws both."
+                "`y` is needed by an autoregressive model, whose states and observations take "
+                "turns: `ds.simulate(model, time)` draws both."
             )
         if u is not None:
             batch_shape, time = tuple(u.shape[:-2]), u.shape[-2]
@@ -200,8 +214,8 @@ class DeepMarkov(StateSpaceModel):
 
     def _reads(self, part: Literal["transition", "emission"]) -> int:
         """Return the number of inputs of a part."""
-        past = 2 * self.obs_dim if self.feedback in (part, "both") else 0
-        return self.input_dim + past
+        autoregressive = 2 * self.obs_dim if self.feedback in (part, "both") else 0
+        return self.input_dim + autoregressive
 
     def _scaled(self, u: Tensor | None, part: Literal["transition", "emission"]) -> Tensor | None:
         if not self.reads_past:
@@ -209,7 +223,7 @@ class DeepMarkov(StateSpaceModel):
         k, p = self.input_dim, self.obs_dim
         if u is None or u.shape[-1] != k + 2 * p:
             raise ValueError(
-                f"`u` must hold {k} input(s), the last reading and what was seen of it, "
+                f"`u` must hold {k} input(s), the last observation and what was seen of it, "
                 f"{k + 2 * p} columns, got {0 if u is None else u.shape[-1]}: the verbs "
                 "(`ds.fit`, ...) put them there, and so does `deepssm.as_series`."
             )
@@ -217,8 +231,8 @@ class DeepMarkov(StateSpaceModel):
         if self.feedback not in (part, "both"):
             return own if k else None
         seen = u[..., k + p :]
-        past = seen * (u[..., k : k + p] - self.past_loc) / self.past_spread
-        return torch.cat([own, past, seen], dim=-1)
+        last = seen * (u[..., k : k + p] - self.past_loc) / self.past_spread
+        return torch.cat([own, last, seen], dim=-1)
 
 
 def _positive(spread: Tensor) -> Tensor:
@@ -226,10 +240,27 @@ def _positive(spread: Tensor) -> Tensor:
     return torch.where(spread > 0, spread, torch.ones_like(spread))
 
 
-def _check_sizes(name: str, part: nn.Module, **expected: int) -> None:
+def _module(name: str, part: Transition | Emission | None) -> nn.Module | None:
+    """Refuse a part whose parameters would not be those of the model."""
+    if part is None or isinstance(part, nn.Module):
+        return part
+    raise ValueError(
+        f"`{name}` must be an `nn.Module`, got {type(part).__name__}: put the function into the "
+        "`forward` of one."
+    )
+
+
+def _check_sizes(name: str, part: object, **expected: int) -> None:
     """Refuse a part made for other sizes; parts that do not tell theirs pass."""
+    own: dict[str, int] = {}
+    if isinstance(part, HasStateSize):
+        own["state_dim"] = part.state_dim
+    if isinstance(part, HasObservationSize):
+        own["obs_dim"] = part.obs_dim
+    if isinstance(part, HasInputSize):
+        own["input_dim"] = part.input_dim
     for size, wanted in expected.items():
-        got = getattr(part, size, wanted)
+        got = own.get(size, wanted)
         if got != wanted:
             raise ValueError(
                 f"`{name}` was made for `{size}` {got}, but this model needs {wanted}: "

@@ -66,9 +66,13 @@ class GaussianEmission(nn.Module):
         self.spread.copy_(torch.where(spread > 0, spread, torch.ones_like(spread)))
         if not self.raw_scale.requires_grad:
             return
-        noise = (roughness(y) / self.spread).clamp(2 * self.min_scale, 1.0)
+        noise = self.noise_level(y).clamp(2 * self.min_scale, 1.0)
         with torch.no_grad():
             self.raw_scale.copy_(torch.log(torch.expm1(noise - self.min_scale)))
+
+    def noise_level(self, y: Tensor) -> Tensor:
+        """Return the noise of each component in units of its spread, `(obs,)`; see `roughness`."""
+        return roughness(y) / self.spread
 
     def forward(self, z: Tensor, u: Tensor | None = None) -> Independent:
         """Return `p(y_t | z_t = z, u_t)` in the units of `y`.
@@ -90,7 +94,7 @@ class GaussianEmission(nn.Module):
 
 
 class StudentTEmission(GaussianEmission):
-    """A `GaussianEmission` with Student's t for noise: single readings may be far off.
+    """A `GaussianEmission` with Student's t for noise: single observations may be far off.
 
     `df = 2.1 + softplus(raw_df)` per component is learnt and starts at 5, so that the variance
     `scale^2 df / (df - 2)`, which Gaussian filters read, is finite.

@@ -102,5 +102,10 @@ class ImageEmission(nn.Module):
         return diagonal_normal(torch.sigmoid(logits), scale)
 
     @property
+    def image_size(self) -> tuple[int, int]:
+        """Rows and columns of an image."""
+        return self.height, self.width
+
+    @property
     def _quarter(self) -> tuple[int, int]:
         return self.height // 4, self.width // 4

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from torch import nn
-
 from .deep_markov import DeepMarkov
 from .emissions import BernoulliEmission, GaussianEmission
+from .parts import Emission
 from .transitions import GatedTransition, MLPTransition
 
 
@@ -17,7 +16,7 @@ def deep_kalman_filter(
     *,
     input_dim: int = 0,
     hidden: int = 32,
-    emission: nn.Module | None = None,
+    emission: Emission | None = None,
 ) -> DeepMarkov:
     """Return the deep Kalman filter: `z_t ~ N(MLP(z_{t-1}, u_t), .)`, `y_t ~ N(MLP(z_t), .)`.
 
@@ -46,7 +45,7 @@ def deep_markov_model(
     *,
     transition_hidden: int = 200,
     emission_hidden: int = 100,
-    emission: nn.Module | None = None,
+    emission: Emission | None = None,
     feedback: Literal["none", "transition", "emission", "both"] = "none",
 ) -> DeepMarkov:
     """Return the deep Markov model of the polyphonic music: gated transition, bits emitted.
@@ -60,7 +59,7 @@ def deep_markov_model(
         transition_hidden: Width of gate and proposal.
         emission_hidden: Width of the two layers of the emission.
         emission: Another emission, for data that are no bits.
-        feedback: Which part reads the last reading too; `"both"` is DMM-Aug of the paper.
+        feedback: Which part reads the last observation too; `"both"` is DMM-Aug of the paper.
 
     Source: Krishnan, Shalit, Sontag (2017), Structured inference networks, section 5 and table 3.
     """

@@ -20,6 +20,10 @@ from ...ops.products import Linear, linear
 class NeuralTransition(nn.Module):
     """What the neural transitions share: sizes, the noise scale and its floor.
 
+    A transition of your own derives from it, calls `super().__init__` first, and defines
+    `forward(z, u=None, dt=None)` that ends with `return self.noise(mean)`; `join(z, u)` puts the
+    inputs beside the state, and `refuse_time_steps(self, dt)` refuses what it cannot use.
+
     Args:
         state_dim: Size of `z`.
         input_dim: Size of `u`; 0 when there is none.
@@ -139,6 +143,7 @@ class ResidualTransition(NeuralTransition):
     """
 
     rate: Tensor
+    levels: int = 0
 
     def __init__(
         self,
@@ -181,10 +186,11 @@ class ResidualTransition(NeuralTransition):
     def initialize_scale(self, scale: float) -> None:
         """Start the noise at one standard deviation, at a quarter of it where states persist."""
         super().initialize_scale(scale)
-        levels = getattr(self, "levels", 0)
-        if levels and self.raw_scale.requires_grad:
+        if self.levels and self.raw_scale.requires_grad:
             with torch.no_grad():
-                self.raw_scale[:levels] = inverse_softplus(max(scale / 4 - self.min_scale, 1e-4))
+                self.raw_scale[: self.levels] = inverse_softplus(
+                    max(scale / 4 - self.min_scale, 1e-4)
+                )
                 self.rate.copy_(F.softplus(self.raw_scale) + self.min_scale)
 
 

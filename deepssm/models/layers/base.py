@@ -10,6 +10,7 @@ from typing import ClassVar, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from ...core.deprecation import renamed_arguments
 from ...linear import LinearSystem
 
 State: TypeAlias = "Tensor | tuple[State, ...]"
@@ -22,8 +23,19 @@ Step: TypeAlias = "Callable[[Tensor, State | None], tuple[Tensor, State]]"
 class SequenceLayer(nn.Module):
     """A causal map from sequences to sequences, `(*batch, time, features)` to the same shape.
 
-    Subclasses define `run`. Cutting a sequence in pieces and handing the state on gives the same
-    outputs as the whole.
+    A layer of your own calls `super().__init__(features)` and defines `run` alone; `forward` and
+    `stepper` follow from it, and `ResidualBlock`, `Bidirectional`, `SequenceModel` and its
+    `generate` take it. What `run` must keep:
+
+    - output `t` depends on inputs up to `t` only;
+    - cutting a sequence in pieces and handing the state on gives the outputs of the whole;
+    - the state is a tensor, or a tuple of states, and its size does not matter to anyone else;
+    - any number of batch axes, none included, and one step at a time;
+    - a missing input (`mask`) counts as zero: `entering(self, u, mask)` sees to it and to shapes;
+    - `dt` and `rate` stretch time, or are refused: `baselines.refuse_steps(self, dt, rate)`.
+
+    Where a whole sequence can be had cheaper than by its state, `forward` may be defined too; a
+    layer that is a `LinearSystem` derives from `StructuredLayer` instead.
 
     Args:
         features: Size of input and output.
@@ -90,6 +102,8 @@ class SequenceLayer(nn.Module):
 class StructuredLayer(SequenceLayer):
     """A layer that is a `LinearSystem` with a skip connection; subclasses define `system`.
 
+    It is run by convolution, chunk, scan or step, whichever is cheapest, on any steps and rates.
+
     Args:
         features: Size of input and output.
     """
@@ -155,31 +169,41 @@ class StructuredLayer(SequenceLayer):
         return dt[..., None, :] if self.channels and isinstance(dt, Tensor) and dt.ndim else dt
 
 
+@renamed_arguments(lr="learning_rate", slow_lr="slow_learning_rate")
 def param_groups(
-    module: nn.Module, *, lr: float = 4e-3, slow_lr: float = 1e-3, weight_decay: float = 0.01
+    module: nn.Module,
+    *,
+    learning_rate: float = 4e-3,
+    slow_learning_rate: float = 1e-3,
+    weight_decay: float = 0.01,
 ) -> list[dict[str, object]]:
     """Return groups for an optimizer: state matrices and steps learn slowly and do not decay.
 
     Args:
         module: Any module that holds sequence layers.
-        lr: Learning rate of all other parameters.
-        slow_lr: Largest learning rate of state matrices and time steps.
+        learning_rate: Of all other parameters.
+        slow_learning_rate: Largest one of state matrices and time steps.
         weight_decay: Of all other parameters.
 
     Source: Gu, Goel & Re (2022), S4, appendix D.
     """
     slow = [
-        getattr(layer, name)
+        parameter
         for layer in module.modules()
         if isinstance(layer, SequenceLayer)
-        for name in layer.slow_parameters
+        for name, parameter in layer.named_parameters(recurse=False)
+        if name in layer.slow_parameters
     ]
     known = {id(parameter) for parameter in slow}
     fast = [p for p in module.parameters() if p.requires_grad and id(p) not in known]
     slow = [p for p in slow if p.requires_grad]
-    groups: list[dict[str, object]] = [{"params": fast, "lr": lr, "weight_decay": weight_decay}]
+    groups: list[dict[str, object]] = [
+        {"params": fast, "lr": learning_rate, "weight_decay": weight_decay}
+    ]
     if slow:
-        groups.append({"params": slow, "lr": min(lr, slow_lr), "weight_decay": 0.0})
+        groups.append(
+            {"params": slow, "lr": min(learning_rate, slow_learning_rate), "weight_decay": 0.0}
+        )
     return groups
 
 

@@ -73,9 +73,9 @@ class CausalCNN(SequenceLayer):
         """Return the outputs and the last inputs; arguments as in `SequenceLayer`."""
         refuse_steps(self, dt, rate)
         u = entering(self, u, mask)
-        past = tensor(state)
-        known = 0 if past is None else past.shape[-2]
-        inputs = u if past is None else torch.cat([past, u], -2)
+        earlier = tensor(state)
+        known = 0 if earlier is None else earlier.shape[-2]
+        inputs = u if earlier is None else torch.cat([earlier, u], -2)
         x = inputs.reshape(-1, *inputs.shape[-2:]).mT
         for convolution in self.filters:
             assert isinstance(convolution, nn.Conv1d)
@@ -119,8 +119,8 @@ class CausalAttention(SequenceLayer):
         """Return the outputs and all keys and values; arguments as in `SequenceLayer`."""
         refuse_steps(self, dt, rate)
         query, key_value = self.project(entering(self, u, mask)).tensor_split([self.features], -1)
-        past = tensor(state)
-        key_value = key_value if past is None else torch.cat([past, key_value], -2)
+        earlier = tensor(state)
+        key_value = key_value if earlier is None else torch.cat([earlier, key_value], -2)
         key, value = key_value.chunk(2, -1)
         query, key, value = (
             x.unflatten(-1, (self.heads, -1)).transpose(-3, -2) for x in (query, key, value)

@@ -75,7 +75,7 @@ class SequenceRegressor(nn.Module):
     ) -> Independent:
         """Return the distribution of the targets, `(*batch, time)` with events `(targets,)`."""
         mean, raw = self.stack(u, dt=dt, rate=rate, mask=mask).chunk(2, -1)
-        return dist.Normal(mean, F.softplus(raw) + self.min_scale).to_event(1)
+        return Independent(dist.Normal(mean, F.softplus(raw) + self.min_scale), 1)
 
 
 class SequenceForecaster(nn.Module):
@@ -123,11 +123,11 @@ class SequenceForecaster(nn.Module):
         # What a constant series varies by is its round-off.
         floor = (4 * torch.finfo(y.dtype).eps * center).square()
         spread = torch.where(spread > floor, spread, torch.ones_like(spread)).sqrt()
-        past = torch.where(seen, (y - center) / spread, zero)
-        blank = F.pad(past, (0, 0, 0, horizon))
+        scaled = torch.where(seen, (y - center) / spread, zero)
+        blank = F.pad(scaled, (0, 0, 0, horizon))
         known = F.pad(seen.all(-1, keepdim=True).to(y.dtype), (0, 0, 0, horizon))
         parts = [blank, known] if u is None else [blank, known, u]
         outputs = self.stack(torch.cat(parts, -1), dt=dt, rate=rate)
         mean, raw = outputs[..., -horizon:, :].chunk(2, -1)
         scale = F.softplus(raw) + self.min_scale
-        return dist.Normal(center + spread * mean, spread * scale).to_event(1)
+        return Independent(dist.Normal(center + spread * mean, spread * scale), 1)

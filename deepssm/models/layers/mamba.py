@@ -78,8 +78,8 @@ class Mamba(SequenceLayer):
         dt = first_step_is_nominal(dt) if state is None else dt
         x, gate = self.enter(entering(self, u, mask)).chunk(2, -1)
         tail = x.new_zeros(*x.shape[:-2], self.width - 1, self.inner) if tail is None else tail
-        past = torch.cat([tail, x], -2)
-        mixed = self.convolution(past.reshape(-1, *past.shape[-2:]).mT).mT
+        inputs = torch.cat([tail, x], -2)
+        mixed = self.convolution(inputs.reshape(-1, *inputs.shape[-2:]).mT).mT
         x = F.silu(mixed.reshape(x.shape))
         raw, B, C = self.select(x).split([self.rank, self.state_dim, self.state_dim], -1)
         delta = F.softplus(self.step(raw) + self.step_bias) * rate
@@ -87,7 +87,7 @@ class Mamba(SequenceLayer):
             delta = delta * (dt[..., None] if isinstance(dt, Tensor) and dt.ndim else dt)
         y, z = self._scan(clean(x, mask), delta, B, C, z)
         y = (y + self.D * x) * F.silu(gate)
-        return self.leave(y), (past[..., past.shape[-2] - self.width + 1 :, :], z)
+        return self.leave(y), (inputs[..., inputs.shape[-2] - self.width + 1 :, :], z)
 
     def _scan(
         self, x: Tensor, delta: Tensor, B: Tensor, C: Tensor, z: Tensor | None

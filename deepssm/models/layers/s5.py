@@ -50,7 +50,8 @@ class S5(StructuredLayer):
             raise ValueError(f"`blocks` must divide `modes` = {modes}, got {blocks}.")
         start = legs(2 * modes // blocks).modes()
         poles = start.eigenvalues.repeat(blocks)
-        basis = torch.block_diag(*[start.basis] * blocks).to(torch.complex64)
+        blocked: Tensor = torch.block_diag(*[start.basis] * blocks)
+        basis = blocked.to(torch.complex64)
         size = 2 * modes
         B = torch.randn(size, features, generator=generator) / math.sqrt(features)
         C = torch.randn(features, size, generator=generator) / math.sqrt(size)

@@ -182,7 +182,8 @@ class SequenceModel(nn.Module):
     ) -> tuple[Tensor, State]:
         """Return the outputs and the state after them, to hand to the next piece."""
         u = u if mask is None else torch.where(mask[..., None], u, torch.zeros_like(u[..., :1]))
-        x, states = self.enter(u), []
+        states: list[State] = []
+        x = self.enter(u)
         for block, old in zip(self.blocks, self._states(state), strict=True):
             assert isinstance(block, SequenceLayer)
             x, new = block.run(x, old, dt=dt, rate=rate, mask=mask)
@@ -196,7 +197,8 @@ class SequenceModel(nn.Module):
         ]
 
         def step(u: Tensor, state: State | None) -> tuple[Tensor, State]:
-            x, states = self.enter(u), []
+            states: list[State] = []
+            x = self.enter(u)
             for advance, old in zip(steps, self._states(state), strict=True):
                 x, new = advance(x, old)
                 states.append(new)

@@ -4,7 +4,7 @@ import torch
 from torch.distributions import Normal
 
 from deepssm.core.model import Series
-from deepssm.inference.guides.chain_posterior import GuideChain
+from deepssm.inference.guides.chain_posterior import ChainPosterior
 from deepssm.inference.guides.recurrences.chain_path import chain_path
 from deepssm.linear import matrix_scan
 
@@ -32,12 +32,14 @@ def test_density_of_a_draw_is_exact_however_far_it_runs_away() -> None:
     chol = 0.1 * torch.eye(2, dtype=torch.float64).expand(1, 20, 2, 2)
     gates = 12 * torch.eye(2, dtype=torch.float64).expand(1, 20, 2, 2)
     drive = torch.zeros(shape, dtype=torch.float64)
-    law = GuideChain(model, Series(drive), gates, drive, chol, torch.ones(1, 20, dtype=torch.bool))
+    posterior = ChainPosterior(
+        model, Series(drive), gates, drive, chol, torch.ones(1, 20, dtype=torch.bool)
+    )
     torch.manual_seed(0)
     noise = torch.randn(shape, dtype=torch.float64)
     torch.manual_seed(0)
-    z = law.sample()
+    z = posterior.sample()
     assert z.abs().max() > 1e19
     scale = torch.tensor(0.1, dtype=torch.float64)
     expected = Normal(0.0, scale).log_prob(scale * noise).sum(-1)
-    torch.testing.assert_close(law.step_log_prob(z), expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(posterior.step_log_prob(z), expected, rtol=1e-12, atol=1e-12)

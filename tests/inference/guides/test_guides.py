@@ -16,7 +16,6 @@ from deepssm.inference.guides.encoders.features import Reader
 from deepssm.inference.guides.encoders.recurrent import RecurrentEncoder, reversal
 from deepssm.inference.guides.linearized_guide import LinearizedGuide
 from deepssm.inference.guides.particle_filter import guided_filter
-from deepssm.inference.guides.posterior import step_divergence
 from deepssm.inference.guides.smoothing_guide import SmoothingGuide, default_guide
 from deepssm.inference.variational.elbo import bound, importance_log_likelihood, negative_elbo
 from deepssm.inference.variational.svi import SVI
@@ -63,27 +62,27 @@ each_guide = pytest.mark.parametrize("name", GUIDES)
 
 @each_guide
 def test_density_of_a_draw_is_that_of_its_steps(name: str) -> None:
-    """What is kept of a draw equals the pass that scores any path."""
+    """What is cached of a draw equals the pass that scores any path."""
     model = neural_deep()
     series = gappy_series(model)
-    law = GUIDES[name](model, series).expand(torch.Size((4, 3)))
-    z = law.rsample()
-    kept = law.step_log_prob(z)
-    torch.testing.assert_close(kept, law.step_log_prob(z.clone()))
-    assert kept.shape == (4, 3, 12)
-    assert torch.equal(kept[:, 1, 8:], torch.zeros(4, 4, dtype=torch.float64))
+    posterior = GUIDES[name](model, series).expand(torch.Size((4, 3)))
+    z = posterior.rsample()
+    cached = posterior.step_log_prob(z)
+    torch.testing.assert_close(cached, posterior.step_log_prob(z.clone()))
+    assert cached.shape == (4, 3, 12)
+    assert torch.equal(cached[:, 1, 8:], torch.zeros(4, 4, dtype=torch.float64))
 
 
 @each_guide
-def test_draws_have_the_law_they_claim(name: str) -> None:
+def test_draws_have_the_distribution_they_claim(name: str) -> None:
     """E[exp(log r - log q)] = 1 for a narrower r: 4000 paths, 5 standard errors."""
     model = neural_deep()
     series = gappy_series(model, time=6, batch=1)
-    law = GUIDES[name](model, series).expand(torch.Size((4000, 1)))
+    posterior = GUIDES[name](model, series).expand(torch.Size((4000, 1)))
     with torch.no_grad():
-        path = law.along(law.rsample())
+        path = posterior.along(posterior.rsample())
         narrow = Independent(Normal(path.mean, 0.8 * path.scale), 1).log_prob(path.z)
-        ratio = (keep(law.steps, narrow).sum(-1) - law.log_prob(path.z)).exp()[:, 0]
+        ratio = (keep(posterior.steps, narrow).sum(-1) - posterior.log_prob(path.z)).exp()[:, 0]
     diagonal = path.chol is None or bool(path.chol.tril(-1).abs().max() < 1e-9)
     if diagonal:
         assert abs(ratio.mean() - 1) < 5 * ratio.std() / 4000**0.5
@@ -97,7 +96,7 @@ def test_draws_have_the_law_they_claim(name: str) -> None:
 
 @each_guide
 def test_future_never_reaches_the_past(name: str) -> None:
-    """Appending NaN steps leaves the guide's law of the past as it is."""
+    """Appending NaN steps leaves the guide's posterior of earlier steps as it is."""
     model = neural_deep()
     series = gappy_series(model)
     guide = GUIDES[name]
@@ -127,8 +126,8 @@ def test_after_the_end_the_guide_is_the_model(name: str) -> None:
     """20 000 draws of the step after the last observation: whitened by the model, 5 errors."""
     model = neural_deep()
     series = gappy_series(model, time=8)
-    law = GUIDES[name](model, series).expand(torch.Size((20_000, 3)))
-    z = law.sample()[:, 1]
+    posterior = GUIDES[name](model, series).expand(torch.Size((20_000, 3)))
+    z = posterior.sample()[:, 1]
     for t in range(4, 8):
         prior = model.transition(z[:, t - 1], series.u[1, t])  # type: ignore[index]
         white = ((z[:, t] - prior.mean) / prior.variance.sqrt()).detach()
@@ -150,12 +149,12 @@ def test_divergence_is_the_mean_log_ratio(name: str) -> None:
     """Monte Carlo over 4000 paths: 5 standard errors, once in 10^6."""
     model = neural_deep()
     series = gappy_series(model)
-    law = GUIDES[name](model, series).expand(torch.Size((4000, 3)))
-    z = law.rsample()
+    posterior = GUIDES[name](model, series).expand(torch.Size((4000, 3)))
+    z = posterior.rsample()
     steps = observed_steps(series.y)
-    prior = MarkovSequence(model, 12, series.u, None, steps, law.batch_shape)
-    analytic = step_divergence(law, prior).sum(-1)
-    ratio = law.log_prob(z) - prior.log_prob(z)
+    prior = MarkovSequence(model, 12, series.u, None, steps, posterior.batch_shape)
+    analytic = posterior.divergence(prior).sum(-1)
+    ratio = posterior.log_prob(z) - prior.log_prob(z)
     difference = ratio - analytic
     assert (difference.mean(0).abs() < 5 * difference.std(0) / 4000**0.5).all()
     assert (analytic > 0).all()
@@ -184,11 +183,11 @@ def test_divergence_from_a_full_normal_is_exact() -> None:
     model = _FullNoise()
     series = Series(torch.randn(3, 5, 2, dtype=torch.float64))
     guide = SmoothingGuide(2, 2, hidden=8).double()
-    law = guide(model, series)
-    z = law.rsample()
-    path = law.path
+    posterior = guide(model, series)
+    z = posterior.rsample()
+    path = posterior.path
     assert path is not None
-    got = step_divergence(law, MarkovSequence(model, 5, batch_shape=torch.Size((3,))))
+    got = posterior.divergence(MarkovSequence(model, 5, batch_shape=torch.Size((3,))))
     previous = torch.cat([torch.zeros(3, 1, 2, dtype=torch.float64), 0.9 * z[:, :-1]], dim=1)
     q = MultivariateNormal(path.mean, torch.diag_embed(path.scale.square()))
     expected = kl_divergence(q, MultivariateNormal(previous, scale_tril=model.chol))

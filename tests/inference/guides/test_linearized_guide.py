@@ -96,8 +96,8 @@ def test_iterations_tighten_the_bound_of_a_nonlinear_model() -> None:
 
 def test_no_gradient_reaches_the_guide() -> None:
     model = neural_deep()
-    law = LinearizedGuide()(model, gappy_series(model))
-    assert not law.rsample().requires_grad
+    posterior = LinearizedGuide()(model, gappy_series(model))
+    assert not posterior.rsample().requires_grad
 
 
 def test_filter_with_linearised_proposals_is_exact_on_a_linear_model() -> None:
@@ -119,16 +119,16 @@ def test_binary_observations_have_a_posterior_too() -> None:
     torch.manual_seed(0)
     model = DeepMarkov(3, 2, emission=BernoulliEmission(2, 3, hidden=8)).double()
     series = Series((torch.rand(4, 10, 3) < 0.4).double())
-    law = LinearizedGuide(3)(model, series).expand(torch.Size((64, 4)))
-    z = law.sample()
-    prior = MarkovSequence(model, 10, None, None, observed_steps(series.y), law.batch_shape)
+    posterior = LinearizedGuide(3)(model, series).expand(torch.Size((64, 4)))
+    z = posterior.sample()
+    prior = MarkovSequence(model, 10, None, None, observed_steps(series.y), posterior.batch_shape)
     weights = observed_log_prob(model.emission(z), series.y).sum(-1) + prior.log_prob(z)
     # A posterior that fits leaves log weights that vary by a fraction of a nat.
-    assert (weights - law.log_prob(z)).std(0).max() < 1.0
+    assert (weights - posterior.log_prob(z)).std(0).max() < 1.0
 
 
 def test_probabilities_that_round_to_one_say_nothing() -> None:
-    """Oracle: the same readings with that component missing, whose law must be the same."""
+    """Oracle: the same data with that component missing, whose posterior must be the same."""
     torch.manual_seed(0)
     model = DeepMarkov(3, 2, emission=BernoulliEmission(2, 3, hidden=8))
     assert isinstance(model.emission_net, BernoulliEmission)

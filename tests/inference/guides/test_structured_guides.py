@@ -1,4 +1,4 @@
-"""The conjugate guide and guides bent by flows: the laws every guide obeys, and exactness."""
+"""The conjugate guide and guides bent by flows: what every guide obeys, and exactness."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from deepssm.inference.guides.chain_guide import ChainGuide
 from deepssm.inference.guides.conjugate_guide import ConjugateGuide, linear_dynamics
 from deepssm.inference.guides.flow_guide import AutoregressiveFlow, FlowGuide
 from deepssm.inference.guides.particle_filter import guided_filter
-from deepssm.inference.guides.posterior import step_divergence
 from deepssm.inference.guides.smoothing_guide import SmoothingGuide
 from deepssm.inference.variational.elbo import negative_elbo
 from deepssm.inference.variational.svi import SVI
@@ -45,11 +44,11 @@ each_guide = pytest.mark.parametrize("name", GUIDES)
 @each_guide
 def test_density_of_a_draw_is_that_of_its_steps(name: str) -> None:
     model = linear_deep()
-    law = GUIDES[name](model, gappy_series(model)).expand(torch.Size((4, 3)))
-    z = law.rsample()
-    kept = law.step_log_prob(z)
-    torch.testing.assert_close(kept, law.step_log_prob(z.clone()))
-    assert torch.equal(kept[:, 1, 8:], torch.zeros(4, 4, dtype=torch.float64))
+    posterior = GUIDES[name](model, gappy_series(model)).expand(torch.Size((4, 3)))
+    z = posterior.rsample()
+    cached = posterior.step_log_prob(z)
+    torch.testing.assert_close(cached, posterior.step_log_prob(z.clone()))
+    assert torch.equal(cached[:, 1, 8:], torch.zeros(4, 4, dtype=torch.float64))
 
 
 @each_guide
@@ -60,11 +59,13 @@ def test_divergence_from_itself_is_zero_and_from_the_prior_the_mean_log_ratio(na
     left, right = GUIDES[name](model, series), GUIDES[name](model, series)
     left.rsample()
     assert kl_divergence(left, right).abs().max() < 1e-9
-    law = left.expand(torch.Size((4000, 3)))
-    z = law.rsample()
-    prior = MarkovSequence(model, 12, series.u, None, observed_steps(series.y), law.batch_shape)
-    analytic = step_divergence(law, prior).sum(-1)
-    difference = law.log_prob(z) - prior.log_prob(z) - analytic
+    posterior = left.expand(torch.Size((4000, 3)))
+    z = posterior.rsample()
+    prior = MarkovSequence(
+        model, 12, series.u, None, observed_steps(series.y), posterior.batch_shape
+    )
+    analytic = posterior.divergence(prior).sum(-1)
+    difference = posterior.log_prob(z) - prior.log_prob(z) - analytic
     assert (difference.mean(0).abs() <= 5 * difference.std(0) / 4000**0.5 + 1e-9).all()
     assert (analytic.mean(0) > 0).all()
 
@@ -152,9 +153,9 @@ def test_with_the_right_potentials_every_path_weighs_the_likelihood() -> None:
     likelihood = torch.where(
         torch.isnan(y).any(-1), torch.zeros(()).double(), emitted.log_prob(y.nan_to_num(0.0))
     ).sum(-1)
-    law = spread.expand(torch.Size((3, 3)))
+    posterior = spread.expand(torch.Size((3, 3)))
     torch.testing.assert_close(
-        likelihood + prior.log_prob(z) - law.log_prob(z), torch.stack(levels).expand(3, 3)
+        likelihood + prior.log_prob(z) - posterior.log_prob(z), torch.stack(levels).expand(3, 3)
     )
 
 

@@ -1,4 +1,4 @@
-"""Models that read their last reading, against one dense Gaussian over states and readings."""
+"""Autoregressive models, against one dense Gaussian over states and observations."""
 
 from __future__ import annotations
 
@@ -56,23 +56,23 @@ def _inputs(time: int = T) -> Tensor:
     return torch.randn(time, 1, generator=generator, dtype=torch.float64)
 
 
-def _readings(model: DeepMarkov, u: Tensor) -> Tensor:
+def _observations(model: DeepMarkov, u: Tensor) -> Tensor:
     return ds.simulate(model, len(u), u=u, generator=torch.Generator().manual_seed(6)).y
 
 
-def _joint_law(model: DeepMarkov, u: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and covariance of all readings of complete data: the state is `(z_t, y_t)`."""
+def _joint_moments(model: DeepMarkov, u: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and covariance of all observations of complete data: the state is `(z_t, y_t)`."""
     zero, one = torch.zeros(P, dtype=torch.float64), torch.ones(P, dtype=torch.float64)
 
-    def after(law: object, z: Tensor, y: Tensor, seen: Tensor, t: int) -> Tensor:
-        return law(z, torch.cat([u[t], y, seen])).mean  # type: ignore[operator]
+    def after(part: object, z: Tensor, y: Tensor, seen: Tensor, t: int) -> Tensor:
+        return part(z, torch.cat([u[t], y, seen])).mean  # type: ignore[operator]
 
-    def linear(law: object) -> tuple[Tensor, Tensor, Tensor]:
-        origin = after(law, torch.zeros(N, dtype=torch.float64), zero, one, 0)
-        by_z = [after(law, e, zero, one, 0) - origin for e in torch.eye(N, dtype=torch.float64)]
+    def linear(part: object) -> tuple[Tensor, Tensor, Tensor]:
+        origin = after(part, torch.zeros(N, dtype=torch.float64), zero, one, 0)
+        by_z = [after(part, e, zero, one, 0) - origin for e in torch.eye(N, dtype=torch.float64)]
         at = torch.zeros(N, dtype=torch.float64)
-        by_y = [after(law, at, e, one, 0) - origin for e in torch.eye(P, dtype=torch.float64)]
-        offsets = torch.stack([after(law, at, zero, one, t) for t in range(len(u))])
+        by_y = [after(part, at, e, one, 0) - origin for e in torch.eye(P, dtype=torch.float64)]
+        offsets = torch.stack([after(part, at, zero, one, t) for t in range(len(u))])
         return torch.stack(by_z, -1), torch.stack(by_y, -1), offsets
 
     with torch.no_grad():
@@ -124,16 +124,16 @@ def _given(mean: Tensor, cov: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("method", [Extended(), Unscented()])
 def test_filters_are_exact_on_complete_data(method: InferenceMethod) -> None:
     model, u = _model(), _inputs()
-    y = _readings(model, u)
-    mean, cov = _joint_law(model, u)
+    y = _observations(model, u)
+    mean, cov = _joint_moments(model, u)
     exact = torch.distributions.MultivariateNormal(mean, cov).log_prob(y.flatten())
     torch.testing.assert_close(ds.log_likelihood(model, y, u, method=method).sum(), exact)
 
 
 def test_gaps_enter_as_nothing_seen() -> None:
-    """The last reading written down step by step; every weight of the exact guide is `p(y)`."""
+    """The input written down step by step; every weight of the exact guide is `p(y)`."""
     model, u = _model(), _inputs()
-    y = _readings(model, u)
+    y = _observations(model, u)
     y[2, 0], y[4] = torch.nan, torch.nan
     rows = [[*u[0], 0.0, 0.0, 0.0, 0.0]]
     for t in range(1, T):
@@ -157,14 +157,14 @@ def test_gaps_enter_as_nothing_seen() -> None:
 def test_forecasts_feed_their_draws_back(method: InferenceMethod) -> None:
     """4000 draws, 5 standard errors; particles are 4000 of one filter, so 8."""
     model, u = _model(), _inputs()
-    y, ahead = _readings(model, u), 4
-    past = y[: T - ahead]
+    y, ahead = _observations(model, u), 4
+    before = y[: T - ahead]
     found = ds.forecast(
-        model, past, ahead, u=u[: T - ahead], u_future=u[T - ahead :], num_samples=4000,
+        model, before, ahead, u=u[: T - ahead], u_future=u[T - ahead :], num_samples=4000,
         method=method, generator=torch.Generator().manual_seed(0),
     )  # fmt: skip
     y[T - ahead :] = torch.nan
-    centre, sd = _given(*_joint_law(model, u), y)
+    centre, sd = _given(*_joint_moments(model, u), y)
     errors = 8 if isinstance(method, Particle) else 5
     assert ((found.mean.flatten() - centre).abs() < errors * sd / 4000**0.5).all()
     ratio = found.cov.diagonal(dim1=-2, dim2=-1).sqrt().flatten() / sd
@@ -177,9 +177,9 @@ def test_forecasts_feed_their_draws_back(method: InferenceMethod) -> None:
 def test_gaps_are_filled_from_both_sides(method: InferenceMethod) -> None:
     """1000 draws from 1000 particles: 6 standard errors of 500."""
     model, u = _model(), _inputs()
-    y = _readings(model, u)
+    y = _observations(model, u)
     y[2, 0], y[3:5], y[6, 1] = torch.nan, torch.nan, torch.nan
-    centre, sd = _given(*_joint_law(model, u), y)
+    centre, sd = _given(*_joint_moments(model, u), y)
     found = ds.impute(
         model, y, u, num_samples=1000, method=method, generator=torch.Generator().manual_seed(1)
     )
@@ -227,10 +227,10 @@ def test_missing_bits_of_a_chain_have_the_odds_of_bayes() -> None:
         assert abs(got - share) < 5 * (share * (1 - share) / 500) ** 0.5
 
 
-def test_simulations_have_the_moments_of_the_joint_law() -> None:
+def test_simulations_have_the_moments_of_the_joint_moments() -> None:
     """20000 draws, 5 standard errors."""
     model, u = _model(), _inputs(4)
-    mean, cov = _joint_law(model, u)
+    mean, cov = _joint_moments(model, u)
     drawn = ds.simulate(
         model, 4, u=u, num_samples=20000, generator=torch.Generator().manual_seed(2)
     )
@@ -241,10 +241,10 @@ def test_simulations_have_the_moments_of_the_joint_law() -> None:
     assert (correlation.abs() < 5 / 20000**0.5).all()
 
 
-def test_counterfactual_readings_reach_the_next_step() -> None:
+def test_counterfactual_observations_reach_the_next_step() -> None:
     """The difference of two worlds obeys the linear recursion of `(z, y)` without any noise."""
     model, u = _model(), _inputs()
-    y = _readings(model, u)
+    y = _observations(model, u)
     y[3, 0] = torch.nan
     method, g = Amortized(LinearizedGuide()), torch.Generator
     same = ds.counterfactual(model, y, u, u, method=method, num_samples=3, generator=g())
@@ -256,13 +256,13 @@ def test_counterfactual_readings_reach_the_next_step() -> None:
         ds.counterfactual(model, y, u, v, method=method, num_samples=3, generator=g())
         for v in (u, instead)
     )
-    mean, other = (_joint_law(model, v)[0].reshape(T, P) for v in (u, instead))
+    mean, other = (_joint_moments(model, v)[0].reshape(T, P) for v in (u, instead))
     torch.testing.assert_close(now.y - was.y, (other - mean).expand(3, T, P))
 
 
-def test_one_reading_at_a_time_equals_the_batch() -> None:
+def test_one_observation_at_a_time_equals_the_batch() -> None:
     model, u = _model(), _inputs()
-    y = _readings(model, u)
+    y = _observations(model, u)
     y[2, 0], y[4] = torch.nan, torch.nan
     running, half = ds.online(model, method=Unscented()), ds.online(model, method=Unscented())
     for t in range(T):
@@ -281,7 +281,7 @@ def test_one_reading_at_a_time_equals_the_batch() -> None:
     torch.testing.assert_close(half.mean, running.mean)
 
 
-def test_a_neural_model_trains_and_is_kept(tmp_path: Path) -> None:
+def test_a_neural_model_trains_and_is_saved(tmp_path: Path) -> None:
     """Ragged series with gaps, windows that are cut, forecasts scored in training."""
     generator = torch.Generator().manual_seed(0)
     y = torch.randn(3, 30, 2, generator=generator).cumsum(1)
@@ -305,7 +305,7 @@ def test_a_neural_model_trains_and_is_kept(tmp_path: Path) -> None:
 def test_scores_of_free_runs_never_read_what_they_forecast() -> None:
     """The draws of step two depend on step one through its draw alone, not through the data."""
     model, u = _model(), _inputs()
-    y = _readings(model, u)
+    y = _observations(model, u)
     scores = []
     for first in (0.0, 100.0):
         changed = y.clone()
@@ -320,7 +320,7 @@ def test_scores_of_free_runs_never_read_what_they_forecast() -> None:
 
 def test_what_cannot_be_done_is_refused() -> None:
     model, u = _model(), _inputs()
-    y = _readings(model, u)
+    y = _observations(model, u)
     with pytest.raises(
         ValueError, match=r"`transition` was made for `input_dim` 1, but .* needs 5"
     ):
@@ -329,7 +329,7 @@ def test_what_cannot_be_done_is_refused() -> None:
         DeepMarkov(P, N, emission=GaussianEmission(N, 3))
     with pytest.raises(ValueError, match="`u` must hold 1 input"):
         LinearizedGuide()(model, Series(y, u))
-    with pytest.raises(ValueError, match="`y` is needed by a model with feedback"):
+    with pytest.raises(ValueError, match="`y` is needed by an autoregressive model"):
         model(u=u)
     for method in (Ensemble(10), PosteriorLinearization()):
         with pytest.raises(ValueError, match="cannot lead its draws back"):

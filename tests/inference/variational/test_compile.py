@@ -95,7 +95,7 @@ def test_recorded_recursions_are_the_recursions(
     assert isinstance(guide.combiner, GateCombiner)
     lengths = (9, 12, 9, 12, 5, 9)
     plain = [_gradients(model, guide, time) for time in lengths]
-    guide.combiner.run = Replay(record)
+    guide.combiner.run_loops = Replay(record)
     found = [_gradients(model, guide, time) for time in lengths]
     torch.testing.assert_close(found, plain, rtol=0, atol=0)
     assert len(records) == 6  # forwards and backwards of three lengths
@@ -175,8 +175,8 @@ def test_recordings_on_a_gpu() -> None:
     series = Series(series.y.cuda(), series.u.cuda())
     parameters = [*model.parameters(), *guide.parameters()]
     found = []
-    for run in (combiner.run, Replay()):
-        combiner.run = run
+    for run in (combiner.run_loops, Replay()):
+        combiner.run_loops = run
         for seed in (1, 2):
             torch.manual_seed(seed)
             loss = negative_elbo(model, guide)(*series)

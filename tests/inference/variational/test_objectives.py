@@ -15,7 +15,6 @@ from deepssm.inference.guides.chain_guide import ChainGuide
 from deepssm.inference.guides.combiners import IndependentCombiner
 from deepssm.inference.guides.linearized_guide import LinearizedGuide
 from deepssm.inference.guides.particle_filter import Particles, promise
-from deepssm.inference.guides.posterior import step_divergence
 from deepssm.inference.guides.smoothing_guide import SmoothingGuide
 from deepssm.inference.variational.elbo import bound, negative_elbo
 from deepssm.inference.variational.objectives import (
@@ -110,9 +109,9 @@ def test_doubly_reparameterized_gradients_vanish_at_the_exact_posterior() -> Non
             self.shift = nn.Parameter(torch.zeros(5, 1, dtype=torch.float64))
 
         def forward(self, model: DeepMarkov, series: Series) -> object:
-            law = exact(model, series)
-            law.drive = law.drive + self.shift
-            return law
+            posterior = exact(model, series)
+            posterior.drive = posterior.drive + self.shift
+            return posterior
 
     guide = Shifted()
     y = torch.randn(3, 5, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -170,11 +169,11 @@ def test_a_look_ahead_is_unbiased_whatever_the_guide() -> None:
     many = Series(series.y.expand(3000, -1, -1), series.u.expand(3000, -1, -1))  # type: ignore[union-attr]
     with torch.no_grad():
         level = ParticleBound(6, lookahead=True)(model, guide).bound(many)
-        law, cloud = (
+        posterior, cloud = (
             guide(model, many),
             Particles(torch.randn(6, 3000, 2).double(), torch.zeros(6)),
         )
-        ahead = promise(law, model, cloud, 3)
+        ahead = promise(posterior, model, cloud, 3)
     ratio = (level - exact).exp()
     assert abs(ratio.mean() - 1) < 5 * ratio.std() / 3000**0.5
     assert float(ahead.std(0).min()) > 0.1
@@ -188,14 +187,14 @@ def test_a_look_ahead_is_unbiased_whatever_the_guide() -> None:
 def test_component_divergences_add_up() -> None:
     model, series, _ = _case()
     for guide in (scrambled_guide(model), ChainGuide(2, 2, 1, hidden=4).double()):
-        law = guide(model, series).expand(torch.Size((3, 1)))
-        z = law.rsample()
+        posterior = guide(model, series).expand(torch.Size((3, 1)))
+        z = posterior.rsample()
         steps = observed_steps(series.y)
-        prior = MarkovSequence(model, 6, series.u, None, steps, law.batch_shape)
-        parts = component_divergence(law, prior)
+        prior = MarkovSequence(model, 6, series.u, None, steps, posterior.batch_shape)
+        parts = component_divergence(posterior, prior)
         assert parts.shape == z.shape and bool((parts >= -1e-12).all())
         assert bool(((parts - parts.mean(-1, keepdim=True)).abs() > 1e-3).any()), "not shared out"
-        torch.testing.assert_close(parts.sum(-1), step_divergence(law, prior))
+        torch.testing.assert_close(parts.sum(-1), posterior.divergence(prior))
 
 
 def test_free_bits_are_free_and_the_rest_is_paid() -> None:
@@ -209,7 +208,7 @@ def test_free_bits_are_free_and_the_rest_is_paid() -> None:
     torch.testing.assert_close(losses[0.0], negative_elbo(model, guide)(*series))
     torch.manual_seed(0)
     loss = FreeBits()(model, guide)
-    law, z, prior = loss.draw(series)
+    posterior, z, prior = loss.draw(series)
     steps = float(observed_steps(series.y).sum())
     expected = 2e6 * steps - loss.likelihood(z, series).sum()
     torch.testing.assert_close(losses[1e6], expected)
@@ -241,7 +240,7 @@ def test_a_reconstruction_target_is_met_and_not_exceeded() -> None:
 
 
 def test_hidden_steps_are_forecast_and_scored() -> None:
-    """With the exact guide of the past, the mean weight over paths is still the likelihood."""
+    """With the exact guide of earlier steps the mean weight over paths is the likelihood."""
     model, series, exact = _case(5)
     wide = Series(series.y.expand(4000, -1, -1), series.u.expand(4000, -1, -1))  # type: ignore[union-attr]
     loss = MaskedSuffix(3)(model, LinearizedGuide())
@@ -251,15 +250,17 @@ def test_hidden_steps_are_forecast_and_scored() -> None:
             levels.append(-float(loss.hiding(wide, hidden)) / 4000)
     assert levels[1] < levels[0] - 0.1
     assert levels[0] == pytest.approx(float(exact), abs=0.05)
-    past = series._replace(y=series.y.clone())
-    past.y[:, 2:] = torch.nan
-    law = LinearizedGuide()(model, past).expand(torch.Size((20_000, 1)))
-    z = law.sample()
-    prior = MarkovSequence(model, 5, series.u, None, observed_steps(past.y), law.batch_shape)
+    shown = series._replace(y=series.y.clone())
+    shown.y[:, 2:] = torch.nan
+    posterior = LinearizedGuide()(model, shown).expand(torch.Size((20_000, 1)))
+    z = posterior.sample()
+    prior = MarkovSequence(
+        model, 5, series.u, None, observed_steps(shown.y), posterior.batch_shape
+    )
     with torch.no_grad():
-        log_weights = (loss.likelihood(z, series).sum(-1) + prior.log_prob(z) - law.log_prob(z))[
-            :, 0
-        ]
+        log_weights = (
+            loss.likelihood(z, series).sum(-1) + prior.log_prob(z) - posterior.log_prob(z)
+        )[:, 0]
     ratio = (log_weights - exact).exp()
     assert abs(ratio.mean() - 1) < 5 * ratio.std() / 20_000**0.5
     with pytest.raises(ValueError, match="`longest` must be at least 1"):

@@ -190,6 +190,7 @@ def test_model_and_guide_are_left_as_they_were() -> None:
     assert guide.training
     scramble(guide, 1)  # What is learnt later does not reach what was refined.
     assert not any(p.requires_grad for p in found.parameters())
+    assert isinstance(found.guide, torch.nn.Module)
     own = found.guide.state_dict()
     assert all(torch.equal(own[name], x) for name, x in zip(own, before[-len(own) :], strict=True))
 

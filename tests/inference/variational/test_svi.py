@@ -99,6 +99,7 @@ def test_best_weights_are_copies() -> None:
 
     assert isinstance(learned.method, Amortized)
     trial = evaluation_batch(flatten(series), 4 * method.batch_size, 32)
+    assert isinstance(learned.method.guide, torch.nn.Module)
     again = _evaluate(model, learned.method.guide, trial)["elbo"]
     assert again == learned.diagnostics["elbo_per_step"]
 

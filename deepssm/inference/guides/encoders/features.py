@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ....core.guides import Combiner, Encoder
 from ....core.model import Series, StateSpaceModel
 
 
@@ -19,6 +20,7 @@ class Reader(nn.Module):
         gaps: Whether what was seen is a feature; complete data do not need it.
     """
 
+    plain_tensor_code: bool = True
     y_loc: Tensor
     y_spread: Tensor
     change_spread: Tensor
@@ -39,6 +41,11 @@ class Reader(nn.Module):
     def size(self) -> int:
         """Number of features."""
         return self.obs_dim * (1 + self.gaps + self.changes) + self.input_dim
+
+    @property
+    def innovation_scale(self) -> Tensor:
+        """Units of an innovation, the data's standard deviation, `(obs,)`."""
+        return self.y_spread
 
     def initialize_from(self, series: Series) -> None:
         """Store location and scale of data; `y` that is all 0 or 1 is left as it is.
@@ -72,7 +79,7 @@ class Reader(nn.Module):
             change = change * (self.y_spread / self.change_spread)
             parts.append(torch.cat([torch.zeros_like(scaled[..., :1, :]), change], dim=-2))
         if self.input_dim and series.u is not None:
-            own = series.u[..., : self.input_dim]  # A model may have put its last reading behind.
+            own = series.u[..., : self.input_dim]  # Autoregressive inputs lie behind.
             parts.append((own - self.u_loc) / self.u_spread)
         return torch.cat(parts, dim=-1)
 
@@ -91,3 +98,43 @@ def _store_moments(loc: Tensor, spread: Tensor, rows: Tensor) -> None:
     deviation = torch.nan_to_num(torch.nanmean((rows - mean).square(), dim=0).sqrt())
     loc.copy_(mean)
     spread.copy_(torch.where(deviation > 0, deviation, torch.ones_like(deviation)))
+
+
+def check_encoder(encoder: Encoder, size: int) -> None:
+    """Refuse an encoder that reads another number of features than a guide's reader gives.
+
+    Args:
+        encoder: An encoder.
+        size: Number of features.
+
+    Raises:
+        ValueError: They differ, or something else than an encoder is given.
+    """
+    name = type(encoder).__name__
+    if not isinstance(encoder, Encoder):
+        raise ValueError(
+            f"`encoder` must have the sizes `features` and `hidden` and, beside `forward`, a "
+            f"method `filtering`, got {name}: see `deepssm.inference.Encoder`."
+        )
+    if encoder.features != size:
+        raise ValueError(
+            f"`encoder` reads {encoder.features} features of a step, but the guide's reader gives "
+            f"{size} (values, marks of what was seen, changes, inputs): build it as "
+            f"`{name}({size}, ...)`."
+        )
+
+
+def check_combiner(combiner: Combiner) -> None:
+    """Refuse what is no combiner.
+
+    Args:
+        combiner: A combiner.
+
+    Raises:
+        ValueError: It lacks what a guide asks of it.
+    """
+    if not isinstance(combiner, Combiner):
+        raise ValueError(
+            "`combiner` must have the size `hidden` and say by `uses_innovation` whether it reads "
+            f"the innovation, got {type(combiner).__name__}: see `deepssm.inference.Combiner`."
+        )

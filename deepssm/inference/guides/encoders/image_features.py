@@ -23,6 +23,8 @@ class ImageReader(nn.Module):
         channels: Channels of the first convolution; the second has twice as many.
     """
 
+    plain_tensor_code: bool = True
+    innovation_scale: None = None
     level: Tensor
 
     def __init__(

@@ -72,25 +72,6 @@ class RecurrentEncoder(nn.Module):
         return total.reshape(*features.shape[:-1], self.hidden)
 
 
-def check_features(encoder: nn.Module, size: int) -> None:
-    """Refuse an encoder that reads another number of features than a guide's reader gives.
-
-    Args:
-        encoder: An encoder; one without `features` passes.
-        size: Number of features.
-
-    Raises:
-        ValueError: They differ.
-    """
-    own = getattr(encoder, "features", size)
-    if own != size:
-        raise ValueError(
-            f"`encoder` reads {own} features of a step, but the guide's reader gives {size} "
-            "(values, marks of what was seen, changes, inputs): build it as "
-            f"`{type(encoder).__name__}({size}, ...)`."
-        )
-
-
 def _recurrent(cell: Literal["gru", "lstm", "relu"], features: int, hidden: int) -> nn.Module:
     if cell == "gru":
         return nn.GRU(features, hidden, batch_first=True)

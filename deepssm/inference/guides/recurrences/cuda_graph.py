@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -13,6 +13,13 @@ Fill = Callable[..., None]
 
 Record = Callable[[Callable[[], None]], Callable[[], object]]
 """Returns what does again, on the same memory, what a function did."""
+
+
+@runtime_checkable
+class Replayable(Protocol):
+    """A module whose loops are called through `run_loops`: `direct`, or a `Replay`."""
+
+    run_loops: Callable[..., None]
 
 
 def direct(fill: Fill, parts: tuple[Any, ...], written: int) -> None:
@@ -28,12 +35,12 @@ class Replay:
 
     Args:
         record: Makes a recording; `cuda_graph` for tensors on a GPU.
-        most: Recordings kept, one for each function and shapes; the longest unused one goes.
+        most: Recordings cached, one for each function and shapes; the longest unused one goes.
     """
 
     def __init__(self, record: Record | None = None, most: int = 64) -> None:
         self.record, self.most = record or cuda_graph, most
-        self._kept: dict[Hashable, tuple[list[Any], Callable[[], object]]] = {}
+        self._cached: dict[Hashable, tuple[list[Any], Callable[[], object]]] = {}
 
     def __call__(self, fill: Fill, parts: tuple[Any, ...], written: int) -> None:
         """Do what `fill(*parts)` does.
@@ -44,8 +51,8 @@ class Replay:
             written: How many of `parts`, the last ones, it writes.
         """
         key = (fill, *map(_form, parts))
-        own, replay = self._kept.pop(key, None) or self._recorded(fill, parts)
-        self._kept[key] = own, replay
+        own, replay = self._cached.pop(key, None) or self._recorded(fill, parts)
+        self._cached[key] = own, replay
         for mine, part in zip(own, parts, strict=True):
             if isinstance(mine, Tensor):
                 mine.copy_(part)
@@ -60,8 +67,8 @@ class Replay:
     def _recorded(
         self, fill: Fill, parts: tuple[Any, ...]
     ) -> tuple[list[Any], Callable[[], object]]:
-        if len(self._kept) >= self.most:
-            del self._kept[next(iter(self._kept))]
+        if len(self._cached) >= self.most:
+            del self._cached[next(iter(self._cached))]
         own = [x.detach().clone() if isinstance(x, Tensor) else x for x in parts]
         return own, self.record(lambda: fill(*own))
 
