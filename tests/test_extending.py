@@ -31,7 +31,8 @@ def test_the_program_of_a_page_runs(page: Path, monkeypatch: pytest.MonkeyPatch)
     (block,) = _blocks(page)
     assert len([line for line in block.splitlines() if line.strip()]) <= 40
     monkeypatch.setattr(inference, "SVI", partial(inference.SVI, steps=40, report_every=20))
-    exec(compile(block, str(page), "exec"), {"__name__": f"docs_{page.stem}"})
+    program = compile(block, str(page), "exec", dont_inherit=True)
+    exec(program, {"__name__": "__main__"})
 
 
 @pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda page: page.name)
