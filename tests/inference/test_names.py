@@ -23,8 +23,8 @@ from deepssm.inference import (
     RaoBlackwellised,
     Switching,
 )
-from deepssm.models.discrete.emissions import SymbolDistribution, SymbolLaw
 from deepssm.models.discrete.switching import SwitchingDistribution, SwitchingLaw
+from deepssm.models.discrete.symbols import SymbolDistribution, SymbolLaw
 
 
 @pytest.mark.parametrize(

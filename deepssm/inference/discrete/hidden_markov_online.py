@@ -83,7 +83,7 @@ class OnlineForward:
     def state_dict(self) -> dict[str, Tensor]:
         """Return log-probabilities and remembered observations, to go on later."""
         total = torch.tensor(self.log_likelihood, dtype=torch.float64)
-        state = {"log_probability": self._log, "readings": self._readings}
+        state = {"log_probability": self._log, "readings": self._observations}
         return {name: value.clone() for name, value in state.items()} | {"log_likelihood": total}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -92,9 +92,9 @@ class OnlineForward:
         Raises:
             ValueError: The sizes are those of another model.
         """
-        require_state(state, log_probability=self._log.shape, readings=self._readings.shape)
+        require_state(state, log_probability=self._log.shape, readings=self._observations.shape)
         self._log = state["log_probability"].to(self._log, copy=True)
-        self._readings = state["readings"].to(self._readings, copy=True)
+        self._observations = state["readings"].to(self._observations, copy=True)
         self.log_likelihood, self._given = float(state["log_likelihood"]), None
 
     def _input(self, u: Data | None) -> Tensor | None:

@@ -144,8 +144,6 @@ def _below(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 def _read_step(saved: dict[str, Tensor]) -> _Step:
     count = sum(name.startswith("reading.") and name.count(".") == 1 for name in saved)
-    observations = [
-        (saved[f"observation.{j}"], saved.get(f"observation.{j}.u")) for j in range(count)
-    ]
+    observations = [(saved[f"reading.{j}"], saved.get(f"reading.{j}.u")) for j in range(count)]
     dt = float(saved["dt"]) if "dt" in saved else None
     return _Step(_below(saved, "state."), dt, saved.get("u"), observations)

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import (
     Bernoulli,
-    Categorical,
     Distribution,
     Independent,
     Poisson,
@@ -19,8 +18,9 @@ from torch.distributions import (
 )
 from torch.nn import functional
 
-from ...core.deprecation import renamed_class, warn_renamed
+from ...core.deprecation import warn_renamed
 from ...core.model import Readable
+from .symbols import SymbolDistribution
 
 
 class StateEmission(nn.Module):
@@ -267,46 +267,6 @@ class CategoricalStates(StateEmission):
             shares = (counts / torch.where(total > 0, total, 1.0)).clamp_min(1e-300)
             # A state that nothing was seen in keeps what it has.
             self.logits.copy_(torch.where(total > 0, shares.log(), self.logits))
-
-
-class SymbolDistribution(Distribution):
-    """A categorical distribution over numbers, as a vector of one component.
-
-    Args:
-        logits: `(*axes, categories)`.
-    """
-
-    arg_constraints: dict[str, constraints.Constraint] = {}
-
-    def __init__(self, logits: Tensor) -> None:
-        self.base = Categorical(logits=logits, validate_args=False)
-        super().__init__(self.base.batch_shape, torch.Size((1,)), validate_args=False)
-
-    @property
-    def mean(self) -> Tensor:
-        """Mean of the number; symbols without an order have none that means anything."""
-        return (self.base.probs * self._values()).sum(-1, keepdim=True)
-
-    @property
-    def variance(self) -> Tensor:
-        """Variance of the number."""
-        gap = self._values() - self.mean
-        return (self.base.probs * gap.square()).sum(-1, keepdim=True)
-
-    def sample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
-        """Draw numbers, `(*sample_shape, *axes, 1)`."""
-        return self.base.sample(torch.Size(sample_shape))[..., None].to(self.base.probs.dtype)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """Return log-probabilities, `(*axes)`."""
-        return self.base.log_prob(value[..., 0])
-
-    def _values(self) -> Tensor:
-        probs = self.base.probs
-        return torch.arange(probs.shape[-1], dtype=probs.dtype, device=probs.device)
-
-
-SymbolLaw = renamed_class("SymbolLaw", SymbolDistribution)
 
 
 def shares(name: str, logits: Tensor) -> Readable:
