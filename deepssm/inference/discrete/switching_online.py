@@ -15,7 +15,7 @@ from .required import switching_model
 from .switching_mixtures import Mixture, merge, moments
 from .switching_steps import move, start, update
 
-# Parameters of this many different time steps are kept.
+# Parameters of this many different time steps are cached.
 _MOST_STEPS = 256
 
 
@@ -121,7 +121,7 @@ class OnlineSwitching:
         self.log_likelihood, self._input = float(state["log_likelihood"]), None
 
     def _read(self, dt: float | None, u: Data | None) -> _Step:
-        """Return one step; those without inputs are kept."""
+        """Return one step; those without inputs are cached."""
         if u is not None:
             return self._step(dt, u)
         if dt not in self._steps:

@@ -73,7 +73,7 @@ class Ensemble(DrawnForecasts):
         clouds = self._pass(model, series)
         predicted, filtered = torch.stack(clouds.predicted, -2), torch.stack(clouds.filtered, -2)
         return Filtered(
-            *_summary(filtered), *_summary(predicted), *_likelihood_and_flag(clouds, series)
+            *_summary(filtered), *_summary(predicted), *_likelihood_and_check(clouds, series)
         )
 
     def smooth(self, model: StateSpaceModel, series: Series) -> Smoothed:
@@ -86,7 +86,7 @@ class Ensemble(DrawnForecasts):
             "k...ti,k...tj->...tij", anomalies[..., 1:, :], anomalies[..., :-1, :]
         )
         cross = torch.cat((torch.zeros_like(cov[..., :1, :, :]), cross / (self.size - 1)), -3)
-        return Smoothed(mean, cov, cross, *_likelihood_and_flag(clouds, series))
+        return Smoothed(mean, cov, cross, *_likelihood_and_check(clouds, series))
 
     def sample_posterior(
         self,
@@ -273,6 +273,6 @@ def _summary(members: Tensor) -> tuple[Tensor, Tensor]:
     return mean, cov
 
 
-def _likelihood_and_flag(clouds: _Clouds, series: Series) -> tuple[Tensor, Tensor]:
+def _likelihood_and_check(clouds: _Clouds, series: Series) -> tuple[Tensor, Tensor]:
     score = torch.stack(clouds.log_likelihood, -1)
     return score, ~torch.isfinite(score).all(-1)

@@ -76,8 +76,8 @@ class RaoBlackwellised(DrawnForecasts):
         steps = zip(swarm.log_weight, swarm.mode, swarm.mean, swarm.factor, strict=True)
         moments = [_moments(weight, hot, m, L) for weight, hot, m, L in steps]
         score = torch.stack(swarm.log_likelihood, -1)
-        flag = ~torch.isfinite(score).all(-1)
-        return Filtered(*_stack(moments), *_stack(swarm.predicted), score, flag)
+        ill_conditioned = ~torch.isfinite(score).all(-1)
+        return Filtered(*_stack(moments), *_stack(swarm.predicted), score, ill_conditioned)
 
     def smooth(self, model: StateSpaceModel, series: Series) -> Smoothed:
         """Return mode probabilities and state given all of `y`."""

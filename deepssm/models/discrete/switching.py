@@ -96,7 +96,7 @@ class SwitchingLinearGaussian(StateSpaceModel):
             Parameters with an axis for the mode after the time axis; the initial ones with one
             before the state.
         """
-        parts = []
+        parts: list[LinearParameters] = []
         for mode, indices in zip(self.modes, self.state_maps, strict=True):
             assert isinstance(mode, LinearGaussianModel)
             own = mode.linear_parameters(u, dt)
