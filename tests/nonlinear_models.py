@@ -74,7 +74,7 @@ def pendulum(stiffness: float = 9.81, **changes: object) -> NonlinearGaussian:
     )
 
 
-def readings(time: int, *batch: int, seed: int = 0) -> Tensor:
+def observations(time: int, *batch: int, seed: int = 0) -> Tensor:
     g = torch.Generator().manual_seed(seed)
     t = 0.05 * torch.arange(time, dtype=torch.float64)
     noise = torch.randn(*batch, time, generator=g, dtype=torch.float64)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.distributions import Distribution, Independent, Normal
 
 import deepssm as ds
 from deepssm.core.model import Series
@@ -22,6 +23,8 @@ from deepssm.inference import (
     RaoBlackwellised,
     Switching,
 )
+from deepssm.models.discrete.switching import SwitchingDistribution, SwitchingLaw
+from deepssm.models.discrete.symbols import SymbolDistribution, SymbolLaw
 
 
 @pytest.mark.parametrize(
@@ -82,3 +85,27 @@ def test_a_distribution_without_inference_warns() -> None:
 
 def source(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+class OldFamily(ds.models.StateEmission):
+    """A stranger's family under the old name of its distribution."""
+
+    num_states, obs_dim = 2, 1
+
+    def law(self, z: torch.Tensor, u: torch.Tensor | None = None) -> Distribution:
+        return Independent(Normal(z[..., :1], 1.0), 1)
+
+
+def test_old_names_of_a_states_distribution_warn() -> None:
+    family, z = ds.models.PoissonStates(2), torch.eye(2, dtype=torch.float64)
+    with pytest.warns(DeprecationWarning, match="`StateEmission.law` is now `distribution`"):
+        assert torch.equal(family.law(z).mean, family.distribution(z).mean)
+    with pytest.warns(DeprecationWarning, match="`StateEmission.law_after` is now"):
+        assert torch.equal(family.law_after(z, z[:, None]).mean, family.distribution(z).mean)
+    with pytest.warns(DeprecationWarning, match="`OldFamily.law` is now `distribution`"):
+        assert OldFamily().distribution(z).mean.shape == (2, 1)
+    with pytest.warns(DeprecationWarning, match="`SymbolLaw` is now `SymbolDistribution`"):
+        assert isinstance(SymbolLaw(torch.zeros(3)), SymbolDistribution)
+    with pytest.warns(DeprecationWarning, match="`SwitchingLaw` is now `SwitchingDistribution`"):
+        law = SwitchingLaw(torch.zeros(2), torch.zeros(2, 1), torch.ones(2, 1, 1))
+    assert isinstance(law, SwitchingDistribution)

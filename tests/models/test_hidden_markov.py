@@ -19,7 +19,7 @@ STATES = ds.models
         (STATES.CategoricalStates(2, 3), -1.0, "symbols .* got -1"),
     ],
 )
-def test_readings_that_no_state_emits_are_refused(
+def test_observations_that_no_state_emits_are_refused(
     emission: StateEmission, bad: float, words: str
 ) -> None:
     """A negative symbol would be read from the end, a count of 2.5 scored without a word."""

@@ -22,10 +22,10 @@ def build(**changes: object) -> NonlinearGaussian:
 def test_densities_are_vectorised_over_leading_axes() -> None:
     model = build(Q=[[0.5, 0.1], [0.1, 0.4]], circular_state=(0,))
     z = torch.randn(4, 3, 2, dtype=torch.float64)
-    law = model.transition(z)
-    assert law.batch_shape == (4, 3)
+    moved = model.transition(z)
+    assert moved.batch_shape == (4, 3)
     expected = torch.distributions.MultivariateNormal(z.sin(), model.Q)
-    torch.testing.assert_close(law.log_prob(z), expected.log_prob(z))
+    torch.testing.assert_close(moved.log_prob(z), expected.log_prob(z))
     assert model.emission(z).sample().shape == (4, 3, 1)
     assert model.initial().event_shape == (2,)
     assert (model.state_dim, model.obs_dim, model.dtype) == (2, 1, torch.float64)
@@ -101,7 +101,7 @@ def test_bad_numbers_are_named(changes: dict[str, object], message: str) -> None
 
 @pytest.mark.parametrize("method", [Extended(), Unscented()], ids=["extended", "unscented"])
 def test_functions_that_lose_an_axis_are_refused(method: Extended | Unscented) -> None:
-    """`z[..., 0]` of a batch of points would be taken for one reading of many components."""
+    """`z[..., 0]` of a batch of points would be taken for one observation of many components."""
     series = Series(torch.zeros(3, 1, dtype=torch.float64))
     numbers: dict[str, object] = dict(Q=EYE, R=EYE[:1, :1], m0=torch.zeros(2).double(), P0=EYE)
     flat = NonlinearGaussian(lambda z, u, dt: z, lambda z, u: z[..., 0], **numbers)  # type: ignore[arg-type]

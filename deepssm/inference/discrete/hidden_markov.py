@@ -13,6 +13,8 @@ from ...core.abilities import ReadsEarlierObservations
 from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import seeded
 from ...core.results import Filtered, Forecast, Smoothed
+from ...ops.arrays import Batch
+from ..simulation.conditionals import covariance
 from ..simulation.simulate import observations_in_turn
 from . import hidden_markov_scan as scan
 from .hidden_markov_online import OnlineForward
@@ -197,11 +199,10 @@ def _mixture(model: StateSpaceModel, p: Tensor, u: Tensor | None) -> tuple[Tenso
     """Return mean and covariance of `y` under state probabilities `p`, `(*batch, time, state)`."""
     eye = torch.eye(p.shape[-1], dtype=p.dtype, device=p.device)
     states = eye.expand(*p.shape[:-1], *eye.shape).movedim(-2, 0)
-    law = model.emission(states, None if u is None else u.expand(len(eye), *u.shape))
-    mean = torch.einsum("...tk,k...ti->...ti", p, law.mean)
-    left = law.mean - mean
-    within = getattr(law, "covariance_matrix", None)
-    within = torch.diag_embed(law.variance) if within is None else within
+    emission = model.emission(states, None if u is None else u.expand(len(eye), *u.shape))
+    mean = torch.einsum("...tk,k...ti->...ti", p, emission.mean)
+    left = emission.mean - mean
+    within = covariance(emission)
     cov = torch.einsum("...tk,k...ti,k...tj->...tij", p, left, left)
     return mean, cov + torch.einsum("...tk,k...tij->...tij", p, within)
 
@@ -237,7 +238,7 @@ def _logs(model: StateSpaceModel, series: Series) -> tuple[Tensor, Tensor, Tenso
     """Return `pi`, `A` and `B` with one flat batch axis, and the shape it came from."""
     discrete = discrete_model(model)
     if not series.time:
-        raise ValueError("`y` has no time step. Pass one reading or more.")
+        raise ValueError("`y` has no time step. Pass one observation or more.")
     A = log_transitions(discrete, series.u, series.dt)
     B = discrete.log_emission(series.y, series.u)
     batch = B.shape[:-2]
@@ -247,7 +248,7 @@ def _logs(model: StateSpaceModel, series: Series) -> tuple[Tensor, Tensor, Tenso
     return discrete.log_initial(), flat, B.reshape(batch.numel(), *B.shape[-2:]), batch
 
 
-def _array(x: Tensor) -> Any:  # noqa: ANN401
+def _array(x: Tensor) -> Batch:
     return x.detach().cpu().double().contiguous().numpy()
 
 

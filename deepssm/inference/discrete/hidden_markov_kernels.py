@@ -9,13 +9,14 @@ import math
 
 import numpy as np
 
+from ...ops.arrays import Batch, Matrices, Matrix, Vector, Whole
 from ...ops.cache import cached
 
 _INF = math.inf
 
 
 @cached(error_model="numpy")
-def _log_sum(x: np.ndarray) -> float:
+def _log_sum(x: Vector) -> float:
     top = -_INF
     for value in x:
         top = max(top, value)
@@ -28,9 +29,7 @@ def _log_sum(x: np.ndarray) -> float:
 
 
 @cached(error_model="numpy")
-def forward(
-    pi: np.ndarray, A: np.ndarray, B: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def forward(pi: Vector, A: Batch, B: Matrices) -> tuple[Matrices, Matrices, Matrix]:
     """Return log predicted, log filtered, `(N, T, K)`, and log-likelihood, `(N, T)`."""
     N, T, K = B.shape
     predicted, filtered = np.empty((N, T, K)), np.empty((N, T, K))
@@ -48,7 +47,7 @@ def forward(
             for j in range(K):
                 work[j] = predicted[n, t, j] + B[n, t, j]
             score[n, t] = _log_sum(work)
-            if score[n, t] == -_INF:  # an impossible reading: go on as if it were missing
+            if score[n, t] == -_INF:  # an impossible observation: go on as if it were missing
                 filtered[n, t] = predicted[n, t]
             else:
                 filtered[n, t] = work - score[n, t]
@@ -56,9 +55,7 @@ def forward(
 
 
 @cached(error_model="numpy")
-def backward(
-    A: np.ndarray, predicted: np.ndarray, filtered: np.ndarray, pairs: np.ndarray
-) -> np.ndarray:
+def backward(A: Batch, predicted: Matrices, filtered: Matrices, pairs: Batch) -> Matrices:
     """Return log smoothed; fill `pairs`, `(N, T, K, K)` or empty, with `p(z_{t-1}, z_t | y)`."""
     N, T, K = filtered.shape
     smoothed, work = np.empty((N, T, K)), np.empty(K)
@@ -81,8 +78,8 @@ def backward(
 
 @cached(error_model="numpy")
 def adjoint(
-    A: np.ndarray, predicted: np.ndarray, filtered: np.ndarray, weight: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    A: Batch, predicted: Matrices, filtered: Matrices, weight: Matrix
+) -> tuple[Vector, Batch, Matrices]:
     """Return the gradients of `sum weight * score` in `pi`, `A` and `B`."""
     N, T, K = filtered.shape
     d_pi, d_A, d_B = np.zeros(K), np.zeros(A.shape), np.empty((N, T, K))
@@ -113,7 +110,7 @@ def adjoint(
 
 
 @cached(error_model="numpy")
-def viterbi(pi: np.ndarray, A: np.ndarray, B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def viterbi(pi: Vector, A: Batch, B: Matrices) -> tuple[Whole, Vector]:
     """Return the most probable path, `(N, T)`, and its log joint density, `(N,)`."""
     N, T, K = B.shape
     path, best = np.empty((N, T), np.int64), np.empty(N)

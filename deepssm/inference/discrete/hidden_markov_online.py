@@ -1,4 +1,4 @@
-"""A hidden Markov model one reading at a time."""
+"""A hidden Markov model one observation at a time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from ...core.abilities import lags_of
 from ...core.model import Data, StateSpaceModel
 from ..online.state import as_numbers, require_state
-from ..online.wrapping import checked_reading
+from ..online.wrapping import checked_observation
 from .required import discrete_model, log_transitions
 
 
@@ -19,7 +19,7 @@ class OnlineForward:
         model: A model with finitely many states; it is read again at every step.
 
     Attributes:
-        log_likelihood: Sum of the log-densities of the readings so far, in nats.
+        log_likelihood: Sum of the log-densities of the observations so far, in nats.
     """
 
     def __init__(self, model: StateSpaceModel) -> None:
@@ -29,8 +29,8 @@ class OnlineForward:
         lags = lags_of(model)
         with torch.no_grad():
             self._log = self._chain.log_initial().clone()
-        # The readings before this one, and this one, for emissions that look back.
-        self._readings = self._log.new_full((lags + 1, model.obs_dim), torch.nan)
+        # The observations before this one, and this one, for emissions that look back.
+        self._observations = self._log.new_full((lags + 1, model.obs_dim), torch.nan)
 
     @torch.no_grad()
     def predict(self, dt: float | None = None, u: Data | None = None) -> None:
@@ -44,8 +44,8 @@ class OnlineForward:
         self._given = u
         A = log_transitions(self._chain, self._input(u), step)[0]
         self._log = torch.logsumexp(self._log[:, None] + A, 0)
-        empty = torch.full_like(self._readings[:1], torch.nan)
-        self._readings = torch.cat((self._readings[1:], empty))
+        empty = torch.full_like(self._observations[:1], torch.nan)
+        self._observations = torch.cat((self._observations[1:], empty))
 
     @torch.no_grad()
     def update(self, y: Data, u: Data | None = None) -> float:
@@ -59,12 +59,12 @@ class OnlineForward:
         Raises:
             ValueError: `y` has the wrong size or is infinite.
         """
-        self._readings[-1] = checked_reading(self._model, y, self._log)
+        self._observations[-1] = checked_observation(self._model, y, self._log)
         inputs = self._input(self._given if u is None else u)
-        wide = None if inputs is None else inputs.expand(len(self._readings), -1)
-        joint = self._log + self._chain.log_emission(self._readings, wide)[-1]
+        wide = None if inputs is None else inputs.expand(len(self._observations), -1)
+        joint = self._log + self._chain.log_emission(self._observations, wide)[-1]
         total = torch.logsumexp(joint, 0)
-        if bool(torch.isfinite(total)):  # an impossible reading: go on as if it were missing
+        if bool(torch.isfinite(total)):  # an impossible observation: go on as if it were missing
             self._log = joint - total
         self.log_likelihood += float(total)
         return float(total)
@@ -81,9 +81,9 @@ class OnlineForward:
         return torch.diag(p) - p[:, None] * p
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return log-probabilities and remembered readings, to go on later."""
+        """Return log-probabilities and remembered observations, to go on later."""
         total = torch.tensor(self.log_likelihood, dtype=torch.float64)
-        state = {"log_probability": self._log, "readings": self._readings}
+        state = {"log_probability": self._log, "readings": self._observations}
         return {name: value.clone() for name, value in state.items()} | {"log_likelihood": total}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -92,9 +92,9 @@ class OnlineForward:
         Raises:
             ValueError: The sizes are those of another model.
         """
-        require_state(state, log_probability=self._log.shape, readings=self._readings.shape)
+        require_state(state, log_probability=self._log.shape, readings=self._observations.shape)
         self._log = state["log_probability"].to(self._log, copy=True)
-        self._readings = state["readings"].to(self._readings, copy=True)
+        self._observations = state["readings"].to(self._observations, copy=True)
         self.log_likelihood, self._given = float(state["log_likelihood"]), None
 
     def _input(self, u: Data | None) -> Tensor | None:

@@ -73,8 +73,8 @@ def enumerated(
         for t in pyro.markov(range(y.shape[-2])):
             step = A[..., min(t, A.shape[-3] - 1), :, :]
             logits = pi if state is None else Vindex(step)[..., state, :]
-            law = dist.Categorical(logits=logits)
-            state = pyro.sample(f"{name}_{t}", law, infer={"enumerate": "parallel"})
-            pyro.factor(f"{name}_{t}_reading", Vindex(B[..., t, :])[..., state])
+            choice = dist.Categorical(logits=logits)
+            state = pyro.sample(f"{name}_{t}", choice, infer={"enumerate": "parallel"})
+            pyro.factor(f"{name}_{t}_observation", Vindex(B[..., t, :])[..., state])
             states.append(state)
     return torch.stack(torch.broadcast_tensors(*states), -1)

@@ -9,8 +9,8 @@ from torch import Tensor
 def forward(pi: Tensor, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return log predicted, log filtered, `(N, T, K)`, and log-likelihood, `(N, T)`.
 
-    A reading that no state can emit has likelihood 0; what follows takes it as missing, so there
-    is one more scan for each of them.
+    An observation that no state can emit has likelihood 0; what follows takes it as missing, so
+    there is one more scan for each of them.
 
     Args:
         pi: Log-probabilities of the first state, `(K,)`.
@@ -28,12 +28,12 @@ def forward(pi: Tensor, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def possible(B: Tensor, impossible: Tensor) -> Tensor:
-    """Return `B` with impossible readings, `(N, T)`, made missing."""
+    """Return `B` with impossible observations, `(N, T)`, made missing."""
     return torch.where(impossible[..., None], torch.zeros_like(B[..., :1]), B)
 
 
 def _forward(pi: Tensor, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what `forward` does, if every reading is possible.
+    """Return what `forward` does, if every observation is possible.
 
     Only directions travel through the scan; the likelihood is one vectorised pass afterwards, so
     it has no large numbers to cancel.

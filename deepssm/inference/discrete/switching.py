@@ -98,15 +98,16 @@ class Switching:
         """Forecast the last `horizon` steps, whose `y` is NaN; draws come from the model."""
         trace, first = self.run(model, series), series.time - horizon
         emission = switching_model(model).mode_parameters(series.u, series.dt).emission
-        laws = []
+        merged = []
         for t in range(first, series.time):
             C, d, R = (at_step(x, t, rank) for x, rank in zip(emission, (2, 1, 2), strict=True))
             part = trace.predicted[t]
             mean = (C @ part.mean[..., None])[..., 0] + d
-            laws.append(collapse(part.log_weight, mean, beside(C @ part.factor, psd_factor(R))))
+            merged.append(collapse(part.log_weight, mean, beside(C @ part.factor, psd_factor(R))))
         state_mean, state_cov = moments(trace.predicted[first:])
         mean, factor = (
-            torch.stack(x, -rank) for x, rank in zip(zip(*laws, strict=True), (2, 3), strict=True)
+            torch.stack(x, -rank)
+            for x, rank in zip(zip(*merged, strict=True), (2, 3), strict=True)
         )
         count = num_samples or 1_000
         with torch.no_grad(), seeded(generator):

@@ -1,6 +1,6 @@
 """The structured posterior `q(modes) q(states)` of a switching linear model, and its bound.
 
-Each factor is an exact smoother: the states under averaged laws, the modes under expected ones.
+Each factor is an exact smoother: the states under averaged steps, the modes under expected ones.
 Whitened rows `[out, in, 1]` stand for a conditional everywhere: `x = M z + o + L e` is the row
 block `L^-1 [I, -M, -o]`, whose square is what a log-density charges.
 """
@@ -41,7 +41,7 @@ class Whitened(NamedTuple):
     charge: Tensor
 
 
-class Laws(NamedTuple):
+class WhitenedModel(NamedTuple):
     """Start, transition and emission of every mode; the start is `None` if it is common."""
 
     initial: Whitened | None
@@ -49,18 +49,18 @@ class Laws(NamedTuple):
     emission: Whitened
 
 
-def whiten(law: LinearConditional, name: str, seen: Tensor | None = None) -> Whitened:
+def whiten(conditional: LinearConditional, name: str, seen: Tensor | None = None) -> Whitened:
     """Return the rows of a conditional, missing components left out.
 
     Args:
-        law: Matrices with a mode axis before the event axes.
+        conditional: Matrices with a mode axis before the event axes.
         name: What to call the covariance in an error.
         seen: Which components of `out` count, `(*batch, time, out)`; all by default.
 
     Raises:
         ValueError: the covariance of a mode is singular.
     """
-    matrix, offset, cov = law
+    matrix, offset, cov = conditional
     size = cov.shape[-1]
     eye = torch.eye(size, dtype=cov.dtype, device=cov.device)
     count = torch.full((), float(size), dtype=cov.dtype, device=cov.device)
@@ -84,8 +84,8 @@ def whiten(law: LinearConditional, name: str, seen: Tensor | None = None) -> Whi
     return Whitened(rows, -log_det - 0.5 * _LOG_2PI * count)
 
 
-def whiten_all(parameters: LinearParameters, seen: Tensor | None) -> Laws:
-    """Return the rows of every law of a switching model.
+def whiten_all(parameters: LinearParameters, seen: Tensor | None) -> WhitenedModel:
+    """Return the rows of every conditional of a switching model.
 
     Args:
         parameters: Of the modes.
@@ -97,17 +97,17 @@ def whiten_all(parameters: LinearParameters, seen: Tensor | None) -> Laws:
         none = mean.new_zeros(*mean.shape, 0)
         start = whiten(LinearConditional(none, mean, cov), "P0")
     emission = whiten(parameters.emission, "R", seen)
-    return Laws(start, whiten(parameters.transition, "Q"), emission)
+    return WhitenedModel(start, whiten(parameters.transition, "Q"), emission)
 
 
-def expected(law: Whitened, moment: Tensor) -> Tensor:
+def expected(whitened: Whitened, moment: Tensor) -> Tensor:
     """Return expected log-densities, `(*axes, modes)`.
 
     Args:
-        law: Rows over `[out, in, 1]`.
+        whitened: Rows over `[out, in, 1]`.
         moment: `E[x x']` of `x = (out, in, 1)`, `(*axes, modes or 1, size, size)`.
     """
-    return law.charge - 0.5 * (law.rows @ moment * law.rows).sum((-2, -1))
+    return whitened.charge - 0.5 * (whitened.rows @ moment * whitened.rows).sum((-2, -1))
 
 
 def transition_moment(states: Smoothed) -> Tensor:
@@ -134,28 +134,28 @@ def start_moment(states: Smoothed) -> Tensor:
     return _second(states.mean[..., 0, :], states.cov[..., 0, :, :])
 
 
-def score_modes(laws: Laws, states: Smoothed, y: Tensor) -> Tensor:
+def score_modes(rows: WhitenedModel, states: Smoothed, y: Tensor) -> Tensor:
     """Return what the states say of each mode, `E_q log p(y_t, z_t | z_{t-1}, s_t)`.
 
     Args:
-        laws: Rows of every law.
+        rows: Rows of every conditional.
         states: `q(z)`.
         y: `(*batch, time, obs)`, NaN where missing.
 
     Returns:
         `(*batch, time, modes)`, in nats.
     """
-    moved = expected(laws.transition, transition_moment(states)[..., None, :, :])
-    if laws.initial is None:
+    moved = expected(rows.transition, transition_moment(states)[..., None, :, :])
+    if rows.initial is None:
         first = torch.zeros_like(moved[..., :1, :])
     else:
-        first = expected(laws.initial, start_moment(states)[..., None, :, :])[..., None, :]
+        first = expected(rows.initial, start_moment(states)[..., None, :, :])[..., None, :]
     moved = torch.cat((first.expand(moved[..., :1, :].shape), moved[..., 1:, :]), -2)
-    return moved + expected(laws.emission, emission_moment(states, y)[..., None, :, :])
+    return moved + expected(rows.emission, emission_moment(states, y)[..., None, :, :])
 
 
-def fix_readings(rows: Tensor, y: Tensor) -> Tensor:
-    """Put the readings into rows over `[y, z, 1]`, leaving rows over `[z, 1]`.
+def fix_observations(rows: Tensor, y: Tensor) -> Tensor:
+    """Put the observations into rows over `[y, z, 1]`, leaving rows over `[z, 1]`.
 
     Args:
         rows: Of a whitened emission, `(*batch, time or 1, modes, obs, obs + state + 1)`.
@@ -167,17 +167,21 @@ def fix_readings(rows: Tensor, y: Tensor) -> Tensor:
 
 
 def smooth_states(
-    model: StateSpaceModel, laws: Laws, start: GaussianInitial, series: Series, weight: Tensor
+    model: StateSpaceModel,
+    rows: WhitenedModel,
+    start: GaussianInitial,
+    series: Series,
+    weight: Tensor,
 ) -> tuple[Smoothed, Tensor]:
     """Return the best `q(z)` given the modes, by one exact smoother.
 
-    The averaged log-density of a step is a Gaussian step and a reading of the state before it:
-    one QR of the weighted rows of all modes finds both.
+    The averaged log-density of a step is a Gaussian step and an observation of the state before
+    it: one QR of the weighted rows of all modes finds both.
 
     Args:
         model: The switching model.
-        laws: Rows of every law.
-        start: Common start of the modes, read where `laws` have none.
+        rows: Rows of every conditional.
+        start: Common start of the modes, read where `rows` have none.
         series: The data.
         weight: `q(s_t)`, `(*batch, time, modes)`.
 
@@ -185,8 +189,8 @@ def smooth_states(
         Moments of `q(z)`, and `E_q log p(y, z | s)` plus the entropy of `q(z)`, `(*batch,)`.
     """
     n = start.mean.shape[-1]
-    first, total = _average_start(laws.initial, start, weight[..., 0, :])
-    moves = _stack(laws.transition.rows, weight)
+    first, total = _average_start(rows.initial, start, weight[..., 0, :])
+    moves = _stack(rows.transition.rows, weight)
     eye = torch.eye(n, dtype=moves.dtype, device=moves.device)
     moves[..., 0, :, :] = 0.0
     moves[..., 0, :n, :n] = eye
@@ -194,37 +198,37 @@ def smooth_states(
     step = torch.linalg.solve_triangular(R[..., :n], R, upper=True)
     root = torch.linalg.solve_triangular(R[..., :n], eye.expand_as(R[..., :n]), upper=True)
     later = torch.cat((moves[..., 1:, n:, n:], torch.zeros_like(moves[..., :1, n:, n:])), -3)
-    readings = _joined(fix_readings(laws.emission.rows, series.y), weight, later)
+    observations = _joined(fix_observations(rows.emission.rows, series.y), weight, later)
     transition = LinearConditional(-step[..., n:-1], -step[..., -1], root @ root.mT)
     emission = LinearConditional(
-        readings[..., :n, :n], torch.zeros_like(readings[..., :n, n]), eye.expand_as(root)
+        observations[..., :n, :n], torch.zeros_like(observations[..., :n, n]), eye.expand_as(root)
     )
     linear = LinearizedModel(model, LinearParameters(first, transition, emission))
     linear.state_dim = linear.obs_dim = n
-    found = Kalman().smooth(linear, Series(-readings[..., :n, n]))
+    found = Kalman().smooth(linear, Series(-observations[..., :n, n]))
     log_pivots = R.diagonal(dim1=-2, dim2=-1)[..., 1:, :].log().sum((-2, -1))
-    charge = (weight * laws.emission.charge).sum((-2, -1))
-    charge = charge + (weight * laws.transition.charge)[..., 1:, :].sum((-2, -1))
-    charge = charge - log_pivots - 0.5 * readings[..., n, n].square().sum(-1)
+    charge = (weight * rows.emission.charge).sum((-2, -1))
+    charge = charge + (weight * rows.transition.charge)[..., 1:, :].sum((-2, -1))
+    charge = charge - log_pivots - 0.5 * observations[..., n, n].square().sum(-1)
     constant = (n * series.time + n * (series.time - 1)) * 0.5 * _LOG_2PI
     return found, total + charge + constant + found.log_likelihood.sum(-1)
 
 
 def _average_start(
-    law: Whitened | None, start: GaussianInitial, weight: Tensor
+    whitened: Whitened | None, start: GaussianInitial, weight: Tensor
 ) -> tuple[GaussianInitial, Tensor]:
     """Return the averaged start and what its density differs by from the averaged log-density."""
     n = start.mean.shape[-1]
-    if law is None:
+    if whitened is None:
         return GaussianInitial(start.mean[..., 0, :], start.cov[..., 0, :, :]), weight.new_zeros(
             weight.shape[:-1]
         )
-    R = _stack(law.rows, weight)
+    R = _stack(whitened.rows, weight)
     eye = torch.eye(n, dtype=R.dtype, device=R.device)
     pivots = R[..., :n, :n]
     root = torch.linalg.solve_triangular(pivots, eye.expand_as(pivots), upper=True)
     mean = -(root @ R[..., :n, n:])[..., 0]
-    total = (weight * law.charge).sum(-1) + 0.5 * n * _LOG_2PI
+    total = (weight * whitened.charge).sum(-1) + 0.5 * n * _LOG_2PI
     total = total - pivots.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     return GaussianInitial(mean, root @ root.mT), total - 0.5 * R[..., n, n].square()
 

@@ -1,4 +1,4 @@
-"""A switching linear model one reading at a time: the filter of robots and radars."""
+"""A switching linear model one observation at a time: the filter of robots and radars."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import Tensor
 from ...core.gaussian import psd_factor
 from ...core.model import Data, LinearParameters, StateSpaceModel
 from ..online.state import as_numbers, require_state
-from ..online.wrapping import checked_reading
+from ..online.wrapping import checked_observation
 from .required import switching_model
 from .switching_mixtures import Mixture, merge, moments
 from .switching_steps import move, start, update
 
-# Parameters of this many different time steps are kept.
+# Parameters of this many different time steps are cached.
 _MOST_STEPS = 256
 
 
@@ -37,7 +37,7 @@ class OnlineSwitching:
             after changing its parameters.
 
     Attributes:
-        log_likelihood: Sum of the log-densities of the readings so far, in nats.
+        log_likelihood: Sum of the log-densities of the observations so far, in nats.
     """
 
     def __init__(self, order: Literal[1, 2], model: StateSpaceModel) -> None:
@@ -80,10 +80,10 @@ class OnlineSwitching:
         Raises:
             ValueError: `y` has the wrong size or is infinite.
         """
-        reading = checked_reading(self._model, y, self._state.mean)
+        observation = checked_observation(self._model, y, self._state.mean)
         step = self._read(0.0, self._input if u is None else u)
-        observed = ~torch.isnan(reading)
-        known = torch.nan_to_num(reading)
+        observed = ~torch.isnan(observation)
+        known = torch.nan_to_num(observation)
         self._state, score = update(self._state, step.parameters, step.LR, 1, known, observed)
         gained = float(score)
         self.log_likelihood += gained
@@ -121,7 +121,7 @@ class OnlineSwitching:
         self.log_likelihood, self._input = float(state["log_likelihood"]), None
 
     def _read(self, dt: float | None, u: Data | None) -> _Step:
-        """Return one step; those without inputs are kept."""
+        """Return one step; those without inputs are cached."""
         if u is not None:
             return self._step(dt, u)
         if dt not in self._steps:

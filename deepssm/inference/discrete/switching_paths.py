@@ -21,7 +21,7 @@ from ...core.model import (
 from ..gaussian.methods import Extended
 from ..gaussian.posterior_linearization import LinearizedModel
 from ..simulation.conditionals import bind
-from .switching_bound import fix_readings, whiten
+from .switching_bound import fix_observations, whiten
 from .switching_mixtures import Mixture, Trace, at_step
 
 
@@ -89,7 +89,7 @@ def backward_modes(
     """
     _, transition, emission = model.mode_parameters(series.u, series.dt)
     noise, log_A = psd_factor(transition.cov, "Q"), model.log_transition()
-    readings = _readings(emission, series.y)
+    observations = _observations(emission, series.y)
     last = filtered[-1]
     part = _choose(last.log_weight.expand(count, *last.log_weight.shape))
     mode = _mode_of(part, modes[-1])
@@ -99,7 +99,7 @@ def backward_modes(
         A, b = at_step(transition.matrix, t + 1, 2), at_step(transition.offset, t + 1, 1)
         step = (at_step(noise, t + 1, 2), A, b[..., None])
         move = _pick(beside(*step), mode, 2)
-        seen = _pick(at_step(readings, t + 1, 2), mode, 2)
+        seen = _pick(at_step(observations, t + 1, 2), mode, 2)
         future = _earlier(torch.cat((future, seen), -2), move)
         past, before = filtered[t], modes[t].expand(count, *modes[t].shape)
         change = _pick(log_A.mT, mode, 1).gather(-1, before)
@@ -112,7 +112,7 @@ def backward_modes(
 def simulate(
     model: StateSpaceModel, series: Series, trace: Trace, first: int, count: int
 ) -> tuple[Tensor, Tensor]:
-    """Draw states and readings from step `first` on, given what was filtered before it.
+    """Draw states and observations from step `first` on, given what was filtered before it.
 
     Args:
         model: The model.
@@ -125,12 +125,12 @@ def simulate(
     start = trace.filtered[first - 1] if first else trace.predicted[0]
     mode = _choose(start.log_weight.expand(count, *start.log_weight.shape))
     z = _pick(start.mean, mode, 1) + _noise(_pick(start.factor, mode, 2))
-    x, states, readings = torch.cat((_hot(mode, start), z), -1), [], []
+    x, states, observations = torch.cat((_hot(mode, start), z), -1), [], []
     for t in range(first, series.time):
         x = conditionals.transition(x, t).sample() if t else x
         states.append(x)
-        readings.append(conditionals.emission(x, t).sample())
-    return torch.stack(states, -2), torch.stack(readings, -2)
+        observations.append(conditionals.emission(x, t).sample())
+    return torch.stack(states, -2), torch.stack(observations, -2)
 
 
 def draw_along(model: SwitchingModel, series: Series, paths: Tensor) -> Tensor:
@@ -158,40 +158,40 @@ def _given_modes(
         torch.einsum("...k,...ki->...i", hot[..., 0, :], initial.mean),
         torch.einsum("...k,...kij->...ij", hot[..., 0, :], initial.cov),
     )
-    laws = (_along(law, hot) for law in (transition, emission))
-    linear = LinearizedModel(cast(StateSpaceModel, model), LinearParameters(start, *laws))
+    conditionals = (_along(conditional, hot) for conditional in (transition, emission))
+    linear = LinearizedModel(cast(StateSpaceModel, model), LinearParameters(start, *conditionals))
     linear.state_dim = model.latent_dim
     return linear, Series(series.y.expand(*hot.shape[:-2], *series.y.shape[-2:]))
 
 
-def _along(law: LinearConditional, hot: Tensor) -> LinearConditional:
+def _along(conditional: LinearConditional, hot: Tensor) -> LinearConditional:
     """Pick the mode's matrices at every step of every path."""
     picked = []
-    for x, rank in zip(law, (2, 1, 2), strict=True):
+    for x, rank in zip(conditional, (2, 1, 2), strict=True):
         event = "ij"[:rank]
         wide = x.expand(*x.shape[: x.ndim - rank - 2], hot.shape[-2], *x.shape[-rank - 1 :])
         picked.append(torch.einsum(f"...tk,...tk{event}->...t{event}", hot, wide))
     return LinearConditional(*picked)
 
 
-def _readings(emission: LinearConditional, y: Tensor) -> Tensor:
-    """Return rows over `[z, 1]` of all readings, `(*batch, time, modes, obs, state + 1)`."""
+def _observations(emission: LinearConditional, y: Tensor) -> Tensor:
+    """Return rows over `[z, 1]` of all observations, `(*batch, time, modes, obs, state + 1)`."""
     C, d, R = emission
     if bool((torch.linalg.cholesky_ex(R)[1] != 0).any()):
-        # Noiseless readings would have infinite weight; the states given the modes stay exact.
+        # Noiseless observations would have infinite weight; the states given the modes stay exact.
         flat = y.reshape(-1, y.shape[-1])
         spread = (flat - flat.nanmean(0)).square().nanmean(0).nan_to_num(1.0).clamp_min(1e-300)
         R = R + 1e-8 * torch.diag(spread)
     rows = whiten(LinearConditional(C, d, R), "R", ~torch.isnan(y)).rows
-    return fix_readings(rows, y)
+    return fix_observations(rows, y)
 
 
 def _earlier(rows: Tensor, move: Tensor) -> Tensor:
     """Carry rows over `[z_{t+1}, 1]` to `[z_t, 1]` through `z_{t+1} = A z_t + b + L e`.
 
     Args:
-        rows: `(*lanes, rows, state + 1)`.
-        move: `[L, A, b]`, `(*lanes, state, 2 state + 1)`.
+        rows: `(*axes, rows, state + 1)`.
+        move: `[L, A, b]`, `(*axes, state, 2 state + 1)`.
     """
     n = move.shape[-2]
     through = rows[..., :n] @ move

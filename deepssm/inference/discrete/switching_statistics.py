@@ -38,7 +38,7 @@ class Posterior(NamedTuple):
 
 
 class _Sum(NamedTuple):
-    """Weighted moments of `x = (out, in, 1)`, summed over time where the law is constant."""
+    """Weighted moments of `x = (out, in, 1)`, summed over time where nothing changes."""
 
     moment: Tensor  # (*axes, modes, size, size)
     count: Tensor  # (*axes, modes)
@@ -53,7 +53,7 @@ class ExpectedDensity:
         posterior: `q`.
         first: Weighted moments of the start.
         transition: Of the steps.
-        emission: Of the readings.
+        emission: Of the observations.
     """
 
     posterior: Posterior
@@ -64,19 +64,19 @@ class ExpectedDensity:
     def log_likelihood(self, model: StateSpaceModel, series: Series) -> Tensor:
         """Return the parts of the expectation, whose sum counts, `(parts,)`, in nats."""
         parameters, chain = parameters_of(model, series), switching_model(model)
-        laws = [
+        terms = [
             _expected(whiten(parameters.transition, "Q"), self.transition),
             _expected(whiten(parameters.emission, "R", self.emission.seen), self.emission),
         ]
         mean, cov, _ = parameters.initial
         if mean.requires_grad or cov.requires_grad:
             none = mean.new_zeros(*mean.shape, 0)
-            laws.append(_expected(whiten(LinearConditional(none, mean, cov), "P0"), self.first))
+            terms.append(_expected(whiten(LinearConditional(none, mean, cov), "P0"), self.first))
         q = self.posterior
         pi, A = chain.log_initial(), chain.log_transition()
-        laws.append(_product(q.modes[..., 0, :], pi).sum())
-        laws.append(_product(q.pairs, A).sum())
-        return torch.stack(laws)
+        terms.append(_product(q.modes[..., 0, :], pi).sum())
+        terms.append(_product(q.pairs, A).sum())
+        return torch.stack(terms)
 
 
 def expected_density(parameters: LinearParameters, y: Tensor, q: Posterior) -> ExpectedDensity:
@@ -96,13 +96,16 @@ def expected_density(parameters: LinearParameters, y: Tensor, q: Posterior) -> E
     steps[..., 0, :] = 0.0
     moves = _weighted(steps, transition_moment(q.states), None, parameters.transition)
     seen = ~torch.isnan(y)
-    readings = _weighted(q.modes, emission_moment(q.states, y), seen, parameters.emission)
-    return ExpectedDensity(q, first, moves, readings)
+    observations = _weighted(q.modes, emission_moment(q.states, y), seen, parameters.emission)
+    return ExpectedDensity(q, first, moves, observations)
 
 
-def _weighted(weight: Tensor, moment: Tensor, seen: Tensor | None, law: LinearConditional) -> _Sum:
+def _weighted(
+    weight: Tensor, moment: Tensor, seen: Tensor | None, conditional: LinearConditional
+) -> _Sum:
     if not all(
-        x.ndim == rank + 2 and x.shape[0] == 1 for x, rank in zip(law, (2, 1, 2), strict=True)
+        x.ndim == rank + 2 and x.shape[0] == 1
+        for x, rank in zip(conditional, (2, 1, 2), strict=True)
     ):
         return _Sum(weight[..., None, None] * moment[..., None, :, :], weight, seen)
     flat, rows = weight.reshape(-1, weight.shape[-1]), moment.reshape(-1, *moment.shape[-2:])
@@ -118,8 +121,10 @@ def _weighted(weight: Tensor, moment: Tensor, seen: Tensor | None, law: LinearCo
     return _Sum(total, shares.mT @ flat, patterns)
 
 
-def _expected(law: Whitened, total: _Sum) -> Tensor:
-    value = total.count * law.charge - 0.5 * (law.rows @ total.moment * law.rows).sum((-2, -1))
+def _expected(whitened: Whitened, total: _Sum) -> Tensor:
+    value = total.count * whitened.charge - 0.5 * (
+        whitened.rows @ total.moment * whitened.rows
+    ).sum((-2, -1))
     return value.sum()
 
 

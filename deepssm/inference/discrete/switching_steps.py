@@ -84,7 +84,7 @@ def update(
         observed: `(*batch, obs)`.
 
     Returns:
-        The posterior, and the log-density of the reading, `(*batch,)`.
+        The posterior, and the log-density of the observation, `(*batch,)`.
     """
     C, d, _ = parameters.emission
     C, d = at_step(C, t, 2)[..., None, :, :, :], at_step(d, t, 1)[..., None, :, :]

@@ -57,7 +57,7 @@ class BaumWelch:
         """Move the model's parameters to the best optimum found.
 
         Raises:
-            ValueError: the model is no hidden Markov model, or no state can emit some reading.
+            ValueError: the model is no hidden Markov model, or no state can emit some observation.
         """
         if not isinstance(model, ClosedFormEM):
             raise ValueError(
@@ -80,7 +80,7 @@ class BaumWelch:
             model.load_state_dict(origin)
             raise ValueError(
                 f"`y` is impossible: its log-likelihood is {totals[0]} from every start. Look for "
-                "readings that no state emits, or for states that fixed zeros never let follow."
+                "observations that no state emits, or states that fixed zeros never let follow."
             )
         model.load_state_dict(best_state)
         report, warnings = self._report(model, series, totals)

@@ -45,8 +45,8 @@ class ParameterAverage:
         mean, cov = _mix([r.mean for r in runs], [r.cov for r in runs])
         predicted = _mix([r.predicted_mean for r in runs], [r.predicted_cov for r in runs])
         likelihood = _log_mean([r.log_likelihood for r in runs])
-        flag = torch.stack([r.ill_conditioned for r in runs]).any(0)
-        return Filtered(mean, cov, *predicted, likelihood, flag)
+        ill_conditioned = torch.stack([r.ill_conditioned for r in runs]).any(0)
+        return Filtered(mean, cov, *predicted, likelihood, ill_conditioned)
 
     def smooth(self, model: StateSpaceModel, series: Series) -> Smoothed:
         """Return mixture moments of the smoothed states."""
@@ -57,8 +57,10 @@ class ParameterAverage:
         shared = (now - mean)[..., :, None] * (before - mean.roll(1, -2))[..., None, :]
         cross = torch.stack([r.cross_cov for r in runs]).mean(0) + shared.mean(0)
         cross[..., 0, :, :] = 0.0
-        flag = torch.stack([r.ill_conditioned for r in runs]).any(0)
-        return Smoothed(mean, cov, cross, _log_mean([r.log_likelihood for r in runs]), flag)
+        ill_conditioned = torch.stack([r.ill_conditioned for r in runs]).any(0)
+        return Smoothed(
+            mean, cov, cross, _log_mean([r.log_likelihood for r in runs]), ill_conditioned
+        )
 
     def log_likelihood(self, model: StateSpaceModel, series: Series) -> Tensor:
         """Return steps of the log of the averaged likelihood, `(*batch, time)`."""

@@ -168,9 +168,9 @@ def _sweep(model: StateSpaceModel, series: Series, weight: Tensor) -> Posterior:
     chain = _switching(model)
     with torch.no_grad():
         parameters = parameters_of(model, series)
-        laws = whiten_all(parameters, ~torch.isnan(series.y))
-        states, total = smooth_states(model, laws, parameters.initial, series, weight)
-        scores = score_modes(laws, states, series.y)
+        rows = whiten_all(parameters, ~torch.isnan(series.y))
+        states, total = smooth_states(model, rows, parameters.initial, series, weight)
+        scores = score_modes(rows, states, series.y)
         found = forward_backward(chain.log_initial(), chain.log_transition()[None], scores)
         bound = total - (weight * scores).sum((-2, -1)) + found.log_likelihood.sum(-1)
     return Posterior(found.smoothed, found.pairs, states, bound)

@@ -91,7 +91,7 @@ class GaussianFilter(ABC):
 
         Moments come from this filter's rule. Samples, if asked for, are drawn from the model
         itself, starting at the Gaussian filtered state, and need no rule. For a model that reads
-        its last reading the moments are those of the samples, 1000 by default.
+        its last observation the moments are those of the samples, 1000 by default.
         """
         conditionals = bind(model, series)
         forward = self._pass(model, series, joint=False)
@@ -101,8 +101,8 @@ class GaussianFilter(ABC):
         rule, first = self.rules(model, conditionals)[1], series.time - horizon
         means, covs = [], []
         for t in range(first, series.time):
-            law = _emission(conditionals, t)
-            step = rule(law, forward.mean[t], forward.factor[t], conditionals.wrap_obs)
+            conditional = _emission(conditionals, t)
+            step = rule(conditional, forward.mean[t], forward.factor[t], conditionals.wrap_obs)
             means.append(step.mean)
             covs.append(outer(step.slope) + outer(step.spread))
         samples = state_samples = None
@@ -119,7 +119,7 @@ class GaussianFilter(ABC):
         )
 
     def trust(self, model: StateSpaceModel, series: Series) -> Tensor:
-        """Return how far each reading was trusted, `(*batch, time, obs)`.
+        """Return how far each observation was trusted, `(*batch, time, obs)`.
 
         1 is in full, 0 is rejected by a gate, NaN is missing. Without `robust` all is trusted.
         """
@@ -171,8 +171,8 @@ class GaussianFilter(ABC):
         self, rule: Moments, conditionals: Conditionals, t: int, mean: Tensor, factor: Tensor
     ) -> Linearized:
         """Linearise the transition that arrives at step `t`, about `N(mean, factor factor')`."""
-        law = _transition(conditionals, t)
-        return rule(law, mean, factor, conditionals.wrap_state)
+        conditional = _transition(conditionals, t)
+        return rule(conditional, mean, factor, conditionals.wrap_state)
 
     def updated(
         self,
@@ -183,18 +183,18 @@ class GaussianFilter(ABC):
         y: Tensor,
         observed: Tensor,
     ) -> tuple[Conditioned, Tensor]:
-        """Condition step `t` on `y`, `(*batch, obs)`; return the trust in each reading too.
+        """Condition step `t` on `y`, `(*batch, obs)`; return the trust in each observation too.
 
         Args:
             rule: The rule for emissions.
             conditionals: The model, bound to inputs and times.
             t: Which step.
-            prior: The state before the reading.
+            prior: The state before the observation.
             y: Anything finite where missing.
             observed: Which components of `y` are there.
         """
-        law, wrap = _emission(conditionals, t), conditionals.wrap_obs
-        step = rule(law, prior.mean, prior.factor, wrap)
+        conditional, wrap = _emission(conditionals, t), conditionals.wrap_obs
+        step = rule(conditional, prior.mean, prior.factor, wrap)
         posterior, trust = gaussian_update(self.robust, step, wrap(y - step.mean), observed)
         for _ in range(self.iterations - 1):
             step = _relinearize(rule, conditionals, t, prior, posterior)
@@ -229,13 +229,13 @@ def _simulate(
     mean, factor = forward.mean[start], forward.factor[start]
     noise = torch.randn((num_samples, *mean.shape), dtype=mean.dtype, device=mean.device)
     z = mean + (factor @ noise[..., None])[..., 0]
-    states, readings = [], []
+    states, observations = [], []
     for t in range(first, len(forward.mean)):
         if t > 0:
             z = conditionals.transition(z, t).sample()
         states.append(z)
-        readings.append(conditionals.emission(z, t).sample())
-    return torch.stack(states, -2), torch.stack(readings, -2)
+        observations.append(conditionals.emission(z, t).sample())
+    return torch.stack(states, -2), torch.stack(observations, -2)
 
 
 def _autoregressive_forecast(

@@ -1,4 +1,4 @@
-"""Prediction and conditioning of many small whitened Gaussians, compiled: see `gaussian_steps`.
+"""Prediction and conditioning of many small whitened Gaussians, compiled: see `steps.py`.
 
 Arrays have the leading axis `series`, or 1 for what all series share. What is written to is laid
 out by the caller, scratch rows included, as the loops allocate nothing. Scratch is float64
@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 from numba import njit
 
+from ...ops.arrays import Marks, Matrices, Matrix, Space, Vector
 from ...ops.cache import cached
 from ...ops.small_matrices import DRIVER, HALF_LOG_2PI, INLINE, pick, reflect
 
 
 @njit(**INLINE)
-def lay_row(slope: np.ndarray, spread: np.ndarray, W: np.ndarray) -> None:
+def lay_row(slope: Vector, spread: Vector, W: Vector) -> None:
     """`W = [slope, spread]`, one row."""
     n = slope.shape[0]
     for j in range(n):
@@ -27,7 +27,7 @@ def lay_row(slope: np.ndarray, spread: np.ndarray, W: np.ndarray) -> None:
 
 
 @njit(**INLINE)
-def lay_identity(first: int, n: int, cols: int, W: np.ndarray) -> None:
+def lay_identity(first: int, n: int, cols: int, W: Matrix) -> None:
     """`W[first : first + n] = [I, 0]`."""
     for i in range(n):
         for j in range(cols):
@@ -36,7 +36,7 @@ def lay_identity(first: int, n: int, cols: int, W: np.ndarray) -> None:
 
 
 @njit(**INLINE)
-def triangle(first: int, c: int, n: int, cols: int, W: np.ndarray, out: np.ndarray) -> None:
+def triangle(first: int, c: int, n: int, cols: int, W: Matrix, out: Matrix) -> None:
     """Triangularise the last `n` rows from column `c` on and write what is left of them."""
     for i in range(n):
         if c + i < cols:
@@ -47,7 +47,15 @@ def triangle(first: int, c: int, n: int, cols: int, W: np.ndarray, out: np.ndarr
 
 
 @cached(**DRIVER)
-def predict_all(slope, spread, joint, W, factor, gain, rest):  # noqa: ANN001, ANN201
+def predict_all(
+    slope: Matrices,
+    spread: Matrices,
+    joint: bool,
+    W: Matrix,
+    factor: Matrices,
+    gain: Matrices,
+    rest: Matrices,
+) -> None:
     """`[slope, spread]` to its factor; with `joint`, also `e_{t-1} = gain e_t + rest n`."""
     count, n, before = slope.shape
     cols = before + spread.shape[2]
@@ -71,7 +79,16 @@ def predict_all(slope, spread, joint, W, factor, gain, rest):  # noqa: ANN001, A
 
 
 @njit(**INLINE)
-def absorb_rows(o, n, cols, tiny, W, target, size, white):  # noqa: ANN001, ANN201
+def absorb_rows(
+    o: int,
+    n: int,
+    cols: int,
+    tiny: float,
+    W: Matrix,
+    target: Vector,
+    size: Vector,
+    white: Vector,
+) -> tuple[int, float, bool, bool]:
     """Condition on `o` rows in turn; return columns used, log-density, exact and contradiction.
 
     A row without a pivot is known from the past already: it uses no column and adds nothing.
@@ -95,7 +112,16 @@ def absorb_rows(o, n, cols, tiny, W, target, size, white):  # noqa: ANN001, ANN2
 
 
 @cached(**DRIVER)
-def condition_all(slope, spread, residual, mean, observed, eps, work, out):  # noqa: ANN001, ANN201
+def condition_all(
+    slope: Matrices,
+    spread: Matrices,
+    residual: Matrix,
+    mean: Matrix,
+    observed: Marks,
+    eps: float,
+    work: Space,
+    out: tuple[Matrix, Matrices, Vector, Marks],
+) -> None:
     """Condition `e` on the observed rows of `residual = slope e + spread n`."""
     W, target, size, white = work
     shift, gain, score, exact = out
@@ -121,7 +147,14 @@ def condition_all(slope, spread, residual, mean, observed, eps, work, out):  # n
 
 
 @cached(**DRIVER)
-def move_all(mean, factor, shift, gain, new_mean, new_factor):  # noqa: ANN001, ANN201
+def move_all(
+    mean: Matrix,
+    factor: Matrices,
+    shift: Matrix,
+    gain: Matrices,
+    new_mean: Matrix,
+    new_factor: Matrices,
+) -> None:
     """`mean + factor shift` and `factor gain`, both factors lower triangular."""
     count, n = mean.shape
     for s in range(count):
@@ -138,7 +171,7 @@ def move_all(mean, factor, shift, gain, new_mean, new_factor):  # noqa: ANN001, 
 
 
 @cached(**DRIVER)
-def multiply_all(left, right, out):  # noqa: ANN001, ANN201
+def multiply_all(left: Matrices, right: Matrices, out: Matrices) -> None:
     """`out = left right`, matrix by matrix."""
     for s in range(left.shape[0]):
         for i in range(left.shape[1]):

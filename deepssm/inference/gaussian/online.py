@@ -10,7 +10,7 @@ from torch import Tensor
 from ...core.gaussian import outer
 from ...core.model import Data, Series, StateSpaceModel
 from ..online.state import as_numbers, require_state
-from ..online.wrapping import checked_reading
+from ..online.wrapping import checked_observation
 from ..simulation.conditionals import Conditionals, bind, gaussian_start
 from . import steps as steps
 from .linearized import Linearized, Moments
@@ -46,7 +46,7 @@ class Stepping(Protocol):
 class OnlineGaussian:
     """A running extended, unscented or other Gaussian filter over one series; see `OnlineFilter`.
 
-    A robust method doubts readings here as it does in a batch: `trust` says what became of the
+    A robust method doubts observations here as it does in a batch: `trust` says what became of the
     last one.
 
     Args:
@@ -54,8 +54,8 @@ class OnlineGaussian:
         model: Any model with a proper start.
 
     Attributes:
-        log_likelihood: Sum of the log-densities of the readings so far, in nats.
-        trust: How far each component of the last reading was trusted, `(obs,)`: 1 in full, 0
+        log_likelihood: Sum of the log-densities of the observations so far, in nats.
+        trust: How far each component of the last observation was trusted, `(obs,)`: 1 in full, 0
             rejected, NaN missing.
     """
 
@@ -100,15 +100,15 @@ class OnlineGaussian:
         Raises:
             ValueError: `y` has the wrong size or is infinite.
         """
-        reading = checked_reading(self._model, y, self._mean)
-        observed = ~torch.isnan(reading)
+        observation = checked_observation(self._model, y, self._mean)
+        observed = ~torch.isnan(observation)
         if not bool(observed.any()):
-            self.trust = reading
+            self.trust = observation
             return 0.0
         conditionals, _ = self._bind(0.0, self._input if u is None else u)
         none = self._factor[..., :0]
         prior = Predicted(self._mean, self._factor, none, none)
-        data = torch.where(observed, reading, 0.0), observed
+        data = torch.where(observed, observation, 0.0), observed
         posterior, self.trust = self._method.updated(self._emit, conditionals, 1, prior, *data)
         self._mean, self._factor = steps.move(prior, posterior)
         self.log_likelihood += (gained := float(posterior.log_likelihood))

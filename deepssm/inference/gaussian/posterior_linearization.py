@@ -118,8 +118,8 @@ class PosteriorLinearization:
         else:
             factor = psd_factor((path.cov + path.cov.mT) / 2, "smoothed covariance")
         past = mean[..., :-1, :], factor[..., :-1, :, :]
-        law = _bound(conditionals.transition)
-        step = _affine(move, law, *past, conditionals.wrap_state, mean[..., 1:, :])
+        conditional = _bound(conditionals.transition)
+        step = _affine(move, conditional, *past, conditionals.wrap_state, mean[..., 1:, :])
         first = _affine(emit, _bound(conditionals.emission), mean, factor, conditionals.wrap_obs)
         expected = first.offset + (first.matrix @ mean[..., None])[..., 0]
         y = expected + conditionals.wrap_obs(series.y - expected)
@@ -182,14 +182,14 @@ def _bound(conditional: object) -> Conditional:
 
 def _affine(
     rule: Moments,
-    law: Conditional,
+    conditional: Conditional,
     mean: Tensor,
     factor: Tensor,
     wrap: Wrap,
     near: Tensor | None = None,
 ) -> LinearConditional:
     """Turn `mean + slope e + spread n` into `matrix z + offset + noise`."""
-    step = rule(law, mean, factor, wrap)
+    step = rule(conditional, mean, factor, wrap)
     pivots = factor.diagonal(dim1=-2, dim2=-1)
     if bool((pivots > 1e-12 * factor.norm(dim=-1)).all()):
         matrix = torch.linalg.solve_triangular(factor, step.slope, upper=False, left=False)

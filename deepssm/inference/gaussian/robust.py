@@ -1,6 +1,7 @@
-"""Updates that doubt their readings: gating, Student-t and Huber noise.
+"""Updates that doubt their observations: gating, Student-t and Huber noise.
 
-Each is a value that conditions a linearised emission and says how far it trusted every reading.
+Each is a value that conditions a linearised emission and says how far it trusted
+each observation.
 """
 
 from __future__ import annotations
@@ -17,24 +18,25 @@ from .steps import Conditioned, condition
 
 
 class Robust(Protocol):
-    """Conditions on readings of which some may be wrong."""
+    """Conditions on observations of which some may be wrong."""
 
     def condition(
         self, step: Linearized, residual: Tensor, observed: Tensor
     ) -> tuple[Conditioned, Tensor]:
-        """Condition, and return the trust in each reading, `(*batch, obs)`, 0 to 1."""
+        """Condition, and return the trust in each observation, `(*batch, obs)`, 0 to 1."""
         ...
 
 
 @dataclass(frozen=True)
 class Gate:
-    """Reject a step's readings where their normalised innovation squared is too large to believe.
+    """Reject observations of a step whose normalised innovation squared is too large to believe.
 
     What is rejected counts as missing, so it adds 0 to the log-likelihood.
 
     Args:
-        probability: Share of good readings to let pass, by the chi-square law of the innovation.
-        separately: Judge every component by itself instead of a step's reading as a whole.
+        probability: Share of good observations to let pass, by the chi-square distribution of
+            the innovation.
+        separately: Judge every component by itself instead of a step's observation as a whole.
 
     Source: Bar-Shalom, Li & Kirubarajan (2001), Estimation with Applications to Tracking, 2.3.2.
     """
@@ -162,7 +164,7 @@ def _inflated(step: Linearized, weight: Tensor) -> Linearized:
 
 
 def _errors(step: Linearized, residual: Tensor, posterior: Conditioned) -> tuple[Tensor, Tensor]:
-    """Return mean and factor of `y - mean - slope e` given the reading."""
+    """Return mean and factor of `y - mean - slope e` given the observation."""
     left = residual - (step.slope @ posterior.shift[..., None])[..., 0]
     return left, step.slope @ posterior.gain
 

@@ -23,6 +23,7 @@ from torch.nn import functional
 
 from ...core.gaussian import beside, mvn, outer, psd_factor
 from ..simulation.angles import Wrap
+from ..simulation.conditionals import HasCovariance
 from . import compiled_steps as compiled
 from .linearized import Conditional, Linearized, Moments
 
@@ -37,10 +38,10 @@ def taylor(conditional: Conditional, mean: Tensor, factor: Tensor, wrap: Wrap) -
     """
     wanted = torch.is_grad_enabled()
     with torch.inference_mode(False), torch.enable_grad():
-        x, law = _at_copies(conditional, mean, mean.shape[-1], wanted)
-        if law.mean.shape[-1] > len(x):
-            x, law = _at_copies(conditional, mean, law.mean.shape[-1], wanted)
-        value, noise = law.mean, noise_factor(law, None)
+        x, pushed = _at_copies(conditional, mean, mean.shape[-1], wanted)
+        if pushed.mean.shape[-1] > len(x):
+            x, pushed = _at_copies(conditional, mean, pushed.mean.shape[-1], wanted)
+        value, noise = pushed.mean, noise_factor(pushed, None)
         wanted = wanted and (mean.requires_grad or any(_reads_more(v, x) for v in (value, noise)))
         rows = _rows(value, x, wanted)
     if not wanted:
@@ -60,14 +61,14 @@ def weighted(points: Tensor, weights: Tensor) -> Moments:
 
     def rule(conditional: Conditional, mean: Tensor, factor: Tensor, wrap: Wrap) -> Linearized:
         x, w = points.to(mean), weights.to(mean)
-        law = conditional(_spread_out(mean, factor, x))
-        reference = law.mean[0]
-        steps = wrap(law.mean - reference)
+        pushed = conditional(_spread_out(mean, factor, x))
+        reference = pushed.mean[0]
+        steps = wrap(pushed.mean - reference)
         shift = _average(steps, w)
         slope = torch.einsum("i,i...p,in->...pn", w, steps, x)
         left = steps - shift - torch.einsum("...pn,in->i...p", slope, x)
         spread = (_column(w.sqrt(), left) * left).movedim(0, -1)
-        return Linearized(reference + shift, slope, beside(spread, noise_factor(law, w)))
+        return Linearized(reference + shift, slope, beside(spread, noise_factor(pushed, w)))
 
     return rule
 
@@ -88,14 +89,14 @@ def unscented(alpha: float, beta: float, kappa: float) -> Moments:
         n = mean.shape[-1]
         square = alpha**2 * (n + kappa)
         eye = math.sqrt(square) * torch.eye(n, dtype=mean.dtype, device=mean.device)
-        law = conditional(_spread_out(mean, factor, torch.cat((0 * eye[:1], eye, -eye))))
-        centre = law.mean[0]
-        steps = wrap(law.mean[1:] - centre)
+        pushed = conditional(_spread_out(mean, factor, torch.cat((0 * eye[:1], eye, -eye))))
+        centre = pushed.mean[0]
+        steps = wrap(pushed.mean[1:] - centre)
         odd, even = (steps[:n] - steps[n:]) / 2, (steps[:n] + steps[n:]) / 2
         shift = even.sum(0) / square
         weights = mean.new_full((2 * n + 1,), 0.5 / square)
         weights[0] = 1 - n / square
-        slope, noise = odd.movedim(0, -1) / math.sqrt(square), noise_factor(law, weights)
+        slope, noise = odd.movedim(0, -1) / math.sqrt(square), noise_factor(pushed, weights)
         excess = beta - alpha**2
         if 1 + excess * n / square > -1e-9:
             spread = beside(_even_spread(even, shift, square, excess), noise)
@@ -239,27 +240,27 @@ def inside(rule: Moments, noise: Tensor) -> Moments:
     return augmented
 
 
-def noise_factor(law: Distribution, weights: Tensor | None) -> Tensor:
+def noise_factor(distribution: Distribution, weights: Tensor | None) -> Tensor:
     """Return a factor of the mean of `Cov(x | z)` over the points, or of the first point's."""
-    while isinstance(law, Independent):
-        law = law.base_dist
-    if isinstance(law, MultivariateNormal):
-        factor = law.scale_tril
+    while isinstance(distribution, Independent):
+        distribution = distribution.base_dist
+    if isinstance(distribution, MultivariateNormal):
+        factor = distribution.scale_tril
         if weights is None or factor.stride(0) == 0:
             return factor[0]
         return psd_factor(_average(outer(factor), weights), "mean covariance of the noise")
-    if isinstance(law, OneHotCategorical):
-        return _one_hot_noise(law.probs, weights)
-    if isinstance(law, Categorical):
+    if isinstance(distribution, OneHotCategorical):
+        return _one_hot_noise(distribution.probs, weights)
+    if isinstance(distribution, Categorical):
         raise ValueError(
-            "`Categorical` readings have no mean and variance, which Gaussian filters need: let "
-            "the emission return a `OneHotCategorical`, or filter with `Particle()`."
+            "`Categorical` observations have no mean and variance, which Gaussian filters need: "
+            "let the emission return a `OneHotCategorical`, or filter with `Particle()`."
         )
-    cov = getattr(law, "covariance_matrix", None)
-    if cov is not None:
+    if isinstance(distribution, HasCovariance):
+        cov = distribution.covariance_matrix
         average = cov[0] if weights is None else _average(cov, weights)
         return psd_factor(average, "mean covariance of the noise")
-    variance = law.variance
+    variance = distribution.variance
     if weights is None or variance.stride(0) == 0:
         return torch.diag_embed(_safe_sqrt(variance[0]))
     return torch.diag_embed(_safe_sqrt(_average(variance, weights)))

@@ -39,7 +39,7 @@ class Conditioned(NamedTuple):
 
 
 class Passed(NamedTuple):
-    """A forward pass, each field a list over time; `trust` tells what was made of readings."""
+    """A forward pass, each field a list over time; `trust` tells what was made of observations."""
 
     predicted: list[Predicted]
     conditioned: list[Conditioned]
@@ -88,7 +88,7 @@ def condition(step: Linearized, residual: Tensor, observed: Tensor) -> Condition
         pivots = S.diagonal(dim1=-2, dim2=-1)
     target = torch.where(observed, residual, zero)
     white = torch.linalg.solve_triangular(S, target[..., None], upper=False)[..., 0]
-    # Two readings that must agree do so but for the rounding of what they are read from.
+    # Two observations that must agree do so but for the rounding of what they are read from.
     size = 1 + target.abs() + step.mean.abs()
     contradiction = exact & (white.abs() > 1e3 * tiny * size)
     white = torch.where(exact, zero, white)

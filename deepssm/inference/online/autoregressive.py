@@ -1,4 +1,4 @@
-"""A running filter of a model that reads its own last reading: it remembers it."""
+"""A running filter of a model that reads its own last observation: it remembers it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .wrapping import Around
 
 
 class RememberingFilter(Around):
-    """Another running filter whose inputs get the last reading put behind them.
+    """Another running filter whose inputs get the last observation put behind them.
 
     Args:
         inner: A running filter at its start.
@@ -38,15 +38,15 @@ class RememberingFilter(Around):
         Without `u` the input is that of the last `predict`, or zeros at the first step.
         """
         gained = self.inner.update(y, self._joined(self._input if u is None else u))
-        reading = as_numbers(y, self._now).reshape(-1)
-        seen = ~torch.isnan(reading)
+        observation = as_numbers(y, self._now).reshape(-1)
+        seen = ~torch.isnan(observation)
         old, marks = self._now.chunk(2)
         known = seen.to(marks.dtype).maximum(marks)
-        self._now = torch.cat([torch.where(seen, reading, old), known])
+        self._now = torch.cat([torch.where(seen, observation, old), known])
         return gained
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the state and the last readings, to go on later."""
+        """Return the state and the last observations, to go on later."""
         own = {"reading_before": self._before.clone(), "reading_now": self._now.clone()}
         return self.inner.state_dict() | own
 

@@ -1,4 +1,4 @@
-"""Observations that arrive late: a running filter that rolls back some steps and replays them."""
+"""Out-of-sequence measurements: a running filter that rolls back some steps and replays them."""
 
 from __future__ import annotations
 
@@ -15,23 +15,24 @@ from .wrapping import Around
 
 @dataclass
 class _Step:
-    """One step: how it was reached, the state before its readings, and the readings."""
+    """One step: how it was reached, the state before its observations, and the observations."""
 
     state: dict[str, Tensor]
     dt: float | None = None
     u: Tensor | None = None
-    readings: list[tuple[Tensor, Tensor | None]] = field(default_factory=list)
+    observations: list[tuple[Tensor, Tensor | None]] = field(default_factory=list)
 
 
 class BufferedFilter(Around):
-    """A running filter that takes in a reading up to `size` steps late, exactly.
+    """A running filter that takes out-of-sequence measurements up to `size` steps old, exactly.
 
-    It keeps the states before the last `size + 1` steps' readings. A late reading is put in its
-    place, and the steps after it are replayed, so that the result is that of data in order.
+    It remembers the states before the last `size + 1` steps' observations. An out-of-sequence
+    measurement is put in its place, and the steps after it are replayed, so that the result is
+    that of data in order.
 
     Args:
         inner: A running filter at its start.
-        size: How many steps a reading may be late.
+        size: How many steps old a measurement may be.
     """
 
     def __init__(self, inner: OnlineFilter, size: int) -> None:
@@ -42,18 +43,18 @@ class BufferedFilter(Around):
     def predict(self, dt: float | None = None, u: Data | None = None) -> None:
         """Move the state one step; `dt` and `u` are those of the arriving step."""
         self.inner.predict(dt, u)
-        kept = None if u is None else _numbers(u)
-        self._steps.append(_Step(self.inner.state_dict(), dt, kept))
+        given = None if u is None else _numbers(u)
+        self._steps.append(_Step(self.inner.state_dict(), dt, given))
 
     def update(self, y: Data, u: Data | None = None, *, back: int = 0) -> float:
-        """Condition on a reading and return its log-density given all others so far, in nats.
+        """Condition on an observation and return its log-density given all others so far, in nats.
 
-        A late reading completes the reading of its step where that is missing; where both hold a
-        component, it counts as a further, independent one.
+        An out-of-sequence measurement completes the observation of its step where that is
+        missing; where both hold a component, it counts as a further, independent one.
 
         Args:
             y: `(obs,)`, NaN where missing.
-            u: Input of the reading's step, `(input,)`.
+            u: Input of the observation's step, `(input,)`.
             back: To which step it belongs: 0 is the present one, 1 the one before.
 
         Raises:
@@ -62,20 +63,20 @@ class BufferedFilter(Around):
         if not (isinstance(back, int) and 0 <= back < len(self._steps)):
             raise ValueError(
                 f"`back` must be a whole number from 0 to {len(self._steps) - 1}, as far as the "
-                f"buffer goes, got {back}. Start with a larger `buffer`, or drop the reading."
+                f"buffer goes, got {back}. Start with a larger `buffer`, or drop the observation."
             )
         step, before = self._steps[-1 - back], self.inner.log_likelihood
-        reading, given = _numbers(y).reshape(-1), None if u is None else _numbers(u)
-        if back == 0 and not step.readings:
-            gained = self.inner.update(reading, given)
-            step.readings.append((reading, given))
+        observation, given = _numbers(y).reshape(-1), None if u is None else _numbers(u)
+        if back == 0 and not step.observations:
+            gained = self.inner.update(observation, given)
+            step.observations.append((observation, given))
             return gained
-        present, old = self.inner.state_dict(), list(step.readings)
-        step.readings = _taken_in(old, reading, given)
+        present, old = self.inner.state_dict(), list(step.observations)
+        step.observations = _taken_in(old, observation, given)
         try:
             self._replay(back)
         except ValueError:
-            step.readings = old
+            step.observations = old
             self.inner.load_state_dict(present)
             raise
         return self.inner.log_likelihood - before
@@ -90,7 +91,7 @@ class BufferedFilter(Around):
                 out[f"{i}.dt"] = torch.tensor(step.dt, dtype=torch.float64)
             if step.u is not None:
                 out[f"{i}.u"] = step.u
-            for j, (y, u) in enumerate(step.readings):
+            for j, (y, u) in enumerate(step.observations):
                 out[f"{i}.reading.{j}"] = y
                 if u is not None:
                     out[f"{i}.reading.{j}.u"] = u
@@ -118,19 +119,19 @@ class BufferedFilter(Around):
             if i > 0:
                 self.inner.predict(step.dt, step.u)
                 step.state = self.inner.state_dict()
-            for y, u in step.readings:
+            for y, u in step.observations:
                 self.inner.update(y, step.u if u is None else u)
 
 
 def _taken_in(
-    readings: list[tuple[Tensor, Tensor | None]], late: Tensor, u: Tensor | None
+    observations: list[tuple[Tensor, Tensor | None]], arrived: Tensor, u: Tensor | None
 ) -> list[tuple[Tensor, Tensor | None]]:
-    """Complete the first reading that has room for what is late, else append it."""
-    for i, (y, own) in enumerate(readings):
-        if y.shape == late.shape and bool((y.isnan() | late.isnan()).all()):
-            merged = (torch.where(y.isnan(), late, y), u if own is None else own)
-            return [*readings[:i], merged, *readings[i + 1 :]]
-    return [*readings, (late, u)]
+    """Complete the first observation that has room for what arrived, else append it."""
+    for i, (y, own) in enumerate(observations):
+        if y.shape == arrived.shape and bool((y.isnan() | arrived.isnan()).all()):
+            merged = (torch.where(y.isnan(), arrived, y), u if own is None else own)
+            return [*observations[:i], merged, *observations[i + 1 :]]
+    return [*observations, (arrived, u)]
 
 
 def _numbers(values: Data) -> Tensor:
@@ -143,6 +144,6 @@ def _below(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 def _read_step(saved: dict[str, Tensor]) -> _Step:
     count = sum(name.startswith("reading.") and name.count(".") == 1 for name in saved)
-    readings = [(saved[f"reading.{j}"], saved.get(f"reading.{j}.u")) for j in range(count)]
+    observations = [(saved[f"reading.{j}"], saved.get(f"reading.{j}.u")) for j in range(count)]
     dt = float(saved["dt"]) if "dt" in saved else None
-    return _Step(_below(saved, "state."), dt, saved.get("u"), readings)
+    return _Step(_below(saved, "state."), dt, saved.get("u"), observations)

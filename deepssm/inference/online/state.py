@@ -1,4 +1,4 @@
-"""What goes into a running filter: readings, and its state as it was saved."""
+"""What goes into a running filter: observations, and its state as it was saved."""
 
 from __future__ import annotations
 

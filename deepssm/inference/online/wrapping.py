@@ -31,22 +31,22 @@ class Around:
 
     @property
     def log_likelihood(self) -> float:
-        """Sum of the log-densities of the readings so far, in nats."""
+        """Sum of the log-densities of the observations so far, in nats."""
         return self.inner.log_likelihood
 
 
-def checked_reading(model: StateSpaceModel, y: Data, like: Tensor) -> Tensor:
-    """Return one reading on the model's dtype and device, `(obs,)`.
+def checked_observation(model: StateSpaceModel, y: Data, like: Tensor) -> Tensor:
+    """Return one observation on the model's dtype and device, `(obs,)`.
 
     Raises:
         ValueError: it has the wrong size or is infinite.
     """
     try:
-        reading = torch.as_tensor(y, dtype=like.dtype, device=like.device).reshape(-1)
+        observation = torch.as_tensor(y, dtype=like.dtype, device=like.device).reshape(-1)
     except (TypeError, ValueError) as error:
         raise ValueError(f"`y` must hold numbers or NaN, got {y!r}.") from error
-    if reading.numel() != model.obs_dim or bool(torch.isinf(reading).any()):
+    if observation.numel() != model.obs_dim or bool(torch.isinf(observation).any()):
         raise ValueError(
-            f"`y` must hold {model.obs_dim} finite number(s) or NaN, got {reading.tolist()}."
+            f"`y` must hold {model.obs_dim} finite number(s) or NaN, got {observation.tolist()}."
         )
-    return reading
+    return observation

@@ -38,7 +38,7 @@ class Ensemble(DrawnForecasts):
 
     Args:
         size: Number of members.
-        update: How readings move members.
+        update: How observations move members.
         inflation: Factor on the spread of predicted members about their mean, 1 or a bit more.
         localization: Tapers of `Cov(z, y)`, `(state, obs)`, and of `Cov(y)`, `(obs, obs)`, such as
             `gaspari_cohn` of distances; not for `"square_root"`.
@@ -69,11 +69,11 @@ class Ensemble(DrawnForecasts):
             )
 
     def filter(self, model: StateSpaceModel, series: Series) -> Filtered:
-        """Return means and covariances of the ensembles before and after each reading."""
+        """Return means and covariances of the ensembles before and after each observation."""
         clouds = self._pass(model, series)
         predicted, filtered = torch.stack(clouds.predicted, -2), torch.stack(clouds.filtered, -2)
         return Filtered(
-            *_summary(filtered), *_summary(predicted), *_likelihood_and_flag(clouds, series)
+            *_summary(filtered), *_summary(predicted), *_likelihood_and_check(clouds, series)
         )
 
     def smooth(self, model: StateSpaceModel, series: Series) -> Smoothed:
@@ -86,7 +86,7 @@ class Ensemble(DrawnForecasts):
             "k...ti,k...tj->...tij", anomalies[..., 1:, :], anomalies[..., :-1, :]
         )
         cross = torch.cat((torch.zeros_like(cov[..., :1, :, :]), cross / (self.size - 1)), -3)
-        return Smoothed(mean, cov, cross, *_likelihood_and_flag(clouds, series))
+        return Smoothed(mean, cov, cross, *_likelihood_and_check(clouds, series))
 
     def sample_posterior(
         self,
@@ -111,17 +111,17 @@ class Ensemble(DrawnForecasts):
         """Move the ensemble through the last `horizon` steps, whose `y` is NaN."""
         refuse_autoregressive(model, "a forecast of `Ensemble`")
         conditionals, clouds = bind(model, series), self._pass(model, series)
-        means, covs, readings = [], [], []
+        means, covs, observations = [], [], []
         with seeded(generator):
             for t in range(series.time - horizon, series.time):
-                law = conditionals.emission(clouds.filtered[t], t)
-                mean, cov = _summary(law.mean[..., None, :])
+                emission = conditionals.emission(clouds.filtered[t], t)
+                mean, cov = _summary(emission.mean[..., None, :])
                 means.append(mean[..., 0, :])
-                covs.append(cov[..., 0, :, :] + outer(_noise_of(law)))
-                readings.append(law.sample())
+                covs.append(cov[..., 0, :, :] + outer(_noise_of(emission)))
+                observations.append(emission.sample())
             states, samples = (
                 torch.stack(clouds.filtered[-horizon:], -2),
-                torch.stack(readings, -2),
+                torch.stack(observations, -2),
             )
             state_mean, state_cov = _summary(states)
             mean, cov = torch.stack(means, -2), torch.stack(covs, -3)
@@ -155,15 +155,15 @@ class Ensemble(DrawnForecasts):
     def _analyse(
         self, conditionals: Conditionals, members: Tensor, t: int, y: Tensor, observed: Tensor
     ) -> tuple[Tensor, Tensor]:
-        law = conditionals.emission(members, t)
-        expected = law.mean
+        emission = conditionals.emission(members, t)
+        expected = emission.mean
         centre = _angle_mean(expected, conditionals)
         scale = (self.size - 1) ** -0.5
         zero = y.new_zeros(())
         spread = torch.where(observed, conditionals.wrap_obs(expected - centre), zero)
         Y = scale * spread.movedim(0, -1)
         A = scale * (members - members.mean(0)).movedim(0, -1)
-        LR = _masked_noise(_noise_of(law), observed)
+        LR = _masked_noise(_noise_of(emission), observed)
         residual = torch.where(observed, conditionals.wrap_obs(y - centre), zero)
         cov, cross = outer(Y), A @ Y.mT
         if self.localization is not None:
@@ -202,9 +202,11 @@ def gaspari_cohn(distance: Tensor) -> Tensor:
 
 
 def _start(conditionals: Conditionals, size: int, batch: torch.Size) -> Tensor:
-    law = conditionals.initial
-    missing = len(batch) - len(law.batch_shape)
-    return law.expand(torch.Size((size, *batch))).sample() if missing else law.sample((size,))  # type: ignore[arg-type]
+    initial = conditionals.initial
+    missing = len(batch) - len(initial.batch_shape)
+    return (
+        initial.expand(torch.Size((size, *batch))).sample() if missing else initial.sample((size,))
+    )  # type: ignore[arg-type]
 
 
 def _on_one_turn(members: Tensor, conditionals: Conditionals) -> Tensor:
@@ -217,9 +219,9 @@ def _angle_mean(expected: Tensor, conditionals: Conditionals) -> Tensor:
     return expected[0] + conditionals.wrap_obs(expected - expected[0]).mean(0)
 
 
-def _noise_of(law: torch.distributions.Distribution) -> Tensor:
-    size = law.batch_shape[0]
-    return noise_factor(law, torch.full((size,), 1 / size, dtype=law.mean.dtype))
+def _noise_of(distribution: torch.distributions.Distribution) -> Tensor:
+    size = distribution.batch_shape[0]
+    return noise_factor(distribution, torch.full((size,), 1 / size, dtype=distribution.mean.dtype))
 
 
 def _masked_noise(factor: Tensor, observed: Tensor) -> Tensor:
@@ -231,13 +233,13 @@ def _invertible(cov: Tensor) -> Tensor:
     """Return the Cholesky factor of `R`, or of `R` and what the members differ by.
 
     Raises:
-        ValueError: It has none: some reading is without noise.
+        ValueError: It has none: some observation is without noise.
     """
     factor, info = torch.linalg.cholesky_ex(cov)
     if bool((info != 0).any()):
         raise ValueError(
-            "`R` must be invertible for `Ensemble`: a few members cannot meet a reading without "
-            "noise. Give every reading some, or use `Unscented()` or `Kalman()`."
+            "`R` must be invertible for `Ensemble`: a few members cannot meet an observation "
+            "without noise. Give every observation some, or use `Unscented()` or `Kalman()`."
         )
     return factor
 
@@ -271,6 +273,6 @@ def _summary(members: Tensor) -> tuple[Tensor, Tensor]:
     return mean, cov
 
 
-def _likelihood_and_flag(clouds: _Clouds, series: Series) -> tuple[Tensor, Tensor]:
+def _likelihood_and_check(clouds: _Clouds, series: Series) -> tuple[Tensor, Tensor]:
     score = torch.stack(clouds.log_likelihood, -1)
     return score, ~torch.isfinite(score).all(-1)

@@ -16,7 +16,7 @@ from ...core.pyro_sites import observed_log_prob, seeded
 from ...core.results import Filtered, Forecast, Smoothed
 from ..simulation.ahead import state_at
 from ..simulation.angles import Wrap, identity
-from ..simulation.conditionals import Conditionals, bind
+from ..simulation.conditionals import Conditionals, bind, covariance
 from ..simulation.drawn_forecasts import DrawnForecasts
 from ..simulation.randomness import source
 from .paths import ancestral_paths, backward_paths
@@ -32,7 +32,7 @@ class Cloud(NamedTuple):
         log_weight: Normalised, one `(particles, *batch)` a step.
         ancestor: Which particle of the step before each one descends from.
         log_likelihood: One `(*batch,)` a step.
-        predicted: Mean and covariance before each reading.
+        predicted: Mean and covariance before each observation.
     """
 
     z: list[Tensor]
@@ -52,7 +52,7 @@ class Particle(DrawnForecasts):
     Args:
         num_particles: Of each series.
         proposal: `Bootstrap()`, `Guided(rule)` or `FromGuide(guide)`.
-        auxiliary: Resample with a look at the coming reading.
+        auxiliary: Resample with a look at the coming observation.
         resampling: `systematic`, `stratified`, `residual`, `multinomial` or your own function.
         threshold: Resample a series when its effective size falls below this share.
         smoother: Draw paths by backward simulation, or follow ancestors, which needs no
@@ -86,7 +86,7 @@ class Particle(DrawnForecasts):
             raise ValueError(f"`threshold` must lie in [0, 1], got {self.threshold}.")
 
     def filter(self, model: StateSpaceModel, series: Series) -> Filtered:
-        """Return weighted means and covariances before and after each reading."""
+        """Return weighted means and covariances before and after each observation."""
         cloud, wrap = self.run(model, series), bind(model, series).wrap_state
         pairs = zip(cloud.log_weight, cloud.z, strict=True)
         filtered = [weighted_moments(weight, z, wrap) for weight, z in pairs]
@@ -174,8 +174,8 @@ class Particle(DrawnForecasts):
             )
             z_new, ratio = self._draw(propose, t, z, prior, y, seen)
             cloud.predicted.append(_predicted(weight, prior, z_new, conditionals.wrap_state))
-            reading = _score(conditionals, conditionals.emission(z_new, t), y, seen)
-            unnormalised = weight + ratio + reading
+            observation = _score(conditionals, conditionals.emission(z_new, t), y, seen)
+            unnormalised = weight + ratio + observation
             total = torch.logsumexp(unnormalised, 0)
             dead = torch.isinf(total)
             weight = torch.where(dead, -math.log(self.num_particles), unnormalised - total)
@@ -192,12 +192,14 @@ class Particle(DrawnForecasts):
         proposed = propose(t, z, prior, y, seen) if bool(seen.any()) else Proposed(None)
         if proposed.draw is not None and not self.differentiable:
             return proposed.draw()
-        proposal = proposed.law
-        law = prior if proposal is None else proposal
-        drawn = law.sample() if not isinstance(law, Pushforward) else law.rsample().detach()
+        proposal = proposed.distribution
+        chosen = prior if proposal is None else proposal
+        drawn = (
+            chosen.sample() if not isinstance(chosen, Pushforward) else chosen.rsample().detach()
+        )
         if proposal is None and not self.differentiable:
             return drawn, drawn.new_zeros(drawn.shape[:-1])
-        return drawn, prior.log_prob(drawn) - law.log_prob(drawn).detach()
+        return drawn, prior.log_prob(drawn) - chosen.log_prob(drawn).detach()
 
     def _resample(
         self,
@@ -207,7 +209,7 @@ class Particle(DrawnForecasts):
         z: Tensor,
         prior: Distribution,
         weight: Tensor,
-        reading: tuple[Tensor, Tensor],
+        observation: tuple[Tensor, Tensor],
     ) -> tuple[Tensor, Distribution, Tensor, Tensor]:
         """Replace particles of series that need it; weights stay normalised up to look-ahead."""
         count = self.num_particles
@@ -216,10 +218,10 @@ class Particle(DrawnForecasts):
         if t == 0:
             return z, prior, weight, identity_map
         choice = weight
-        if self.auxiliary and bool(reading[1].any()):
-            ahead = propose(t, z, prior, *reading).look_ahead
+        if self.auxiliary and bool(observation[1].any()):
+            ahead = propose(t, z, prior, *observation).look_ahead
             if ahead is None:
-                ahead = _score(conditionals, conditionals.emission(prior.mean, t), *reading)
+                ahead = _score(conditionals, conditionals.emission(prior.mean, t), *observation)
             choice = torch.log_softmax(weight + ahead, 0)
         choice = choice.detach()
         uneven = effective_size(choice) < self.threshold * count
@@ -255,15 +257,17 @@ def weighted_moments(
     return mean, torch.einsum("k...i,k...j->...ij", weight * left, left)
 
 
-def _score(conditionals: Conditionals, law: Distribution, y: Tensor, seen: Tensor) -> Tensor:
+def _score(
+    conditionals: Conditionals, distribution: Distribution, y: Tensor, seen: Tensor
+) -> Tensor:
     """Return `log p(y_observed | z)` of every particle."""
     if not bool(seen.any()):
-        return torch.zeros(law.batch_shape, dtype=y.dtype, device=y.device)
+        return torch.zeros(distribution.batch_shape, dtype=y.dtype, device=y.device)
     if conditionals.wrap_obs is not identity:
-        y = law.mean + conditionals.wrap_obs(y - law.mean)
+        y = distribution.mean + conditionals.wrap_obs(y - distribution.mean)
     if bool(seen.all()):
-        return law.log_prob(y)
-    return observed_log_prob(law, y.expand(*law.batch_shape, y.shape[-1]))
+        return distribution.log_prob(y)
+    return observed_log_prob(distribution, y.expand(*distribution.batch_shape, y.shape[-1]))
 
 
 def _predicted(
@@ -273,17 +277,16 @@ def _predicted(
     if isinstance(prior, Pushforward):
         return weighted_moments(weight, drawn, wrap)
     mean, cov = weighted_moments(weight, prior.mean, wrap)
-    within = getattr(prior, "covariance_matrix", None)
-    within = torch.diag_embed(prior.variance) if within is None else within
+    within = covariance(prior)
     return mean, cov + (weight.exp()[..., None, None] * within).sum(0)
 
 
-def _everywhere(law: Distribution, shape: tuple[int, ...]) -> Distribution:
-    return law.expand(torch.Size(shape))
+def _everywhere(distribution: Distribution, shape: tuple[int, ...]) -> Distribution:
+    return distribution.expand(torch.Size(shape))
 
 
-def _start(law: Distribution, count: int, batch: torch.Size) -> Tensor:
-    return _everywhere(law, (count, *batch)).sample()
+def _start(distribution: Distribution, count: int, batch: torch.Size) -> Tensor:
+    return _everywhere(distribution, (count, *batch)).sample()
 
 
 def _pick(z: Tensor, index: Tensor) -> Tensor:

@@ -30,9 +30,9 @@ def backward_paths(
     now = _draw(z[last], log_weight[last].expand(count, *log_weight[last].shape))
     path = [now]
     for t in range(last - 1, -1, -1):
-        law = conditionals.transition(z[t], t + 1)
+        moved = conditionals.transition(z[t], t + 1)
         try:
-            ahead = law.log_prob(_near(law, now[:, None], conditionals))
+            ahead = moved.log_prob(_near(moved, now[:, None], conditionals))
         except NotImplementedError:
             ahead = torch.full((), torch.nan)
         if not bool(torch.isfinite(ahead).any()):
@@ -67,10 +67,10 @@ def ancestral_paths(
     return torch.stack(path[::-1], -2)
 
 
-def _near(law: Distribution, z: Tensor, conditionals: Conditionals) -> Tensor:
-    """Move angles by whole turns to where `law` has its mass."""
+def _near(distribution: Distribution, z: Tensor, conditionals: Conditionals) -> Tensor:
+    """Move angles by whole turns to where `distribution` has its mass."""
     wrap = conditionals.wrap_state
-    return z if wrap is identity else law.mean + wrap(z - law.mean)
+    return z if wrap is identity else distribution.mean + wrap(z - distribution.mean)
 
 
 def _choose(log_weight: Tensor) -> Tensor:

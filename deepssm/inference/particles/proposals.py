@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal
 
 from ...core.gaussian import mvn
+from ...core.guides import FilteringGuide
 from ...core.model import Series, StateSpaceModel
 from ..gaussian import steps as steps
 from ..gaussian.filter import GaussianFilter
@@ -22,13 +23,14 @@ class Proposed(NamedTuple):
     """A proposal for one step.
 
     Attributes:
-        law: `q(z_t | z_{t-1}, y_t)`, batch shape `(particles, *batch)`, or `None` for the prior.
+        distribution: `q(z_t | z_{t-1}, y_t)`, batch shape `(particles, *batch)`, or `None` for
+            the prior.
         look_ahead: An estimate of `log p(y_t | z_{t-1})`, `(particles, *batch)`, or `None`.
-        draw: Draws from `law` with `log p - log q`, also where neither has a density of its own
-            because the transition noise is singular; `None` if the densities say all.
+        draw: Draws from `distribution` with `log p - log q`, also where neither has a density of
+            its own because the transition noise is singular; `None` if the densities say all.
     """
 
-    law: Distribution | None
+    distribution: Distribution | None
     look_ahead: Tensor | None = None
     draw: Callable[[], tuple[Tensor, Tensor]] | None = None
 
@@ -37,7 +39,7 @@ Propose = Callable[[int, Tensor, Distribution, Tensor, Tensor], Proposed]
 
 
 class Proposal(Protocol):
-    """Proposes particles, given the transition and the new reading."""
+    """Proposes particles, given the transition and the new observation."""
 
     def bind(self, model: StateSpaceModel, conditionals: Conditionals, series: Series) -> Propose:
         """Return `propose(t, z_past, prior, y, observed)` for a series.
@@ -49,7 +51,7 @@ class Proposal(Protocol):
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """Propose from the transition itself, blind to the reading. Needs no density of it.
+    """Propose from the transition itself, blind to the observation. Needs no density of it.
 
     Source: Gordon, Salmond & Smith (1993), IEE Proceedings F 140(2).
     """
@@ -85,17 +87,17 @@ class Guided:
             gap = conditionals.wrap_obs(y - step.mean)
             posterior = steps.condition(step, gap, observed.expand_as(gap))
             centre = mean + (factor @ posterior.shift[..., None])[..., 0]
-            law = mvn(centre, factor @ posterior.gain)
+            proposal = mvn(centre, factor @ posterior.gain)
 
             def draw() -> tuple[Tensor, Tensor]:
                 noise = torch.randn_like(mean)
                 e = posterior.shift + (posterior.gain @ noise[..., None])[..., 0]
-                # Both are the images of laws of e, whose densities have the same ratio.
+                # Both are the images of distributions of e, whose densities have the same ratio.
                 scale = posterior.gain.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1)
                 ratio = scale + 0.5 * (noise.square() - e.square()).sum(-1)
                 return mean + (factor @ e[..., None])[..., 0], ratio
 
-            return Proposed(law, posterior.log_likelihood, draw)
+            return Proposed(proposal, posterior.log_likelihood, draw)
 
         return propose
 
@@ -108,29 +110,29 @@ class FromGuide:
         guide: Has `filtering(model, series)`, as the guides of this library do.
     """
 
-    guide: nn.Module
+    guide: FilteringGuide
 
     def bind(self, model: StateSpaceModel, conditionals: Conditionals, series: Series) -> Propose:
         """Return the proposal of a series."""
         with torch.no_grad():
-            law = self.guide.filtering(model, series)  # type: ignore[operator]
+            posterior = self.guide.filtering(model, series)
 
         def propose(
             t: int, z: Tensor, prior: Distribution, y: Tensor, observed: Tensor
         ) -> Proposed:
             if not bool(observed.any(-1).all()):
                 return Proposed(None)
-            return Proposed(law.proposal(z, prior, t).distribution())
+            return Proposed(posterior.proposal(z, prior, t).distribution())  # type: ignore[attr-defined]
 
         return propose
 
 
-def _factor(law: Distribution) -> Tensor:
-    if isinstance(law, MultivariateNormal):
-        return law.scale_tril
-    if isinstance(law, Independent):
-        return torch.diag_embed(law.base_dist.stddev)
+def _factor(distribution: Distribution) -> Tensor:
+    if isinstance(distribution, MultivariateNormal):
+        return distribution.scale_tril
+    if isinstance(distribution, Independent):
+        return torch.diag_embed(distribution.base_dist.stddev)
     raise ValueError(
-        f"`Guided()` needs Gaussian transitions with a density, got {type(law).__name__}: "
-        "use `Bootstrap()`."
+        f"`Guided()` needs Gaussian transitions with a density, got "
+        f"{type(distribution).__name__}: use `Bootstrap()`."
     )

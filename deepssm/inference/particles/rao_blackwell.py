@@ -44,9 +44,9 @@ class _Swarm(NamedTuple):
 class RaoBlackwellised(DrawnForecasts):
     """Particle filter over modes with an exact Kalman filter inside each particle.
 
-    Modes are drawn from their exact law given the new reading. The exponential of the summed
-    log-likelihood is unbiased, and everything is exact in the limit of many particles, where
-    `Switching()` keeps the error of its merges.
+    Modes are drawn from their exact distribution given the new observation. The exponential of
+    the summed log-likelihood is unbiased, and everything is exact in the limit of many particles,
+    where `Switching()` keeps the error of its merges.
 
     Args:
         num_particles: Of each series.
@@ -76,8 +76,8 @@ class RaoBlackwellised(DrawnForecasts):
         steps = zip(swarm.log_weight, swarm.mode, swarm.mean, swarm.factor, strict=True)
         moments = [_moments(weight, hot, m, L) for weight, hot, m, L in steps]
         score = torch.stack(swarm.log_likelihood, -1)
-        flag = ~torch.isfinite(score).all(-1)
-        return Filtered(*_stack(moments), *_stack(swarm.predicted), score, flag)
+        ill_conditioned = ~torch.isfinite(score).all(-1)
+        return Filtered(*_stack(moments), *_stack(swarm.predicted), score, ill_conditioned)
 
     def smooth(self, model: StateSpaceModel, series: Series) -> Smoothed:
         """Return mode probabilities and state given all of `y`."""
@@ -149,11 +149,11 @@ class RaoBlackwellised(DrawnForecasts):
                 prior = _predict(past, parameters, LQ, log_A, t)
             before = (weight[..., None] + prior.log_weight).movedim(-1, 1).flatten(0, 1)
             swarm.predicted.append(_mixture_moments(before, prior))
-            reading = y[..., t, :], observed[..., t, :]
-            drawn, evidence = _update(prior, parameters, LR, t, *reading)
+            observation = y[..., t, :], observed[..., t, :]
+            drawn, evidence = _update(prior, parameters, LR, t, *observation)
             total = torch.logsumexp(weight + evidence, 0)
             weight = weight + evidence - total
-            score = torch.where(reading[1].any(-1), total, torch.zeros_like(total))
+            score = torch.where(observation[1].any(-1), total, torch.zeros_like(total))
             for kept, value in zip(
                 swarm[:6], (drawn[0], weight, *drawn[1:], ancestor, score), strict=True
             ):
@@ -211,7 +211,7 @@ def _predict(
 def _update(
     prior: Mixture, parameters: LinearParameters, LR: Tensor, t: int, y: Tensor, observed: Tensor
 ) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
-    """Draw each particle's mode given the reading; return it, its Gaussian and the evidence."""
+    """Draw each particle's mode given `y`; return it, its Gaussian and the evidence."""
     C, d = at_step(parameters.emission.matrix, t, 2), at_step(parameters.emission.offset, t, 1)
     expected = (C @ prior.mean[..., None])[..., 0] + d
     step = Linearized(expected, C @ prior.factor, at_step(LR, t, 2))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -13,6 +13,17 @@ from ...core.abilities import LinearGaussianModel, NonAdditiveNoise
 from ...core.gaussian import mvn, psd_factor
 from ...core.model import LinearConditional, Series, StateSpaceModel
 from .angles import Wrap, circular
+
+
+@runtime_checkable
+class HasCovariance(Protocol):
+    """A distribution that knows its whole covariance, not the variances alone."""
+
+    @property
+    def covariance_matrix(self) -> Tensor:
+        """`(*batch, size, size)`."""
+        ...
+
 
 StepConditional: TypeAlias = Callable[[Tensor, int], Distribution]
 
@@ -63,6 +74,13 @@ def bind(model: StateSpaceModel, series: Series) -> Conditionals:
 
     noise = model.inner_noise if isinstance(model, NonAdditiveNoise) else None
     return Conditionals(model.initial(), transition, emission, *wraps, noise)
+
+
+def covariance(distribution: Distribution) -> Tensor:
+    """Return the covariance of a distribution over vectors, `(*batch, size, size)`."""
+    if isinstance(distribution, HasCovariance):
+        return distribution.covariance_matrix
+    return torch.diag_embed(distribution.variance)
 
 
 def gaussian_start(conditionals: Conditionals, series: Series) -> tuple[Tensor, Tensor]:

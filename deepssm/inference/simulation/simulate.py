@@ -22,7 +22,7 @@ def simulate(
 ) -> Simulated:
     """Draw `z` and `y`, `(*lead, *batch, time, ...)`, for the inputs and time steps of `series`.
 
-    An emission that reads earlier readings finds zeros before the first.
+    An emission that reads earlier observations finds zeros before the first.
 
     Raises:
         ValueError: The model starts diffuse.
@@ -61,13 +61,13 @@ def observations_in_turn(
     past: Tensor,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Draw readings one by one where each depends on those before it, `(*axes, time, obs)`.
+    """Draw observations one by one where each depends on those before it, `(*axes, time, obs)`.
 
     Args:
         model: A model whose emission reads earlier observations.
         z: States, `(*axes, time, state)`.
         u: Inputs, `(*batch, time, input)`, or `None`.
-        past: Readings before the first, oldest first, `(*axes, lags, obs)`.
+        past: Observations before the first, oldest first, `(*axes, lags, obs)`.
         generator: Source of randomness.
     """
     drawn = []

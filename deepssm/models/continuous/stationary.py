@@ -12,7 +12,7 @@ from .tracking import ContinuousTime, Value, last_entry
 
 
 class Stationary(ContinuousTime):
-    """A stationary process around zero, with an exact start; subclasses give its law.
+    """A stationary process around zero, with an exact start; subclasses give its covariance.
 
     The noise of a step is `Q = P - A P A'`, with `P` the stationary covariance.
     """

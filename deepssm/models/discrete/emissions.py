@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import (
     Bernoulli,
-    Categorical,
     Distribution,
     Independent,
     Poisson,
@@ -19,7 +18,9 @@ from torch.distributions import (
 )
 from torch.nn import functional
 
+from ...core.deprecation import warn_renamed
 from ...core.model import Readable
+from .symbols import SymbolDistribution
 
 
 class StateEmission(nn.Module):
@@ -29,7 +30,7 @@ class StateEmission(nn.Module):
         num_states: Number of states.
         obs_dim: Size of `y`.
         input_dim: Size of `u` that the emission itself reads; 0 when it reads none.
-        lags: How many earlier readings it reads.
+        lags: How many earlier observations it reads.
     """
 
     num_states: int
@@ -49,19 +50,32 @@ class StateEmission(nn.Module):
         """
         raise NotImplementedError
 
-    def law(self, z: Tensor, u: Tensor | None = None) -> Distribution:
+    def distribution(self, z: Tensor, u: Tensor | None = None) -> Distribution:
         """Return `p(y | z)` for one-hot `z`, `(*axes, num_states)`."""
-        raise NotImplementedError
-
-    def law_after(self, z: Tensor, past: Tensor, u: Tensor | None = None) -> Distribution:
-        """Return `p(y | z, past)`; `past` is `(*axes, lags, obs)`, oldest first."""
+        if type(self).law is StateEmission.law:
+            raise NotImplementedError
+        warn_renamed(f"`{type(self).__name__}.law`", "`distribution`")
         return self.law(z, u)
 
+    def distribution_after(self, z: Tensor, past: Tensor, u: Tensor | None = None) -> Distribution:
+        """Return `p(y | z, past)`; `past` is `(*axes, lags, obs)`, oldest first."""
+        return self.distribution(z, u)
+
+    def law(self, z: Tensor, u: Tensor | None = None) -> Distribution:
+        """Return `distribution(z, u)`; the old name."""
+        warn_renamed("`StateEmission.law`", "`distribution`")
+        return self.distribution(z, u)
+
+    def law_after(self, z: Tensor, past: Tensor, u: Tensor | None = None) -> Distribution:
+        """Return `distribution_after(z, past, u)`; the old name."""
+        warn_renamed("`StateEmission.law_after`", "`distribution_after`")
+        return self.distribution_after(z, past, u)
+
     def check(self, y: Tensor) -> None:
-        """Refuse readings that no state can emit; `y` is `(*batch, time, obs)`.
+        """Refuse observations that no state can emit; `y` is `(*batch, time, obs)`.
 
         Raises:
-            ValueError: A reading lies outside the support of the family.
+            ValueError: An observation lies outside the support of the family.
         """
 
     def readable(self) -> dict[str, Readable]:
@@ -107,6 +121,16 @@ class PoissonStates(StateEmission):
         terms = count * self.log_rate - self.log_rate.exp() - torch.lgamma(count + 1)
         return torch.where(seen[..., None, :], terms, 0.0).sum(-1)
 
+    def law(self, z: Tensor, u: Tensor | None = None) -> Distribution:
+        """Return `distribution(z, u)`; the old name."""
+        warn_renamed("`StateEmission.law`", "`distribution`")
+        return self.distribution(z, u)
+
+    def law_after(self, z: Tensor, past: Tensor, u: Tensor | None = None) -> Distribution:
+        """Return `distribution_after(z, past, u)`; the old name."""
+        warn_renamed("`StateEmission.law_after`", "`distribution_after`")
+        return self.distribution_after(z, past, u)
+
     def check(self, y: Tensor) -> None:
         """Refuse what is no count."""
         _require_whole(y, torch.inf, "counts 0, 1, 2 ... or NaN, as `PoissonStates` emits them")
@@ -115,7 +139,7 @@ class PoissonStates(StateEmission):
         """Return the rates."""
         return {"log_rate": Readable("rate", self.log_rate.exp(), constraints.positive)}
 
-    def law(self, z: Tensor, u: Tensor | None = None) -> Distribution:
+    def distribution(self, z: Tensor, u: Tensor | None = None) -> Distribution:
         """Return independent Poisson counts."""
         return Independent(Poisson((z @ self.log_rate).exp(), validate_args=False), 1)
 
@@ -126,11 +150,11 @@ class PoissonStates(StateEmission):
 
 
 class BernoulliStates(StateEmission):
-    """Independent binary readings with one probability per state and component.
+    """Independent binary observations with one probability per state and component.
 
     Args:
         num_states: Number of states.
-        obs_dim: Number of readings, each 0 or 1.
+        obs_dim: Number of observations, each 0 or 1.
     """
 
     def __init__(self, num_states: int, obs_dim: int = 1) -> None:
@@ -145,6 +169,16 @@ class BernoulliStates(StateEmission):
         terms = bit * self.logits - functional.softplus(self.logits)
         return torch.where(seen[..., None, :], terms, 0.0).sum(-1)
 
+    def law(self, z: Tensor, u: Tensor | None = None) -> Distribution:
+        """Return `distribution(z, u)`; the old name."""
+        warn_renamed("`StateEmission.law`", "`distribution`")
+        return self.distribution(z, u)
+
+    def law_after(self, z: Tensor, past: Tensor, u: Tensor | None = None) -> Distribution:
+        """Return `distribution_after(z, past, u)`; the old name."""
+        warn_renamed("`StateEmission.law_after`", "`distribution_after`")
+        return self.distribution_after(z, past, u)
+
     def check(self, y: Tensor) -> None:
         """Refuse what is neither 0 nor 1."""
         _require_whole(y, 1, "0, 1 or NaN, as `BernoulliStates` emits them")
@@ -154,8 +188,8 @@ class BernoulliStates(StateEmission):
         value = torch.sigmoid(self.logits)
         return {"logits": Readable("probability", value, constraints.unit_interval)}
 
-    def law(self, z: Tensor, u: Tensor | None = None) -> Distribution:
-        """Return independent binary readings."""
+    def distribution(self, z: Tensor, u: Tensor | None = None) -> Distribution:
+        """Return independent binary observations."""
         return Independent(Bernoulli(logits=z @ self.logits, validate_args=False), 1)
 
     def maximize(self, y: Tensor, u: Tensor | None, weights: Tensor) -> None:
@@ -189,6 +223,16 @@ class CategoricalStates(StateEmission):
         terms = torch.log_softmax(self.logits, -1).mT[symbol]
         return torch.where(seen, terms, 0.0)
 
+    def law(self, z: Tensor, u: Tensor | None = None) -> Distribution:
+        """Return `distribution(z, u)`; the old name."""
+        warn_renamed("`StateEmission.law`", "`distribution`")
+        return self.distribution(z, u)
+
+    def law_after(self, z: Tensor, past: Tensor, u: Tensor | None = None) -> Distribution:
+        """Return `distribution_after(z, past, u)`; the old name."""
+        warn_renamed("`StateEmission.law_after`", "`distribution_after`")
+        return self.distribution_after(z, past, u)
+
     def check(self, y: Tensor) -> None:
         """Refuse what is no symbol."""
         last = self.categories - 1
@@ -198,9 +242,9 @@ class CategoricalStates(StateEmission):
         """Return the probabilities of the symbols."""
         return {"logits": shares("probability", self.logits)}
 
-    def law(self, z: Tensor, u: Tensor | None = None) -> Distribution:
-        """Return a law of numbers `0 ... categories - 1`, event shape `(1,)`."""
-        return SymbolLaw(z @ torch.log_softmax(self.logits, -1))
+    def distribution(self, z: Tensor, u: Tensor | None = None) -> Distribution:
+        """Return a distribution of numbers `0 ... categories - 1`, event shape `(1,)`."""
+        return SymbolDistribution(z @ torch.log_softmax(self.logits, -1))
 
     def initialize(self, y: Tensor, u: Tensor | None, generator: torch.Generator) -> None:
         """Start near the shares of the whole data, perturbed so that states can differ."""
@@ -223,43 +267,6 @@ class CategoricalStates(StateEmission):
             shares = (counts / torch.where(total > 0, total, 1.0)).clamp_min(1e-300)
             # A state that nothing was seen in keeps what it has.
             self.logits.copy_(torch.where(total > 0, shares.log(), self.logits))
-
-
-class SymbolLaw(Distribution):
-    """A categorical law over numbers, as a vector of one component.
-
-    Args:
-        logits: `(*axes, categories)`.
-    """
-
-    arg_constraints: dict[str, constraints.Constraint] = {}
-
-    def __init__(self, logits: Tensor) -> None:
-        self.base = Categorical(logits=logits, validate_args=False)
-        super().__init__(self.base.batch_shape, torch.Size((1,)), validate_args=False)
-
-    @property
-    def mean(self) -> Tensor:
-        """Mean of the number; symbols without an order have none that means anything."""
-        return (self.base.probs * self._values()).sum(-1, keepdim=True)
-
-    @property
-    def variance(self) -> Tensor:
-        """Variance of the number."""
-        gap = self._values() - self.mean
-        return (self.base.probs * gap.square()).sum(-1, keepdim=True)
-
-    def sample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
-        """Draw numbers, `(*sample_shape, *axes, 1)`."""
-        return self.base.sample(torch.Size(sample_shape))[..., None].to(self.base.probs.dtype)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """Return log-probabilities, `(*axes)`."""
-        return self.base.log_prob(value[..., 0])
-
-    def _values(self) -> Tensor:
-        probs = self.base.probs
-        return torch.arange(probs.shape[-1], dtype=probs.dtype, device=probs.device)
 
 
 def shares(name: str, logits: Tensor) -> Readable:

@@ -28,14 +28,14 @@ Covariance = Literal["full", "diagonal", "tied"]
 class RegressionStates(StateEmission):
     """`y = b_k + W_k u_t + sum_l A_kl y_{t-l} + v`, `v ~ N(0, R_k)`, in state `k`.
 
-    With `lags`, readings are scored given the ones before them; those whose past is missing or
+    With `lags`, observations are scored given the ones before them; those whose past is missing or
     lies before the data count as missing.
 
     Args:
         num_states: Number of states.
         obs_dim: Size of `y`.
         input_dim: Size of `u`.
-        lags: Number of earlier readings.
+        lags: Number of earlier observations.
         covariance: `"full"`, `"diagonal"` or `"tied"` (full and the same in all states).
         floor: Least standard deviation that EM may reach, as a share of the data's.
 
@@ -102,23 +102,23 @@ class RegressionStates(StateEmission):
             "raw_scale": spread,
         }
 
-    def law(self, z: Tensor, u: Tensor | None = None) -> Distribution:
+    def distribution(self, z: Tensor, u: Tensor | None = None) -> Distribution:
         """Return the Gaussian of state `z`.
 
         Raises:
-            ValueError: the family reads earlier readings.
+            ValueError: the family reads earlier observations.
         """
         if self.lags:
             raise ValueError(
-                "This emission reads earlier readings, which `emission(z, u)` does not get: use "
-                "`emission_after(z, past, u)`, or `ForwardBackward()`, which does."
+                "This emission reads earlier observations, which `emission(z, u)` does not get: "
+                "use `emission_after(z, past, u)`, or `ForwardBackward()`, which does."
             )
-        return self._law(z, self._join(z, u, None))
+        return self._distribution(z, self._join(z, u, None))
 
-    def law_after(self, z: Tensor, past: Tensor, u: Tensor | None = None) -> Distribution:
+    def distribution_after(self, z: Tensor, past: Tensor, u: Tensor | None = None) -> Distribution:
         """Return the Gaussian of state `z` after `past`, `(*axes, lags, obs)`, oldest first."""
         newest_first = past.flip(-2).flatten(-2)
-        return self._law(z, self._join(z, u, newest_first if self.lags else None))
+        return self._distribution(z, self._join(z, u, newest_first if self.lags else None))
 
     def maximize(self, y: Tensor, u: Tensor | None, weights: Tensor) -> None:
         """Weighted least squares, missing components filled in by their expectation."""
@@ -173,7 +173,7 @@ class RegressionStates(StateEmission):
             parts.append(u.expand(*like.shape[:-1], self.input_dim))
         return torch.cat(parts if past is None else [*parts, past], -1)
 
-    def _law(self, z: Tensor, features: Tensor) -> Distribution:
+    def _distribution(self, z: Tensor, features: Tensor) -> Distribution:
         coefficients = torch.einsum("...k,kpf->...pf", z, self.coefficients)
         mean = (coefficients @ features[..., None])[..., 0]
         factor = torch.einsum("...k,kpq->...pq", z, self.scale_tril)
@@ -270,7 +270,7 @@ class MixtureStates(StateEmission):
             "log_sd": Readable("sd", self.log_sd.exp(), constraints.positive),
         }
 
-    def law(self, z: Tensor, u: Tensor | None = None) -> Distribution:
+    def distribution(self, z: Tensor, u: Tensor | None = None) -> Distribution:
         """Return the mixture of state `z`."""
         mean = torch.einsum("...k,kcp->...cp", z, self.mean)
         sd = torch.einsum("...k,kcp->...cp", z, self.log_sd).exp()

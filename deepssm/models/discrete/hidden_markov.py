@@ -95,7 +95,7 @@ class HiddenMarkov(StateSpaceModel):
             u: `(*batch, time, input)`.
 
         Raises:
-            ValueError: a reading is none that the family can emit.
+            ValueError: an observation is none that the family can emit.
         """
         self.family.check(y)
         return self.family.log_prob(y, u)
@@ -125,17 +125,17 @@ class HiddenMarkov(StateSpaceModel):
             z: One-hot, `(*axes, num_states)`.
             u: `(*axes, input)`.
         """
-        return self.family.law(z, u)
+        return self.family.distribution(z, u)
 
     def emission_after(self, z: Tensor, past: Tensor, u: Tensor | None = None) -> Distribution:
-        """Return `p(y_t | z_t = z, y_{t-1}, ...)` for families that read earlier readings.
+        """Return `p(y_t | z_t = z, y_{t-1}, ...)` for families that read earlier observations.
 
         Args:
             z: One-hot, `(*axes, num_states)`.
-            past: The last readings, oldest first, `(*axes, lags, obs)`.
+            past: The last observations, oldest first, `(*axes, lags, obs)`.
             u: `(*axes, input)`.
         """
-        return self.family.law_after(z, past, u)
+        return self.family.distribution_after(z, past, u)
 
     def readable(self) -> dict[str, Readable]:
         """Return probabilities and emissions as a person reads them, by what holds them.
@@ -164,7 +164,7 @@ class HiddenMarkov(StateSpaceModel):
 
     @property
     def lags(self) -> int:
-        """How many earlier readings the emission reads."""
+        """How many earlier observations the emission reads."""
         return self.family.lags
 
     def initialize_from(self, series: Series) -> None:

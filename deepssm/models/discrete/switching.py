@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, constraints
 
 from ...core.abilities import LinearGaussianModel
+from ...core.deprecation import renamed_class
 from ...core.gaussian import mvn, psd_factor
 from ...core.model import (
     GaussianInitial,
@@ -95,7 +96,7 @@ class SwitchingLinearGaussian(StateSpaceModel):
             Parameters with an axis for the mode after the time axis; the initial ones with one
             before the state.
         """
-        parts = []
+        parts: list[LinearParameters] = []
         for mode, indices in zip(self.modes, self.state_maps, strict=True):
             assert isinstance(mode, LinearGaussianModel)
             own = mode.linear_parameters(u, dt)
@@ -103,14 +104,14 @@ class SwitchingLinearGaussian(StateSpaceModel):
                 own = own._replace(initial=GaussianInitial(own.initial.mean, own.initial.cov))
             parts.append(_embedded(own, indices, self.latent_dim))
         initial = self._starts(parts)
-        laws = []
+        conditionals = []
         for name in ("transition", "emission"):
-            conditionals = [getattr(p, name) for p in parts]
-            fields = zip(*conditionals, strict=True)
-            laws.append(
+            of_modes = [getattr(p, name) for p in parts]
+            fields = zip(*of_modes, strict=True)
+            conditionals.append(
                 LinearConditional(*(_stack(f, r) for f, r in zip(fields, (2, 1, 2), strict=True)))
             )
-        return LinearParameters(initial, *laws)
+        return LinearParameters(initial, *conditionals)
 
     def readable(self) -> dict[str, Readable]:
         """Return the probabilities of modes, by the names of what holds them."""
@@ -123,7 +124,7 @@ class SwitchingLinearGaussian(StateSpaceModel):
         """Return `p(s_1, z_1)`."""
         start = self.mode_parameters(None, None).initial
         logits = self.log_initial()
-        return SwitchingLaw(logits, start.mean, psd_factor(start.cov, "P0"))
+        return SwitchingDistribution(logits, start.mean, psd_factor(start.cov, "P0"))
 
     def transition(
         self, z: Tensor, u: Tensor | None = None, dt: Tensor | None = None
@@ -139,7 +140,7 @@ class SwitchingLinearGaussian(StateSpaceModel):
         mode, latent = z[..., : self.num_modes], z[..., self.num_modes :]
         logits = (mode @ self.log_transition().exp()).log()
         mean = (matrix @ latent[..., None, :, None])[..., 0] + offset
-        return SwitchingLaw(logits, mean, psd_factor(cov, "Q"))
+        return SwitchingDistribution(logits, mean, psd_factor(cov, "Q"))
 
     def emission(self, z: Tensor, u: Tensor | None = None) -> Distribution:
         """Return `p(y_t | s_t, z_t)`.
@@ -222,7 +223,7 @@ class SwitchingLinearGaussian(StateSpaceModel):
         self.register_buffer(f"{name}_logits", probs.log())
 
 
-class SwitchingLaw(Distribution):
+class SwitchingDistribution(Distribution):
     """A mixture whose draw says which component it came from: `(one-hot, x)`.
 
     Args:
@@ -263,10 +264,10 @@ class SwitchingLaw(Distribution):
         """Diagonal of the covariance."""
         return self.covariance_matrix.diagonal(dim1=-2, dim2=-1)
 
-    def expand(self, batch_shape: torch.Size, _instance: object = None) -> SwitchingLaw:
-        """Return the same law with more leading axes."""
+    def expand(self, batch_shape: torch.Size, _instance: object = None) -> SwitchingDistribution:
+        """Return the same distribution with more leading axes."""
         shape = tuple(batch_shape)
-        return SwitchingLaw(
+        return SwitchingDistribution(
             self.logits.expand(*shape, -1),
             self.means.expand(*shape, *self.means.shape[-2:]),
             self.factor.expand(*shape, *self.factor.shape[-3:]),
@@ -291,6 +292,9 @@ class SwitchingLaw(Distribution):
         density = mvn(self.means, self.factor).log_prob(x[..., None, :])
         terms = torch.log_softmax(self.logits, -1) + density
         return torch.where(hot > 0.5, terms, 0.0).sum(-1)
+
+
+SwitchingLaw = renamed_class("SwitchingLaw", SwitchingDistribution)
 
 
 def _embedded(

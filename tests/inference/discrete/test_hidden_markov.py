@@ -233,10 +233,10 @@ def test_families_score_what_their_laws_say(family: StateEmission) -> None:
     for k in range(2):
         z = torch.eye(2, dtype=torch.float64)[k].expand(6, 2)
         past = torch.stack([series.y.roll(2, 0), series.y.roll(1, 0)], -2)
-        law = family.law_after(z, past[:, 2 - family.lags :], series.u)
-        expected = law.log_prob(series.y)
+        emission = family.distribution_after(z, past[:, 2 - family.lags :], series.u)
+        expected = emission.log_prob(series.y)
         torch.testing.assert_close(scores[family.lags :, k], expected[family.lags :])
-        assert law.sample().shape == series.y.shape
+        assert emission.sample().shape == series.y.shape
     assert (scores[: family.lags] == 0).all()
 
 
@@ -244,7 +244,7 @@ def test_families_score_what_their_laws_say(family: StateEmission) -> None:
 def test_a_missing_component_is_marginalised(family: StateEmission) -> None:
     """Oracle: the sum or integral over the missing number, on a grid."""
     if family.obs_dim == 1 or family.lags:
-        pytest.skip("one component, or readings that feed later ones")
+        pytest.skip("one component, or observations that feed later ones")
     series = family_data(family, 3)
     gap = series.y.clone()
     gap[1, 0] = NAN
@@ -452,15 +452,15 @@ def test_autoregressive_forecasts_feed_on_themselves() -> None:
     torch.testing.assert_close(forecast.mean[:, 0], mean, rtol=0, atol=0.05)
     variance = torch.tensor([1.0, 1.49, 1.7301], dtype=torch.float64)
     torch.testing.assert_close(forecast.cov[:, 0, 0], variance, rtol=0.05, atol=0)
-    with pytest.raises(ValueError, match="reads earlier readings"):
+    with pytest.raises(ValueError, match="reads earlier observations"):
         HiddenMarkov(family).emission(torch.ones(1, 1, dtype=torch.float64))
 
 
 @pytest.mark.parametrize(
     "family", [RegressionStates(2, 2, 1, lags=2), PoissonStates(2, 2)], ids=["lags", "counts"]
 )
-def test_one_reading_at_a_time_equals_the_batch(family: StateEmission) -> None:
-    """Driven transitions, gaps, readings that look back; saved at every step."""
+def test_one_observation_at_a_time_equals_the_batch(family: StateEmission) -> None:
+    """Driven transitions, gaps, observations that look back; saved at every step."""
     model = HiddenMarkov(copy.deepcopy(family), input_dim=1, driven=True)
     scatter(model)
     y, u = family_data(family, 9).y, data(9, 1, seed=4)
@@ -480,7 +480,7 @@ def test_one_reading_at_a_time_equals_the_batch(family: StateEmission) -> None:
     torch.testing.assert_close(running.log_likelihood, batch.log_likelihood.sum().item())
 
 
-def test_autoregressive_readings_are_drawn_in_turn() -> None:
+def test_autoregressive_observations_are_drawn_in_turn() -> None:
     """One state is an AR(1) from zero: 20 000 draws of its closed form, 5 standard errors."""
     family = RegressionStates(1, 1, lags=1)
     with torch.no_grad():

@@ -14,7 +14,7 @@ from deepssm.inference.discrete.switching import Switching
 from deepssm.models.continuous.tracking import ConstantVelocity
 from deepssm.models.discrete.emissions_gaussian import GaussianStates, RegressionStates
 from deepssm.models.discrete.hidden_markov import HiddenMarkov
-from deepssm.models.discrete.switching import SwitchingLaw, SwitchingLinearGaussian
+from deepssm.models.discrete.switching import SwitchingDistribution, SwitchingLinearGaussian
 from deepssm.models.gaussian.linear_gaussian import LinearGaussian
 from tests import oracles
 from tests.nonlinear_models import NAN, case_4, matrix
@@ -44,23 +44,23 @@ def data(time: int, *batch: int, seed: int = 0) -> Tensor:
 
 
 def drawn(model: SwitchingLinearGaussian, time: int, seed: int) -> Tensor:
-    """Readings of the model itself."""
+    """Observations of the model itself."""
     torch.manual_seed(seed)
-    z, readings = model.initial().sample(), []
+    z, observations = model.initial().sample(), []
     for t in range(time):
         z = model.transition(z).sample() if t else z
-        readings.append(model.emission(z).sample())
-    return torch.stack(readings)
+        observations.append(model.emission(z).sample())
+    return torch.stack(observations)
 
 
 def path_parameters(model: SwitchingLinearGaussian, path: tuple[int, ...]) -> LinearParameters:
     initial, transition, emission = model.mode_parameters(None, None)
-    laws = []
-    for law in (transition, emission):
-        fields = [torch.stack([x[0, k] for k in path]) for x in law]
-        laws.append(LinearConditional(*fields))
+    conditionals = []
+    for conditional in (transition, emission):
+        fields = [torch.stack([x[0, k] for k in path]) for x in conditional]
+        conditionals.append(LinearConditional(*fields))
     start = initial._replace(mean=initial.mean[path[0]], cov=initial.cov[path[0]])
-    return LinearParameters(start, *laws)
+    return LinearParameters(start, *conditionals)
 
 
 def exact(model: SwitchingLinearGaussian, y: Tensor) -> dict[str, Tensor]:
@@ -163,7 +163,7 @@ def test_without_dynamics_it_is_a_hidden_markov_model(method: Switching) -> None
     torch.testing.assert_close(got.cross_cov[..., :2, :2], expected.cross_cov, rtol=0, atol=0.036)
 
 
-def test_modes_of_readings_without_noise_are_those_of_an_autoregression() -> None:
+def test_modes_of_observations_without_noise_are_those_of_an_autoregression() -> None:
     """Oracle: the exact hidden Markov model of the same series; 4 000 paths, 5 standard errors."""
     A, b, Q = (0.9, -0.4), (0.2, -0.1), (0.5, 1.0)
     modes = [
@@ -316,22 +316,22 @@ def test_the_law_of_a_step_scores_what_it_draws() -> None:
     """Mean and covariance against draws; the density is finite at every draw."""
     model = two_modes()
     z = torch.tensor([0.0, 1.0, 0.5, -0.5], dtype=torch.float64)
-    law = model.transition(z.expand(5, 4))
-    assert isinstance(law, SwitchingLaw)
-    draws = law.sample((20_000,))[:, 0]
-    torch.testing.assert_close(draws.mean(0), law.mean[0], rtol=0, atol=0.05)
-    left = draws - law.mean[0]
+    moved = model.transition(z.expand(5, 4))
+    assert isinstance(moved, SwitchingDistribution)
+    draws = moved.sample((20_000,))[:, 0]
+    torch.testing.assert_close(draws.mean(0), moved.mean[0], rtol=0, atol=0.05)
+    left = draws - moved.mean[0]
     torch.testing.assert_close(
-        left.mT @ left / 20_000, law.covariance_matrix[0], rtol=0.06, atol=0.06
+        left.mT @ left / 20_000, moved.covariance_matrix[0], rtol=0.06, atol=0.06
     )
-    assert torch.isfinite(law.log_prob(draws[:5])).all()
+    assert torch.isfinite(moved.log_prob(draws[:5])).all()
     assert model.initial().sample((3,)).shape == (3, 4)
     assert model.emission(z).mean.shape == (2,)
     assert model.transition(z).mean.shape == (4,)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_one_reading_at_a_time_equals_the_batch(method: Switching) -> None:
+def test_one_observation_at_a_time_equals_the_batch(method: Switching) -> None:
     """Inputs, steps of unequal length, gaps; saved half-way and taken up again."""
     motions = [ConstantVelocity(1, diffusion=q, noise_variance=0.3) for q in (0.01, 1.0)]
     start = {"m0": [1.0, -1.0], "P0": [[2.0, 0.3], [0.3, 1.0]]}

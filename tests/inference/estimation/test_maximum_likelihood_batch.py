@@ -18,7 +18,7 @@ from deepssm.models import Autoregressive, LocalLevel
 
 
 def walks(count: int, time: int = 60) -> Tensor:
-    """Noisy walks in units a thousandfold apart, a tenth of the readings missing."""
+    """Noisy walks in units a thousandfold apart, a tenth of the observations missing."""
     g = torch.Generator().manual_seed(2)
     steps = torch.randn(count, time, 1, generator=g, dtype=torch.float64)
     noise = torch.randn(count, time, 1, generator=g, dtype=torch.float64)

@@ -223,6 +223,6 @@ def test_gaps_are_filled_under_the_noise_their_states_were_drawn_with() -> None:
     y[4] = torch.nan
     g = torch.Generator().manual_seed(0)
     found = ds.impute(model, y, method=method, num_samples=4000, generator=g)
-    # Given the noise, the level of the other eight readings has an eighth of its variance.
+    # Given the noise, the level of the other eight observations has an eighth of its variance.
     assert found.sd[4].square().item() == pytest.approx(16 * (1 + 1 / 8) / 2, rel=0.15)
     assert float(model.noise_variance) == 1.0

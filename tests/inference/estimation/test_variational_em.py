@@ -82,8 +82,8 @@ def dense_posterior(
     eye = torch.eye(time * n, dtype=torch.float64).reshape(time, n, -1)
     for t, k in itertools.product(range(time), range(2)):
         seen = ~torch.isnan(y[t])
-        reading = (y[t] - d[0, k])[seen]
-        add(C[0, k][seen] @ eye[t], reading, R[0, k][seen][:, seen], weight[t, k])
+        observation = (y[t] - d[0, k])[seen]
+        add(C[0, k][seen] @ eye[t], observation, R[0, k][seen][:, seen], weight[t, k])
         if t == 0:
             add(eye[0], mean[k], cov[k], weight[0, k])
         else:
@@ -99,8 +99,8 @@ def test_states_are_the_best_given_any_modes() -> None:
     y = gappy(model, 7, 0)
     weight = torch.softmax(data(7, seed=3), -1)
     parameters = model.mode_parameters(None, None)
-    laws = whiten_all(parameters, ~torch.isnan(y))
-    states, total = smooth_states(model, laws, parameters.initial, Series(y), weight)
+    rows = whiten_all(parameters, ~torch.isnan(y))
+    states, total = smooth_states(model, rows, parameters.initial, Series(y), weight)
     mean, expected = dense_posterior(model, y, weight)
     torch.testing.assert_close(states.mean, mean)
     torch.testing.assert_close(total, expected)

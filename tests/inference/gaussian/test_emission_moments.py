@@ -30,9 +30,9 @@ class Once(StateSpaceModel):
 
     state_dim = obs_dim = 1
 
-    def __init__(self, law: Callable[[Tensor], Distribution]) -> None:
+    def __init__(self, emission_of: Callable[[Tensor], Distribution]) -> None:
         super().__init__()
-        self.law = law
+        self.emission_of = emission_of
 
     def initial(self) -> Distribution:
         mean = torch.full((1,), MEAN, dtype=torch.float64)
@@ -44,10 +44,10 @@ class Once(StateSpaceModel):
         return Independent(Normal(z, torch.full_like(z, 0.1)), 1)
 
     def emission(self, z: Tensor, u: Tensor | None = None) -> Distribution:
-        return Independent(self.law(z), 1)
+        return Independent(self.emission_of(z), 1)
 
 
-LAWS = {
+EMISSIONS = {
     "Poisson": (lambda z: Poisson(z.exp()), 3.0),
     "Bernoulli": (lambda z: Bernoulli(logits=2 * z), 1.0),
     "negative binomial": (lambda z: NegativeBinomial(3.0, logits=z), 4.0),
@@ -55,30 +55,35 @@ LAWS = {
 }
 
 
-@pytest.mark.parametrize("name", LAWS)
+@pytest.mark.parametrize("name", EMISSIONS)
 def test_the_update_is_the_best_linear_one(name: str) -> None:
-    """Oracle: moments of state and reading by a dense grid over the state."""
-    law, reading = LAWS[name]
+    """Oracle: moments of state and observation by a dense grid over the state."""
+    emission_of, observation = EMISSIONS[name]
     z = torch.linspace(MEAN - 8 * SD, MEAN + 8 * SD, 20_001, dtype=torch.float64)
     weight = torch.softmax(-0.5 * ((z - MEAN) / SD).square(), 0)
-    mean, variance = law(z).mean, law(z).variance
+    mean, variance = emission_of(z).mean, emission_of(z).variance
     expected = (weight * mean).sum()
     S = (weight * (variance + (mean - expected).square())).sum()
     cross = (weight * (z - MEAN) * mean).sum()
-    got = GaussHermite(25).filter(Once(law), Series(torch.tensor([[reading]], dtype=z.dtype)))
-    exact = MEAN + cross / S * (reading - expected)
+    got = GaussHermite(25).filter(
+        Once(emission_of), Series(torch.tensor([[observation]], dtype=z.dtype))
+    )
+    exact = MEAN + cross / S * (observation - expected)
     torch.testing.assert_close(got.mean[0, 0], exact, rtol=1e-6, atol=0)
     torch.testing.assert_close(got.cov[0, 0, 0], SD**2 - cross**2 / S, rtol=1e-6, atol=0)
-    score = Normal(expected, S.sqrt()).log_prob(torch.tensor(reading))
+    score = Normal(expected, S.sqrt()).log_prob(torch.tensor(observation))
     torch.testing.assert_close(got.log_likelihood[0], score, rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("name", LAWS)
+@pytest.mark.parametrize("name", EMISSIONS)
 @pytest.mark.parametrize("rule", [Extended(), Extended(iterations=3), Unscented(), Cubature()])
 def test_cheap_rules_come_close(rule: GaussianFilter, name: str) -> None:
-    law, reading = LAWS[name]
-    y = torch.tensor([[reading], [float("nan")], [reading]], dtype=torch.float64)
-    got, near = rule.smooth(Once(law), Series(y)), GaussHermite(15).smooth(Once(law), Series(y))
+    emission_of, observation = EMISSIONS[name]
+    y = torch.tensor([[observation], [float("nan")], [observation]], dtype=torch.float64)
+    got, near = (
+        rule.smooth(Once(emission_of), Series(y)),
+        GaussHermite(15).smooth(Once(emission_of), Series(y)),
+    )
     assert got.log_likelihood[1] == 0
     torch.testing.assert_close(got.mean, near.mean, rtol=0, atol=0.25)
     torch.testing.assert_close(got.cov, near.cov, rtol=0.5, atol=0)
@@ -89,5 +94,5 @@ def test_labels_have_no_mean() -> None:
         def emission(self, z: Tensor, u: Tensor | None = None) -> Distribution:
             return Independent(Categorical(logits=torch.stack((z, -z), -1)), 1)
 
-    with pytest.raises(ValueError, match="`Categorical` readings have no mean"):
+    with pytest.raises(ValueError, match="`Categorical` observations have no mean"):
         Unscented().filter(Labels(Poisson), Series(torch.ones(2, 1, dtype=torch.float64)))

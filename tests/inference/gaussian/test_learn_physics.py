@@ -53,11 +53,11 @@ def _swings() -> Series:
     torch.manual_seed(0)
     length, damping = torch.tensor([LENGTH, DAMPING], dtype=torch.float64)
     model = _model(length, damping, [[NOISE]])
-    z, readings = model.initial().sample((50,)), []
+    z, observations = model.initial().sample((50,)), []
     for t in range(15):
         z = model.transition(z).sample() if t else z
-        readings.append(model.emission(z).sample())
-    return Series(torch.stack(readings, 1))
+        observations.append(model.emission(z).sample())
+    return Series(torch.stack(observations, 1))
 
 
 RULES = [Extended(), Unscented(), Cubature(), GaussHermite(3)]

@@ -12,7 +12,7 @@ from deepssm.core.model import Series, StateSpaceModel
 from deepssm.inference.gaussian.filter import GaussianFilter
 from deepssm.inference.gaussian.methods import Cubature, Extended, GaussHermite, Simplex, Unscented
 from tests import oracles
-from tests.nonlinear_models import CASE_4, NAN, Linear, case_4, matrix, pendulum, readings
+from tests.nonlinear_models import CASE_4, NAN, Linear, case_4, matrix, observations, pendulum
 
 RULES = [
     Extended(),
@@ -87,7 +87,7 @@ def test_linear_models_with_singular_noise(rule: GaussianFilter, ranks: dict[str
     assert not filtered.ill_conditioned.any()
 
 
-def test_exact_readings_condition_exactly_and_are_flagged() -> None:
+def test_exact_observations_condition_exactly_and_are_flagged() -> None:
     """Two noiseless sensors of the same number: the second adds nothing."""
     params = oracles.random_linear_gaussian(3, 1, 5, 2, noise_rank=0)
     matrix, offset, cov = params.emission
@@ -111,7 +111,7 @@ def test_exact_readings_condition_exactly_and_are_flagged() -> None:
 @pytest.mark.parametrize("rule", RULES, ids=repr)
 def test_batch_equals_one_by_one_with_inputs_and_irregular_steps(rule: GaussianFilter) -> None:
     model = pendulum()
-    y = oracles.punch_holes(readings(12, 3), 0.2, seed=1)
+    y = oracles.punch_holes(observations(12, 3), 0.2, seed=1)
     u = torch.randn(3, 12, 1, dtype=torch.float64)
     dt = 0.02 + 0.05 * torch.rand(3, 12, dtype=torch.float64)
     together = rule.smooth(model, Series(y, u, dt))
@@ -123,7 +123,7 @@ def test_batch_equals_one_by_one_with_inputs_and_irregular_steps(rule: GaussianF
 
 def test_jacobians_of_the_taylor_rule() -> None:
     """Oracle: autograd's Jacobian, at one step of the textbook extended filter."""
-    model, y = pendulum(), readings(2)
+    model, y = pendulum(), observations(2)
     f = lambda z: model.transition_function(z, None, None)  # noqa: E731
     h = lambda z: torch.sin(z[..., :1])  # noqa: E731
     m, P = model.m0, model.P0
@@ -180,10 +180,10 @@ def test_unscented_needs_a_downdate_only_where_the_textbook_may_be_indefinite() 
 def test_hermite_is_exact_for_polynomials() -> None:
     """E[z^3] and E[z^4] of a correlated Gaussian, against the published moments."""
     mean, factor = matrix([[0.4, -0.3]])[0], matrix([[0.8, 0.0], [0.3, 0.5]])
-    law = lambda z: torch.distributions.Independent(  # noqa: E731
+    conditional = lambda z: torch.distributions.Independent(  # noqa: E731
         torch.distributions.Normal(torch.stack((z[..., 0] ** 3, z[..., 1] ** 4), -1), 1.0), 1
     )
-    step = GaussHermite(3).moments(2)(law, mean, factor, lambda x: x)
+    step = GaussHermite(3).moments(2)(conditional, mean, factor, lambda x: x)
     m, v = mean, (factor @ factor.mT).diagonal()
     third = m[0] ** 3 + 3 * m[0] * v[0]
     fourth = m[1] ** 4 + 6 * m[1] ** 2 * v[1] + 3 * v[1] ** 2
@@ -193,7 +193,7 @@ def test_hermite_is_exact_for_polynomials() -> None:
 @pytest.mark.parametrize("rule", [Extended(), Extended(iterations=3), Unscented()], ids=repr)
 def test_every_parameter_is_learnable(rule: GaussianFilter) -> None:
     """Finite differences of the log-likelihood in physics, both noises and the start."""
-    y = readings(8)
+    y = observations(8)
     y[3] = NAN
 
     def total(stiffness: Tensor, q: Tensor, r: Tensor, p0: Tensor, m0: Tensor) -> Tensor:
@@ -214,7 +214,7 @@ def test_every_parameter_is_learnable(rule: GaussianFilter) -> None:
 def test_what_is_missing_changes_nothing_bit_for_bit(rule: GaussianFilter) -> None:
     model = pendulum(R=matrix([[0.1, 0.02], [0.02, 0.2]]))
     model.emission_function = lambda z, u: torch.stack((z[..., 0].sin(), z[..., 1]), -1)
-    y = torch.cat((readings(6), readings(6, seed=1)), -1)
+    y = torch.cat((observations(6), observations(6, seed=1)), -1)
     y[2, 0] = NAN
     y[4] = NAN
     stiffness = model.transition_function.stiffness

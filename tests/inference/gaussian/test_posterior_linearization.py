@@ -6,7 +6,7 @@ import torch
 from deepssm.core.model import Series
 from deepssm.inference.gaussian.methods import Cubature, Extended, Unscented
 from deepssm.inference.gaussian.posterior_linearization import PosteriorLinearization
-from tests.nonlinear_models import CASE_4, case_4, pendulum, readings
+from tests.nonlinear_models import CASE_4, case_4, observations, pendulum
 
 
 @pytest.mark.parametrize("rule", [Extended(), Unscented(0.5, 2.0, 1.0), Cubature()], ids=repr)
@@ -25,7 +25,7 @@ def test_linear_models_are_exact_after_any_number_of_passes(
 def test_extended_passes_end_at_the_most_probable_path() -> None:
     """Oracle: the gradient of the log joint density of the whole path, by autograd."""
     model = pendulum().requires_grad_(False)
-    y, u = readings(30), torch.randn(30, 1, dtype=torch.float64)
+    y, u = observations(30), torch.randn(30, 1, dtype=torch.float64)
     y[7:10] = torch.nan
     dt = 0.03 + 0.04 * torch.rand(30, dtype=torch.float64)
     series = Series(y, u, dt)
@@ -44,7 +44,7 @@ def test_extended_passes_end_at_the_most_probable_path() -> None:
 
 
 def test_batches_are_independent() -> None:
-    model, y = pendulum().requires_grad_(False), readings(15, 2)
+    model, y = pendulum().requires_grad_(False), observations(15, 2)
     method = PosteriorLinearization(Cubature(), tolerance=0.0, max_iterations=5)
     both = method.smooth(model, Series(y))
     for i in range(2):

@@ -7,7 +7,7 @@ from scipy import stats
 from deepssm.core.model import Series
 from deepssm.inference.gaussian.methods import Cubature, Extended, Unscented
 from deepssm.inference.gaussian.robust import Gate, Huber, Robust, StudentT
-from tests.nonlinear_models import CASE_4, NAN, case_4, pendulum, readings
+from tests.nonlinear_models import CASE_4, NAN, case_4, observations, pendulum
 
 
 @pytest.mark.parametrize("rule", [Extended, Unscented, Cubature])
@@ -59,7 +59,7 @@ def test_no_tails_no_difference(robust: Robust) -> None:
 
 
 def test_student_t_is_the_fixed_point_of_mean_field() -> None:
-    """Oracle: the two coupled mean-field equations for one scalar reading, iterated by hand."""
+    """Oracle: the two coupled mean-field equations for a scalar observation, iterated by hand."""
     model = pendulum()
     model.emission_function = lambda z, u: z[..., :1]
     y, dof, R = torch.tensor([[4.0]], dtype=torch.float64), 3.0, 0.1
@@ -90,7 +90,7 @@ def test_huber_minimises_its_loss() -> None:
 @pytest.mark.parametrize("robust", [Gate(), StudentT(), Huber()], ids=repr)
 def test_outliers_hurt_less_and_batches_agree(robust: Robust) -> None:
     model = pendulum().requires_grad_(False)
-    clean = readings(60, 2)
+    clean = observations(60, 2)
     y = clean.clone()
     y[:, 10::9] += 8.0
     y[0, 5] = NAN

@@ -1,4 +1,4 @@
-"""Angles, noise inside functions and other laws, and filterpy run on the same model."""
+"""Angles, noise inside functions and other distributions, and filterpy run on the same model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from deepssm.inference.gaussian.filter import GaussianFilter
 from deepssm.inference.gaussian.methods import Cubature, Extended, GaussHermite, Simplex, Unscented
 from deepssm.inference.simulation.angles import circular, identity
 from deepssm.models.gaussian.nonlinear import NonlinearGaussian
-from tests.nonlinear_models import pendulum, readings
+from tests.nonlinear_models import observations, pendulum
 
 RULES = [
     Extended(),
@@ -157,7 +157,7 @@ def test_multiplicative_noise_has_the_right_moments() -> None:
 def test_one_hot_noise_adds_up_to_the_multinomial(rule: GaussianFilter) -> None:
     """Law of total covariance: `Cov(y) = diag(p) - p p'` at the mean probabilities."""
 
-    def law(z: Tensor) -> torch.distributions.Distribution:
+    def conditional(z: Tensor) -> torch.distributions.Distribution:
         logits = torch.stack((z[..., 0], z[..., 1], 0 * z[..., 0]), -1)
         return torch.distributions.OneHotCategorical(logits=logits)
 
@@ -165,7 +165,7 @@ def test_one_hot_noise_adds_up_to_the_multinomial(rule: GaussianFilter) -> None:
         torch.tensor([0.3, -0.5]).double(),
         torch.tensor([[0.6, 0], [0.2, 0.4]]).double(),
     )
-    step = rule.moments(2)(law, mean, factor, identity)
+    step = rule.moments(2)(conditional, mean, factor, identity)
     cov = step.slope @ step.slope.mT + step.spread @ step.spread.mT
     p = step.mean
     torch.testing.assert_close(p.sum().item(), 1.0)
@@ -194,17 +194,17 @@ def test_sigma_points_agree_with_filterpy(
     import filterpy.kalman
     from filterpy.kalman import UnscentedKalmanFilter
 
-    model, y = pendulum().requires_grad_(False), readings(50)
+    model, y = pendulum().requires_grad_(False), observations(50)
     drawn: Any = getattr(filterpy.kalman, points)(2, *options)
     peer = UnscentedKalmanFilter(2, 1, 0.05, lambda z: np.sin(z[:1]), _numpy_pendulum, drawn)
     peer.x, peer.P = model.m0.numpy().copy(), model.P0.numpy().copy()
     peer.Q, peer.R = model.Q.numpy(), model.R.numpy()
     means, covs = [], []
-    for t, reading in enumerate(y.numpy()):
+    for t, observation in enumerate(y.numpy()):
         if t:
             peer.predict()
         peer.sigmas_f = drawn.sigma_points(peer.x, peer.P)
-        peer.update(reading)
+        peer.update(observation)
         means.append(peer.x.copy())
         covs.append(peer.P.copy())
     got = rule.filter(model, Series(y))
@@ -219,19 +219,19 @@ def test_sigma_points_agree_with_filterpy(
 def test_extended_agrees_with_filterpy() -> None:
     from filterpy.kalman import ExtendedKalmanFilter
 
-    model, y = pendulum().requires_grad_(False), readings(50)
+    model, y = pendulum().requires_grad_(False), observations(50)
     peer = ExtendedKalmanFilter(2, 1)
     peer.x, peer.P = model.m0.numpy()[:, None].copy(), model.P0.numpy().copy()
     peer.Q, peer.R = model.Q.numpy(), model.R.numpy()
     means, covs = [], []
-    for t, reading in enumerate(y.numpy()):
+    for t, observation in enumerate(y.numpy()):
         if t:
             angle = peer.x[0, 0]
             peer.F = np.array([[1, 0.05], [-0.05 * 9.81 * np.cos(angle), 1]])
             peer.x = _numpy_pendulum(peer.x[:, 0], 0.05)[:, None]
             peer.P = peer.F @ peer.P @ peer.F.T + peer.Q
         peer.update(
-            reading[:, None],
+            observation[:, None],
             lambda z: np.array([[np.cos(z[0, 0]), 0.0]]),
             lambda z: np.sin(z[:1]),
         )
@@ -246,18 +246,18 @@ def test_cubature_agrees_with_filterpy() -> None:
     from filterpy.kalman import CubatureKalmanFilter
     from filterpy.kalman.CubatureKalmanFilter import spherical_radial_sigmas
 
-    model, y = pendulum().requires_grad_(False), readings(50)
+    model, y = pendulum().requires_grad_(False), observations(50)
     peer = CubatureKalmanFilter(
         2, 1, 0.05, lambda z: np.sin(z[:1]), lambda z, dt: _numpy_pendulum(z.ravel(), dt)
     )
     peer.x, peer.P = model.m0.numpy()[:, None].copy(), model.P0.numpy().copy()
     peer.Q, peer.R = model.Q.numpy(), model.R.numpy()
     means, covs = [], []
-    for t, reading in enumerate(y.numpy()):
+    for t, observation in enumerate(y.numpy()):
         if t:
             peer.predict()
         peer.sigmas_f = spherical_radial_sigmas(peer.x, peer.P)
-        peer.update(reading[:, None])
+        peer.update(observation[:, None])
         means.append(peer.x.ravel().copy())
         covs.append(peer.P.copy())
     got = Cubature().filter(model, Series(y))

@@ -13,7 +13,7 @@ from deepssm.inference.gaussian.linearized import Linearized
 from deepssm.inference.gaussian.methods import Extended
 from deepssm.inference.gaussian.rules import taylor
 from deepssm.inference.simulation.angles import identity
-from tests.nonlinear_models import pendulum, readings
+from tests.nonlinear_models import observations, pendulum
 
 SIZES = [(2, 1, 1), (3, 2, 2), (4, 3, 6), (3, 4, 2), (1, 1, 0)]
 
@@ -72,7 +72,7 @@ def test_prediction_is_the_same_compiled_and_in_torch(n: int, _: int, k: int, jo
 
 
 def _wide(z: Tensor) -> Distribution:
-    """Five readings of two states, the last of which says nothing."""
+    """Five observations of two states, the last of which says nothing."""
     a, b = z.unbind(-1)
     mean = torch.stack((a * b, a.sin(), b.exp(), a - b, torch.zeros_like(a)), -1)
     return Independent(Normal(mean, 0.1 + mean.square()), 1)
@@ -96,15 +96,15 @@ def test_jacobians_with_more_outputs_than_states() -> None:
 
 def test_only_what_can_be_learnt_keeps_a_graph() -> None:
     fixed = pendulum().requires_grad_(False)
-    assert not Extended().log_likelihood(fixed, Series(readings(3))).requires_grad
-    assert Extended().log_likelihood(pendulum(), Series(readings(3))).requires_grad
+    assert not Extended().log_likelihood(fixed, Series(observations(3))).requires_grad
+    assert Extended().log_likelihood(pendulum(), Series(observations(3))).requires_grad
     with torch.no_grad():
-        assert not Extended().log_likelihood(pendulum(), Series(readings(3))).requires_grad
+        assert not Extended().log_likelihood(pendulum(), Series(observations(3))).requires_grad
 
 
 def test_inference_mode_changes_nothing() -> None:
     """Torch's forward mode loses tangents there without a word."""
-    model, series = pendulum(), Series(readings(5))
+    model, series = pendulum(), Series(observations(5))
     with torch.inference_mode():
         inside = Extended().filter(model, series)
     outside = Extended().filter(model, series)
@@ -114,8 +114,8 @@ def test_inference_mode_changes_nothing() -> None:
 
 def test_single_precision_stays_single() -> None:
     model = pendulum().float().requires_grad_(False)
-    got = Extended().smooth(model, Series(readings(20).float()))
-    exact = Extended().smooth(model.double(), Series(readings(20)))
+    got = Extended().smooth(model, Series(observations(20).float()))
+    exact = Extended().smooth(model.double(), Series(observations(20)))
     assert got.mean.dtype == got.cov.dtype == torch.float32
     torch.testing.assert_close(got.mean.double(), exact.mean, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(

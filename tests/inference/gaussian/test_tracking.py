@@ -49,16 +49,16 @@ def manoeuvring() -> SwitchingLinearGaussian:
 
 
 def flights() -> tuple[Tensor, Tensor]:
-    """States and readings of independent flights, `(FLIGHTS, TIME, ...)`."""
+    """States and observations of independent flights, `(FLIGHTS, TIME, ...)`."""
     torch.manual_seed(0)
     model = manoeuvring()
     z = model.initial().expand(torch.Size((FLIGHTS,))).sample()
-    states, readings = [], []
+    states, observations = [], []
     for t in range(TIME):
         z = model.transition(z).sample() if t else z
         states.append(z)
-        readings.append(model.emission(z).sample())
-    return torch.stack(states, 1), torch.stack(readings, 1)
+        observations.append(model.emission(z).sample())
+    return torch.stack(states, 1), torch.stack(observations, 1)
 
 
 def position_error(estimate: Tensor, truth: Tensor) -> float:

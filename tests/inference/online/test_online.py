@@ -14,7 +14,7 @@ from deepssm.inference.gaussian.robust import Gate
 from deepssm.inference.kalman.method import Kalman
 from deepssm.inference.online.out_of_sequence import BufferedFilter
 from tests.inference.kalman.cases import generic_position, make
-from tests.nonlinear_models import pendulum, readings
+from tests.nonlinear_models import observations, pendulum
 
 
 @pytest.mark.parametrize("name", ["constant", "rank-1 Q", "all diffuse"])
@@ -99,8 +99,8 @@ METHODS = [
 
 @pytest.mark.parametrize("method", METHODS, ids=repr)
 def test_gaussian_filters_run_one_by_one(method: GaussianFilter) -> None:
-    """Irregular steps, inputs, gaps and a reading to reject."""
-    model, y = pendulum().requires_grad_(False), readings(12)
+    """Irregular steps, inputs, gaps and an observation to reject."""
+    model, y = pendulum().requires_grad_(False), observations(12)
     u = torch.randn(12, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     model.input_dim = 1
     dt = torch.linspace(0.02, 0.08, 12, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Readings out of order, and series in blocks, against the batch filter of the data in order."""
+"""Observations out of order, and series in blocks, against the batch filter in order."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def run(running: ds.inference.BufferedFilter, y: Tensor, dt: list[float]) -> Non
 
 
 @pytest.mark.parametrize("back", [0, 1, 4])
-def test_a_late_reading_counts_where_it_belongs(back: int) -> None:
+def test_a_late_observation_counts_where_it_belongs(back: int) -> None:
     model, y, dt = tracking()
     batch = ds.filter(model, y, dt=dt)
     early = y.clone()
@@ -45,7 +45,7 @@ def test_a_late_reading_counts_where_it_belongs(back: int) -> None:
     assert gained == pytest.approx(float(batch.log_likelihood.sum() - without))
 
 
-def test_late_parts_of_a_reading_with_correlated_noise() -> None:
+def test_late_parts_of_an_observation_with_correlated_noise() -> None:
     """Taken in twice, each part in its step, in the wrong order; with inputs."""
     model = ds.models.LinearGaussian(
         [[0.9]], [[1.0]], [[1.0], [0.5]], [[1.0, 0.6], [0.6, 0.5]], B=[[2.0]], D=[[1.0], [0.0]],
@@ -68,7 +68,7 @@ def test_late_parts_of_a_reading_with_correlated_noise() -> None:
     close(running.cov, batch.cov[-1])
 
 
-def test_a_second_reading_of_a_component_is_a_further_one() -> None:
+def test_a_second_observation_of_a_component_is_a_further_one() -> None:
     walk = ds.models.LinearGaussian([[1.0]], [[1.0]], [[1.0]], [[2.0]], P0=[[1.0]])
     twice = ds.models.LinearGaussian(
         [[1.0]], [[1.0]], [[1.0], [1.0]], [[2.0, 0.0], [0.0, 2.0]], P0=[[1.0]]
@@ -96,7 +96,7 @@ def test_a_saved_buffer_goes_on_bit_for_bit() -> None:
     assert second.log_likelihood == whole.log_likelihood
 
 
-def test_too_late_and_unfit_readings_are_refused_and_change_nothing() -> None:
+def test_too_late_and_unfit_observations_are_refused_and_change_nothing() -> None:
     model, y, dt = tracking()
     running = ds.inference.BufferedFilter(ds.online(model), 2)
     run(running, y, dt)
@@ -124,7 +124,7 @@ def test_blocks_are_the_whole(name: str) -> None:
     assert len(blocks[2].mean) == 0 and not any(block.ill_conditioned for block in blocks)
 
 
-def test_blocks_with_inputs_steps_and_single_readings_between() -> None:
+def test_blocks_with_inputs_steps_and_single_observations_between() -> None:
     model, y, steps = tracking(9)
     dt = torch.tensor(steps, dtype=torch.float64)
     whole = ds.filter(model, y, dt=dt)

@@ -9,7 +9,7 @@ from deepssm.core.model import Series
 from deepssm.inference.gaussian.methods import Extended
 from deepssm.inference.particles.ensemble import Ensemble, gaspari_cohn
 from deepssm.models.gaussian.nonlinear import NonlinearGaussian
-from tests.nonlinear_models import CASE_4, NAN, case_4, pendulum, readings
+from tests.nonlinear_models import CASE_4, NAN, case_4, observations, pendulum
 
 UPDATES = ["square_root", "deterministic", "stochastic"]
 
@@ -69,7 +69,7 @@ def test_square_root_updates_are_exact_given_the_predicted_ensemble() -> None:
 @pytest.mark.parametrize("update", UPDATES)
 def test_batches_gaps_and_forecasts(update: str) -> None:
     model = pendulum(P0=[[0.02, 0.002], [0.002, 0.02]]).requires_grad_(False)
-    y = readings(40, 3)
+    y = observations(40, 3)
     y[0, 5:9] = NAN
     y[:, -4:] = NAN
     method = Ensemble(2_000, update)  # type: ignore[arg-type]

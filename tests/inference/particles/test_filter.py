@@ -22,7 +22,7 @@ from deepssm.inference.particles.resampling import (
 )
 from deepssm.inference.simulation.angles import circular, identity
 from deepssm.models.gaussian.nonlinear import NonlinearGaussian
-from tests.nonlinear_models import CASE_4, NAN, Linear, case_4, matrix, pendulum, readings
+from tests.nonlinear_models import CASE_4, NAN, Linear, case_4, matrix, observations, pendulum
 
 SCHEMES = [systematic, stratified, residual, multinomial]
 EXACT = -9.215797658164472
@@ -121,9 +121,9 @@ def grid_log_likelihood(model: StateSpaceModel, y: Tensor) -> Tensor:
     width = (grid[1] - grid[0]).item()
     move = model.transition(grid[:, None, :].expand(-1, 2_000, -1)).log_prob(grid).exp() * width
     mass, steps = model.initial().log_prob(grid).exp() * width, []
-    for t, reading in enumerate(y):
+    for t, observation in enumerate(y):
         mass = mass @ move if t else mass
-        joint = mass * model.emission(grid).log_prob(reading).exp()
+        joint = mass * model.emission(grid).log_prob(observation).exp()
         steps.append(joint.sum().log())
         mass = joint / joint.sum()
     return torch.stack(steps)
@@ -164,7 +164,7 @@ def test_smoothing_reaches_the_exact_moments(smoother: str) -> None:
 
 
 def test_backward_paths_stay_diverse_where_genealogies_collapse() -> None:
-    y = readings(150)
+    y = observations(150)
     model = pendulum().requires_grad_(False)
     first = {
         kind: Particle(200, smoother=kind)  # type: ignore[arg-type]
@@ -210,7 +210,7 @@ def test_gradients_through_resampling_are_the_score() -> None:
 
 def test_batches_inputs_gaps_and_forecasts() -> None:
     model = pendulum(P0=[[0.02, 0.002], [0.002, 0.02]]).requires_grad_(False)
-    y = readings(30, 3)
+    y = observations(30, 3)
     y[0, 5:9] = NAN
     y[:, -4:] = NAN
     u, dt = torch.zeros(3, 30, 1, dtype=torch.float64), torch.full((3, 30), 0.05).double()
@@ -232,7 +232,7 @@ def test_batches_inputs_gaps_and_forecasts() -> None:
     assert method.forecast(model, nothing, 2).mean.shape == (2, 1)
 
 
-def test_partly_missing_readings_use_what_is_there() -> None:
+def test_partly_missing_observations_use_what_is_there() -> None:
     y = CASE_4.clone()
     got = Particle(20_000).filter(case_4(), Series(y))
     exact = Extended().filter(case_4(), Series(y))
