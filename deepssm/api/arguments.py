@@ -35,7 +35,7 @@ def positive(name: str, value: int) -> int:
     return int(value)
 
 
-def infers(method: InferenceMethod) -> InferenceMethod:
+def infers(method: object) -> InferenceMethod:
     """Return `method`, which can infer states.
 
     Raises:
@@ -48,7 +48,7 @@ def infers(method: InferenceMethod) -> InferenceMethod:
     return method
 
 
-def learns(method: LearningMethod) -> LearningMethod:
+def learns(method: object) -> LearningMethod:
     """Return `method`, which can learn parameters.
 
     Raises:
@@ -65,7 +65,9 @@ def learns(method: LearningMethod) -> LearningMethod:
 def learnable(model: StateSpaceModel) -> bool:
     """Tell whether some parameter of a model requires a gradient or has a prior."""
     parts = (part for part in model.modules() if isinstance(part, PyroModule))
-    return any(p.requires_grad for p in model.parameters()) or any(p._pyro_samples for p in parts)
+    # Pyro has no public way to ask for the priors of a module.
+    priors = any(p._pyro_samples for p in parts)  # pyright: ignore[reportPrivateUsage]
+    return priors or any(p.requires_grad for p in model.parameters())
 
 
 def to_learn(model: StateSpaceModel, series: Series) -> Series:
@@ -102,7 +104,7 @@ def smoothed(
     """
     if lag is None:
         return method.smooth(model, series)
-    if isinstance(lag, bool) or not isinstance(lag, int) or lag < 0:
+    if isinstance(lag, bool) or not isinstance(lag, Integral) or lag < 0:
         raise ValueError(f"`lag` must be a whole number of at least 0, got {lag!r}.")
     if not isinstance(method, FixedLag):
         raise ValueError(

@@ -90,7 +90,8 @@ class _Rolling(NamedTuple):
     ) -> list[Forecast]:
         if not isinstance(model, StateSpaceModel):
             return [model(series.y[..., :origin, :], self.horizon) for origin in origins]
-        forecasts, current, method = [], model, self.method
+        forecasts: list[Forecast] = []
+        current, method = model, self.method
         for i, origin in enumerate(origins):
             if self.refit is True or (self.refit == "first" and i == 0):
                 current, method = self._learn(model, _slice(series, 0, origin))

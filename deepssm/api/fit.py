@@ -49,7 +49,7 @@ class Fit(_FitFields):
         return self
 
     @property
-    def index(self) -> pd.Index | None:
+    def index(self) -> pd.Index | None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Row labels of the data."""
         return self.labels.index
 

@@ -1,5 +1,9 @@
 """The public door: everything a user passes becomes a checked `Series`, or an error that helps."""
 
+# torch leaves part of its functions without types.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import math
@@ -23,7 +27,7 @@ if TYPE_CHECKING:
 class Labels(NamedTuple):
     """Row labels and column names of the user's data, if it had any."""
 
-    index: pd.Index | None = None
+    index: pd.Index | None = None  # pyright: ignore[reportIncompatibleMethodOverride]
     names: tuple[str, ...] | None = None
 
 

@@ -218,8 +218,8 @@ def build_guide(spec: ModelSpec) -> nn.Module | None:
 
 def learner(
     spec: ModelSpec, guide: nn.Module | None, folder: Path | None = None, *, resume: bool = False
-) -> LearningMethod:
-    """Return how the model is learnt.
+) -> LearningMethod | None:
+    """Return how a deep model is learnt; `None` for others, which `fit` knows how to learn.
 
     Args:
         spec: What it is.
@@ -229,16 +229,17 @@ def learner(
     """
     from .. import inference
 
-    if guide is not None:
-        return inference.SVI(guide, steps=spec.steps, folder=folder, resume=resume)
-    return inference.MaximumLikelihood()
+    if guide is None:
+        return None
+    return inference.SVI(guide, steps=spec.steps, folder=folder, resume=resume)
 
 
-def method(guide: nn.Module | None) -> InferenceMethod:
-    """Return how a learnt model is reasoned about."""
+def method(model: StateSpaceModel, guide: nn.Module | None) -> InferenceMethod:
+    """Return how a learnt model is reasoned about: by its guide, or as its abilities say."""
     from .. import inference
+    from ..api.defaults import default_method
 
-    return inference.Kalman() if guide is None else inference.Amortized(guide)
+    return default_method(model) if guide is None else inference.Amortized(guide)
 
 
 def guide_of(learned: Learned) -> nn.Module | None:

@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
 from ..api.fit import Fit
-from ..core.methods import Learned, remember_trained
+from ..core.methods import InferenceMethod, Learned, remember_trained
 from ..io import checkpoint
 from .exit_codes import DataError, did_you_mean
 from .model_specs import ModelSpec, build, build_guide, guide_of, method, spec_from_config
@@ -80,7 +78,7 @@ def open_run(path: str | Path, which: str | None = None) -> Run:
     saved = checkpoint.load(folder.weights_file)
     saved.restore(**{f"{name}.{part}": module for part, module in modules.items()})
     series, labels = read_data(folder, model, spec, config.get("data", {}).get("time"))
-    learned = _learned(folder, config, name, guide)
+    learned = _learned(folder, config, name, method(model, guide))
     remember_trained(model, learned.method)
     return Run(folder, config, name, spec, Fit(model, learned, series).labelled(labels))
 
@@ -114,7 +112,7 @@ def write_fits(
 
 
 def _learned(
-    folder: RunFolder, config: dict[str, Any], name: str, guide: torch.nn.Module | None
+    folder: RunFolder, config: dict[str, Any], name: str, method: InferenceMethod
 ) -> Learned:
     entry = config.get("learning", {}).get(name, {})
     history = [
@@ -123,7 +121,7 @@ def _learned(
         if record.get("model") == name
     ]
     return Learned(
-        method=method(guide),
+        method=method,
         objective=float(entry.get("objective", float("nan"))),
         history=history,
         standard_errors={},

@@ -4,6 +4,10 @@ A *factor* of a covariance `P` is any matrix `L` with `L L' = P`. Factors are mo
 transformations only, which keeps `P` positive semi-definite and needs no jitter.
 """
 
+# torch leaves part of its functions without types.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import math
@@ -89,7 +93,7 @@ class Pushforward(dist.TorchDistribution):
     """
 
     has_rsample = True
-    arg_constraints: dict[str, dist.constraints.Constraint] = {}
+    arg_constraints: dict[str, dist.constraints.Constraint] = {}  # pyright: ignore
 
     def __init__(
         self, function: Callable[[Tensor], Tensor], factor: Tensor, batch_shape: torch.Size
@@ -98,7 +102,9 @@ class Pushforward(dist.TorchDistribution):
         size = function(factor.new_zeros(*batch_shape, factor.shape[-1])).shape[-1:]
         super().__init__(batch_shape, size, validate_args=False)
 
-    def rsample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
+    def rsample(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, sample_shape: torch.Size | tuple[int, ...] = ()
+    ) -> Tensor:
         """Draw, differentiably, `(*sample_shape, *batch, n)`."""
         shape = (*sample_shape, *self.batch_shape, self.factor.shape[-1])
         noise = torch.randn(shape, dtype=self.factor.dtype, device=self.factor.device)
@@ -145,7 +151,7 @@ class _Tria(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, factor_bar: Tensor, _: Tensor) -> Tensor:  # noqa: ANN401
+    def backward(ctx: Any, factor_bar: Tensor, _: Tensor) -> Tensor:  # noqa: ANN401  # pyright: ignore[reportIncompatibleMethodOverride]
         factor, rotation = ctx.saved_tensors
         return _gramian_cotangent(factor, factor_bar)[0] @ rotation
 
@@ -169,7 +175,7 @@ class _SingularFactor(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, factor_bar: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401
+    def backward(ctx: Any, factor_bar: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401  # pyright: ignore[reportIncompatibleMethodOverride]
         (factor,) = ctx.saved_tensors
         cotangent, _ = _gramian_cotangent(factor, factor_bar)
         inverse = torch.linalg.pinv(factor, rtol=1e3 * torch.finfo(factor.dtype).eps)

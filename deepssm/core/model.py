@@ -10,14 +10,14 @@ from numpy.typing import ArrayLike
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
-from torch.nn.modules.conv import _ConvNd
 
 Data: TypeAlias = Tensor | ArrayLike
 """A tensor, an array, a list of numbers, or a pandas or polars frame."""
 
 _LAYERS = (
     nn.Linear, nn.Bilinear, nn.Embedding, nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase,
-    _ConvNd,
+    nn.Conv1d, nn.Conv2d, nn.Conv3d,
+    nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
 )  # fmt: skip
 
 
@@ -189,4 +189,4 @@ class Readable(NamedTuple):
     name: str
     value: Tensor
     support: constraints.Constraint = constraints.real
-    count: int | None = None
+    count: int | None = None  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -4,9 +4,13 @@ A state path is one `z` and a series one `y`, however long; every density is eva
 steps at once, and only drawing a path is a recursion.
 """
 
+# torch leaves part of its functions without types.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import pyro
@@ -31,7 +35,7 @@ class MarkovSequence(TorchDistribution):
     """
 
     has_rsample = True
-    arg_constraints: dict[str, constraints.Constraint] = {}
+    arg_constraints: dict[str, constraints.Constraint] = {}  # pyright: ignore
     support = constraints.independent(constraints.real, 2)  # type: ignore[assignment]
 
     def __init__(
@@ -55,7 +59,9 @@ class MarkovSequence(TorchDistribution):
         args = (self.model, self.time, self.u, self.dt, self.steps)
         return MarkovSequence(*args, batch_shape=torch.Size(batch_shape))
 
-    def rsample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
+    def rsample(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, sample_shape: torch.Size | tuple[int, ...] = ()
+    ) -> Tensor:
         """Draw paths by ancestral sampling, `(*sample_shape, *batch, time, state)`."""
         shape = torch.Size(sample_shape) + self.batch_shape
         z = draw(self.model.initial().expand(shape))
@@ -65,7 +71,9 @@ class MarkovSequence(TorchDistribution):
             path.append(z)
         return torch.stack(path, dim=-2)
 
-    def sample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
+    def sample(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, sample_shape: torch.Size | tuple[int, ...] = ()
+    ) -> Tensor:
         """Draw paths without a gradient."""
         with torch.no_grad():
             return self.rsample(sample_shape)
@@ -111,7 +119,7 @@ class ObservedSequence(TorchDistribution):
         emission: One distribution with batch shape `(*batch, time)`, event shape `(obs,)`.
     """
 
-    arg_constraints: dict[str, constraints.Constraint] = {}
+    arg_constraints: dict[str, constraints.Constraint] = {}  # pyright: ignore
     support = constraints.independent(constraints.real, 2)  # type: ignore[assignment]
 
     def __init__(self, emission: Distribution) -> None:
@@ -124,7 +132,9 @@ class ObservedSequence(TorchDistribution):
         """Return the same distribution for more independent series."""
         return ObservedSequence(self.emission.expand((*batch_shape, self.event_shape[0])))
 
-    def sample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
+    def sample(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, sample_shape: torch.Size | tuple[int, ...] = ()
+    ) -> Tensor:
         """Draw series, `(*sample_shape, *batch, time, obs)`."""
         return self.emission.sample(torch.Size(sample_shape))
 
@@ -234,7 +244,7 @@ def joint(
 
 
 @contextmanager
-def series_plates(batch_shape: torch.Size) -> Iterator[None]:
+def series_plates(batch_shape: torch.Size) -> Generator[None, None, None]:
     """Enter one Pyro plate a batch axis: `series`, then `series_1`, ... to the left."""
     with pyro.plate_stack("series", tuple(batch_shape)):
         yield
@@ -268,7 +278,7 @@ def keep(steps: Tensor | None, terms: Tensor) -> Tensor:
 
 
 @contextmanager
-def seeded(generator: torch.Generator | None) -> Iterator[None]:
+def seeded(generator: torch.Generator | None) -> Generator[None, None, None]:
     """Let a generator drive the sampling of `torch.distributions`, which take none.
 
     Args:

@@ -9,7 +9,6 @@ import torch
 from ...api.backtest import backtest
 from ..exit_codes import DataError, Outcome
 from ..holdout import naive_backtest, naive_name, season
-from ..model_specs import learner
 from ..run_folder import finite
 from ..saved_runs import open_run
 from ..state_tables import write_table
@@ -31,7 +30,6 @@ def run(args: argparse.Namespace) -> Outcome:
     found = backtest(
         fit.model, y, u, dt=dt, refit=args.refit, **where,
         method=None if args.refit else fit.method,
-        learner=learner(spec, None) if args.refit and not spec.deep else None,
         generator=torch.Generator(fit.model.device).manual_seed(args.seed),
     ).labelled(fit.index, fit.names)  # fmt: skip
     step = chosen.config.get("data", {}).get("step", "")
