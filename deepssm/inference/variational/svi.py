@@ -155,8 +155,9 @@ class SVI:
 
         Raises:
             ValueError: nothing was observed, nothing is left to learn, the data do not fit the
-                model, `guide` was made for another, `resume` finds another model's checkpoint, or
-                `torchrun` is set up so that processes train apart.
+                model, `guide` was made for another or returns no distribution of its paths,
+                `resume` finds another model's checkpoint, or `torchrun` is set up so that
+                processes train apart.
             FloatingPointError: the loss stayed non-finite after all rescues.
         """
         data = flatten(series)
@@ -164,7 +165,8 @@ class SVI:
             raise ValueError("`y` holds no observation: every value is missing (NaN).")
         with seeded(generator), pyro.settings.context(module_local_params=True):
             model.initialize_from(data)
-            guide = check_guide(model, self.guide or default_guide(model, data, self.hidden))
+            guide = default_guide(model, data, self.hidden) if self.guide is None else self.guide
+            guide = check_guide(model, guide)
             check_model(model, data)
             if isinstance(guide, InitializesGuide):
                 guide.initialize_from(model, data)
