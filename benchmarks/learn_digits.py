@@ -38,9 +38,7 @@ def train(
 ) -> None:
     """Fit by AdamW on a cosine schedule, in batches of 64."""
     batches = -(-len(u) // 64)
-    groups = param_groups(
-        model, learning_rate=rate, slow_learning_rate=rate / 4, weight_decay=0.05
-    )
+    groups = param_groups(model, lr=rate, slow_lr=rate / 4, weight_decay=0.05)
     optimizer = torch.optim.AdamW(groups)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * batches)
     model.train()

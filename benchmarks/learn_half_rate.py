@@ -38,7 +38,7 @@ def main(steps: int = 15, seed: int = 0) -> dict[str, float]:
     test, test_labels = tones(1000)
     blocks = [ResidualBlock(S4D(32, 16)) for _ in range(2)]
     model = SequenceClassifier(SequenceModel(1, CLASSES, [*blocks]))
-    optimizer = torch.optim.AdamW(param_groups(model, learning_rate=1e-2, slow_learning_rate=2e-3))
+    optimizer = torch.optim.AdamW(param_groups(model, lr=1e-2, slow_lr=2e-3))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps * 40)
     for _ in range(steps):
         for batch in torch.randperm(2000).chunk(40):

@@ -62,7 +62,7 @@ def learn(
     model = network()
     frames, targets, steps = data
     batches = -(-len(frames) // 32)
-    optimizer = torch.optim.AdamW(param_groups(model, learning_rate=6e-3, slow_learning_rate=3e-3))
+    optimizer = torch.optim.AdamW(param_groups(model, lr=6e-3, slow_lr=3e-3))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * batches)
     for _ in range(epochs):
         for batch in torch.randperm(len(frames)).chunk(batches):

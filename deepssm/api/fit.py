@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from ..core.deprecation import keyword_only
 from ..core.methods import InferenceMethod, Learned
 from ..core.model import Series, StateSpaceModel
 from ..core.results import Disturbances, Filtered, Forecast, Imputed, Simulated, Smoothed
@@ -85,9 +84,8 @@ class Fit(_FitFields):
         """Log-likelihood of each step of the training data, `(*batch, time)`."""
         return self._drawing_from(generator).log_likelihood(self.model, self.series)
 
-    @keyword_only("num_samples", "generator")
     def sample_posterior(
-        self, *, num_samples: int = 100, generator: torch.Generator | None = None
+        self, num_samples: int = 100, generator: torch.Generator | None = None
     ) -> Tensor:
         """Draw state paths given the training data; see `deepssm.sample_posterior`."""
         count = positive("num_samples", num_samples)
@@ -108,21 +106,16 @@ class Fit(_FitFields):
         result = ahead.forecast(self.model, self.method, self.series, self.lengths)
         return result.labelled(future_labels(self.labels, horizon), self.names)
 
-    @keyword_only("num_samples", "generator")
-    def impute(
-        self, *, num_samples: int = 200, generator: torch.Generator | None = None
-    ) -> Imputed:
+    def impute(self, num_samples: int = 200, generator: torch.Generator | None = None) -> Imputed:
         """Fill the gaps of the training data; see `deepssm.impute`."""
         from .imputation import imputed
 
         found = imputed(self.model, self.series, self.method, num_samples, generator)
         return found.labelled(*self.labels)
 
-    @keyword_only("num_samples", "generator")
     def counterfactual(
         self,
         u_instead: Data,
-        *,
         num_samples: int = 200,
         generator: torch.Generator | None = None,
     ) -> Simulated:

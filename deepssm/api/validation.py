@@ -15,7 +15,6 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from ..core.autoregressive import with_autoregressive_input
-from ..core.deprecation import keyword_only
 from ..core.methods import InferenceMethod, TakesEmptySeries
 from ..core.model import Data, Series, StateSpaceModel
 from .arguments import require_model
@@ -38,12 +37,10 @@ class Checked(NamedTuple):
     labels: Labels
 
 
-@keyword_only("dt", "lengths")
 def as_series(
     model: StateSpaceModel,
     y: Data,
     u: Data | None = None,
-    *,
     dt: Data | float | None = None,
     lengths: Data | None = None,
 ) -> Series:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..core.deprecation import keyword_only
 from ..core.methods import InferenceMethod, LearningMethod, remember_trained
 from ..core.model import StateSpaceModel
 from ..core.results import Disturbances, Filtered, Forecast, Simulated, Smoothed
@@ -303,9 +302,8 @@ def fit(
     return Fit(model, learned, series).labelled(checked.labels, lengths)
 
 
-@keyword_only("method")
 def online(
-    model: StateSpaceModel, *, method: InferenceMethod | None = None, buffer: int = 0
+    model: StateSpaceModel, method: InferenceMethod | None = None, *, buffer: int = 0
 ) -> OnlineFilter:
     """Start a filter that takes one observation at a time and equals the batch filter.
 

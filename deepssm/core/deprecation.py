@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import warnings
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -46,54 +45,6 @@ def renamed_arguments(**new: str) -> Callable[[Callable[_P, _R]], Callable[_P, _
         return call
 
     return decorate
-
-
-def keyword_only(*names: str) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
-    """Decorate a function whose last arguments were positional: they still may be, with a warning.
-
-    Args:
-        *names: What used to follow the arguments that may be positional, in order.
-
-    Example:
-        >>> @keyword_only("num_samples")
-        ... def draw(model: str, *, num_samples: int = 1) -> int:
-        ...     return num_samples
-        >>> import warnings
-        >>> with warnings.catch_warnings(record=True) as caught:
-        ...     warnings.simplefilter("always")
-        ...     draw("model", 3)  # type: ignore[call-arg]
-        3
-        >>> str(caught[0].message)
-        'Pass `num_samples=` of `draw` by its name; by its place it goes with the next release.'
-    """
-
-    def decorate(function: Callable[_P, _R]) -> Callable[_P, _R]:
-        count = len([p for p in inspect.signature(function).parameters.values() if _by_place(p)])
-
-        @functools.wraps(function)
-        def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-            beyond = dict(zip(names, args[count:], strict=False))
-            if not beyond or len(args) > count + len(names):
-                return function(*args, **kwargs)
-            for name in beyond:
-                if name in kwargs:
-                    raise TypeError(f"`{function.__qualname__}` got `{name}` twice.")
-                warnings.warn(
-                    f"Pass `{name}=` of `{function.__qualname__}` by its name; by its place it "
-                    "goes with the next release.",
-                    DeprecationWarning,
-                    stacklevel=2,
-                )
-            first: tuple[Any, ...] = args[:count]
-            return cast(Any, function)(*first, **kwargs, **beyond)
-
-        return call
-
-    return decorate
-
-
-def _by_place(parameter: inspect.Parameter) -> bool:
-    return parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
 
 
 def renamed_class(old: str, new: type[_R]) -> Callable[..., _R]:

@@ -18,7 +18,7 @@ MUST = {
     "filter": "model y", "smooth": "model y", "disturbances": "model y",
     "log_likelihood": "model y", "sample_posterior": "model y", "impute": "model y",
     "forecast": "model y horizon", "simulate": "model time", "fit": "model y",
-    "backtest": "model y", "as_series": "model y",
+    "backtest": "model y",
 }  # fmt: skip
 DRAWING = ("filter", "smooth", "log_likelihood", "sample_posterior", "impute", "forecast",
            "simulate", "fit", "backtest", "counterfactual")  # fmt: skip
@@ -51,7 +51,8 @@ def test_verbs_with_another_must() -> None:
     assert {"dt", "lengths", "num_samples", "method", "generator"} == set(
         by_name(ds.counterfactual)
     )
-    assert by_place(ds.online) == ["model"] and by_name(ds.online) == ["method", "buffer"]
+    assert by_place(ds.online) == ["model", "method"] and by_name(ds.online) == ["buffer"]
+    assert by_place(ds.as_series) == ["model", "y", "u", "dt", "lengths"]
 
 
 @pytest.mark.parametrize("verb", DRAWING)
@@ -64,8 +65,10 @@ def test_a_fit_speaks_as_the_verbs_do(verb: str) -> None:
     """Its arguments are those of the verb, less the data that it holds."""
     own, verbs = getattr(ds.Fit, verb), getattr(ds, verb)
     held = {"model", "y", "u", "dt", "lengths", "method"}
-    assert set(by_name(own)) == set(by_name(verbs)) - held
-    assert by_place(own) == ["self", *(n for n in by_place(verbs) if n not in held)]
+    required = [name for name in by_place(verbs) if name not in held]
+    assert by_place(own)[1 : 1 + len(required)] == required
+    offered = {*by_name(own), *by_place(own)} - {"self", *required}
+    assert offered == set(by_name(verbs)) - held
 
 
 def data(time: int = 20, seed: int = 0) -> Tensor:
@@ -76,26 +79,18 @@ def level() -> ds.StateSpaceModel:
     return ds.models.LinearGaussian([[0.9]], [[1.0]], [[1.0]], [[0.5]], B=[[0.3]], P0=[[1.0]])
 
 
-def test_old_shapes_work_and_name_the_new_ones() -> None:
-    u, y, one = data(seed=1), data(), ds.models.LinearGaussian
-    plain = one([[0.9]], [[1.0]], [[1.0]], [[0.5]], P0=[[1.0]])
-    fit = ds.Fit(plain, ds.fit(ds.models.LocalLevel(), y, progress=False).learned,
-                 ds.as_series(plain, y))  # fmt: skip
-    with pytest.warns(DeprecationWarning, match="Pass `num_samples=` of `Fit.sample_posterior`"):
-        assert fit.sample_posterior(3).shape == (3, 20, 1)  # type: ignore[call-arg]
-    with pytest.warns(DeprecationWarning, match="Pass `num_samples=` of `Fit.impute`"):
-        fit.impute(3)  # type: ignore[call-arg]
-    with pytest.warns(DeprecationWarning, match="Pass `method=` of `online` by its name"):
-        ds.online(plain, ds.inference.Kalman())  # type: ignore[call-arg]
-    with pytest.warns(DeprecationWarning, match="Pass `dt=` of `as_series` by its name"):
-        ds.as_series(plain, y, None, 1.0)  # type: ignore[call-arg]
-    driven = ds.Fit(level(), fit.learned, ds.as_series(level(), y, u))
-    with pytest.warns(DeprecationWarning, match="Pass `num_samples=` of `Fit.counterfactual`"):
-        driven.counterfactual(u, 3)  # type: ignore[call-arg]
-    with pytest.raises(TypeError, match="`Fit.impute` got `num_samples` twice"):
-        fit.impute(3, num_samples=3)  # type: ignore[call-arg]
-    with pytest.raises(TypeError, match="positional argument"):
-        fit.impute(3, None, 3)  # type: ignore[call-arg]
+def test_shapes_that_read_well_by_place_are_those_by_name() -> None:
+    u, y = data(seed=1), data()
+    fit = ds.Fit(level(), ds.fit(ds.models.LocalLevel(), y, progress=False).learned,
+                 ds.as_series(level(), y, u, 1.0))  # fmt: skip
+    draws = torch.Generator().manual_seed(0), torch.Generator().manual_seed(0)
+    by_place = fit.sample_posterior(3, draws[0])
+    by_name = fit.sample_posterior(num_samples=3, generator=draws[1])
+    assert torch.equal(by_place, by_name) and by_place.shape == (3, 20, 1)
+    assert fit.counterfactual(u, 3).y.shape == (3, 20, 1)
+    assert fit.impute(3).samples.shape == (3, 20, 1)
+    running = ds.online(ds.models.LocalLevel(1.0, noise_variance=1.0), ds.inference.Kalman())
+    assert running.update(0.3) is not None
 
 
 def test_inputs_by_place_are_inputs_by_name() -> None:

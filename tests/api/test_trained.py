@@ -126,6 +126,7 @@ def test_the_guide_follows_the_model_to_another_dtype() -> None:
     fit = trained()
     found = ds.filter(fit.model.double(), Y)
     assert found.mean.dtype == torch.float64 and isinstance(fit.method, Amortized)
+    assert isinstance(fit.method.guide, torch.nn.Module)
     assert next(fit.method.guide.parameters()).dtype == torch.float64
 
 

@@ -191,9 +191,7 @@ def test_wrong_sizes_are_refused_by_every_layer(name: str) -> None:
 
 def test_param_groups_spare_the_state_matrices() -> None:
     layer = ResidualBlock(S4(H, 4))
-    fast, slow = param_groups(
-        layer, learning_rate=0.01, slow_learning_rate=0.001, weight_decay=0.1
-    )
+    fast, slow = param_groups(layer, lr=0.01, slow_lr=0.001, weight_decay=0.1)
     assert (fast["lr"], fast["weight_decay"]) == (0.01, 0.1)
     assert (slow["lr"], slow["weight_decay"]) == (0.001, 0.0)
     inner = layer.layer
@@ -205,9 +203,6 @@ def test_param_groups_spare_the_state_matrices() -> None:
     assert len(param_groups(Recurrent(H))) == 1
     real = S4D(H, 3, initial=s4d_real)
     assert len(param_groups(real)) == 2
-    with pytest.warns(DeprecationWarning, match="`lr` of `param_groups` is now `learning_rate`"):
-        old = param_groups(layer, lr=0.01)  # type: ignore[call-arg]
-    assert old[0]["lr"] == 0.01
     torch.optim.AdamW([fast, slow])
 
 

@@ -90,7 +90,7 @@ def test_forecaster_learns_a_seasonal_series() -> None:
     torch.manual_seed(0)
     stack = SequenceModel(2, 2, [ResidualBlock(S4D(16, 8))])
     model = SequenceForecaster(stack)
-    optimizer = torch.optim.AdamW(param_groups(stack, learning_rate=1e-2))
+    optimizer = torch.optim.AdamW(param_groups(stack, lr=1e-2))
     times = torch.arange(60.0) * 2 * math.pi / 12
     for step in range(150):
         y = 5 + 3 * torch.sin(times + 2 * math.pi * torch.rand(32, 1))[..., None]

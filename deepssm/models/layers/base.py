@@ -10,7 +10,6 @@ from typing import ClassVar, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from ...core.deprecation import renamed_arguments
 from ...linear import LinearSystem
 
 State: TypeAlias = "Tensor | tuple[State, ...]"
@@ -169,20 +168,15 @@ class StructuredLayer(SequenceLayer):
         return dt[..., None, :] if self.channels and isinstance(dt, Tensor) and dt.ndim else dt
 
 
-@renamed_arguments(lr="learning_rate", slow_lr="slow_learning_rate")
 def param_groups(
-    module: nn.Module,
-    *,
-    learning_rate: float = 4e-3,
-    slow_learning_rate: float = 1e-3,
-    weight_decay: float = 0.01,
+    module: nn.Module, *, lr: float = 4e-3, slow_lr: float = 1e-3, weight_decay: float = 0.01
 ) -> list[dict[str, object]]:
     """Return groups for an optimizer: state matrices and steps learn slowly and do not decay.
 
     Args:
         module: Any module that holds sequence layers.
-        learning_rate: Of all other parameters.
-        slow_learning_rate: Largest one of state matrices and time steps.
+        lr: Learning rate of all other parameters.
+        slow_lr: Largest learning rate of state matrices and time steps.
         weight_decay: Of all other parameters.
 
     Source: Gu, Goel & Re (2022), S4, appendix D.
@@ -197,13 +191,9 @@ def param_groups(
     known = {id(parameter) for parameter in slow}
     fast = [p for p in module.parameters() if p.requires_grad and id(p) not in known]
     slow = [p for p in slow if p.requires_grad]
-    groups: list[dict[str, object]] = [
-        {"params": fast, "lr": learning_rate, "weight_decay": weight_decay}
-    ]
+    groups: list[dict[str, object]] = [{"params": fast, "lr": lr, "weight_decay": weight_decay}]
     if slow:
-        groups.append(
-            {"params": slow, "lr": min(learning_rate, slow_learning_rate), "weight_decay": 0.0}
-        )
+        groups.append({"params": slow, "lr": min(lr, slow_lr), "weight_decay": 0.0})
     return groups
 
 

@@ -17,7 +17,7 @@ ENDED = torch.arange(5)[:, None] > LAST
 @pytest.fixture(params=["loop", "compiled"])
 def _route(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both ways of running a recursion, whatever its size."""
-    monkeypatch.setattr(products, "_SMALL", 0 if request.param == "loop" else 10_000)
+    monkeypatch.setattr(products, "_MOST_FOR_LOOPS", 0 if request.param == "loop" else 10_000)
 
 
 def _numbers(*shape: int, seed: int = 0) -> Tensor:

@@ -83,7 +83,7 @@ def test_recorded_recursions_are_the_recursions(
 ) -> None:
     """All of a recording but CUDA's own part: here to play it back is to run it again."""
     if loop:
-        monkeypatch.setattr(products, "_SMALL", 0)
+        monkeypatch.setattr(products, "_MOST_FOR_LOOPS", 0)
     records: list[Callable[[], None]] = []
 
     def record(run: Callable[[], None]) -> Callable[[], None]:
