@@ -79,7 +79,7 @@ def read_table(
         frame = frame.sort_index(kind="stable")
         notes = [*notes, "The rows were put in order of time."]
     _check_inputs(frame, u, path)
-    check_readings(frame[wanted], path, min_rows)
+    check_observations(frame[wanted], path, min_rows)
     gaps, usual = _gaps(frame.index, path)
     if not uneven:
         _check_even(frame.index, gaps, usual, path)
@@ -203,7 +203,7 @@ def _check_inputs(frame: pd.DataFrame, u: list[str], path: Path) -> None:
             )
 
 
-def check_readings(y: pd.DataFrame, path: Path, min_rows: int) -> None:
+def check_observations(y: pd.DataFrame, path: Path, min_rows: int) -> None:
     """Demand enough different observations in every observed column.
 
     Raises:

@@ -22,7 +22,7 @@ from ..report_page import page_of, text_table
 from ..resume import begin_training, removed_without_checkpoint
 from ..run_folder import Log, RunFolder, finite, new_run
 from ..saved_runs import write_fits
-from ..table import Table, check_readings, read_table
+from ..table import Table, check_observations, read_table
 
 
 def run(args: argparse.Namespace) -> Outcome:
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> Outcome:
         raise DataError(
             f"--holdout {args.holdout} leaves nothing of {len(table.y)} rows to learn."
         )
-    check_readings(table.y.iloc[:learnt_from], args.data, spec.min_rows)
+    check_observations(table.y.iloc[:learnt_from], args.data, spec.min_rows)
     with new_run(args.out, overwrite=args.overwrite) as (folder, log):
         for note in table.notes:
             log.say(note)

@@ -85,18 +85,18 @@ def mean_record(record: dict[str, float]) -> dict[str, float]:
     return dict(zip(record, (values / world_size()).tolist(), strict=True))
 
 
-def agreed(flag: bool, device: torch.device) -> bool:
-    """Return whether a flag is true in every process."""
+def agreed(holds: bool, device: torch.device) -> bool:
+    """Return whether something holds in every process."""
     if world_size() == 1:
-        return flag
-    value = torch.tensor(float(flag), device=device)
+        return holds
+    value = torch.tensor(float(holds), device=device)
     dist.all_reduce(value, dist.ReduceOp.MIN)
     return bool(value)
 
 
-def anywhere(flag: bool, device: torch.device) -> bool:
-    """Return whether a flag is true in some process."""
-    return not agreed(not flag, device)
+def anywhere(holds: bool, device: torch.device) -> bool:
+    """Return whether something holds in some process."""
+    return not agreed(not holds, device)
 
 
 def _running() -> bool:

@@ -121,16 +121,6 @@ class PoissonStates(StateEmission):
         terms = count * self.log_rate - self.log_rate.exp() - torch.lgamma(count + 1)
         return torch.where(seen[..., None, :], terms, 0.0).sum(-1)
 
-    def law(self, z: Tensor, u: Tensor | None = None) -> Distribution:
-        """Return `distribution(z, u)`; the old name."""
-        warn_renamed("`StateEmission.law`", "`distribution`")
-        return self.distribution(z, u)
-
-    def law_after(self, z: Tensor, past: Tensor, u: Tensor | None = None) -> Distribution:
-        """Return `distribution_after(z, past, u)`; the old name."""
-        warn_renamed("`StateEmission.law_after`", "`distribution_after`")
-        return self.distribution_after(z, past, u)
-
     def check(self, y: Tensor) -> None:
         """Refuse what is no count."""
         _require_whole(y, torch.inf, "counts 0, 1, 2 ... or NaN, as `PoissonStates` emits them")
@@ -168,16 +158,6 @@ class BernoulliStates(StateEmission):
         bit = torch.where(seen, y, 0.0)[..., None, :]
         terms = bit * self.logits - functional.softplus(self.logits)
         return torch.where(seen[..., None, :], terms, 0.0).sum(-1)
-
-    def law(self, z: Tensor, u: Tensor | None = None) -> Distribution:
-        """Return `distribution(z, u)`; the old name."""
-        warn_renamed("`StateEmission.law`", "`distribution`")
-        return self.distribution(z, u)
-
-    def law_after(self, z: Tensor, past: Tensor, u: Tensor | None = None) -> Distribution:
-        """Return `distribution_after(z, past, u)`; the old name."""
-        warn_renamed("`StateEmission.law_after`", "`distribution_after`")
-        return self.distribution_after(z, past, u)
 
     def check(self, y: Tensor) -> None:
         """Refuse what is neither 0 nor 1."""
@@ -222,16 +202,6 @@ class CategoricalStates(StateEmission):
         symbol = torch.where(seen, y, 0.0).long()[..., 0]
         terms = torch.log_softmax(self.logits, -1).mT[symbol]
         return torch.where(seen, terms, 0.0)
-
-    def law(self, z: Tensor, u: Tensor | None = None) -> Distribution:
-        """Return `distribution(z, u)`; the old name."""
-        warn_renamed("`StateEmission.law`", "`distribution`")
-        return self.distribution(z, u)
-
-    def law_after(self, z: Tensor, past: Tensor, u: Tensor | None = None) -> Distribution:
-        """Return `distribution_after(z, past, u)`; the old name."""
-        warn_renamed("`StateEmission.law_after`", "`distribution_after`")
-        return self.distribution_after(z, past, u)
 
     def check(self, y: Tensor) -> None:
         """Refuse what is no symbol."""
