@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from numbers import Integral
+from typing import cast
 
 import torch
 from pyro.nn import PyroModule
@@ -41,11 +42,12 @@ def infers(method: object) -> InferenceMethod:
     Raises:
         ValueError: It cannot.
     """
-    if isinstance(method, type) or not isinstance(method, InferenceMethod):
+    # By the class, whose answer Python remembers; the instance would be asked anew each time.
+    if not issubclass(type(method), InferenceMethod):
         raise ValueError(
             f"`method` must infer states, as `ds.inference.Kalman()` does, got {what_is(method)}."
         )
-    return method
+    return cast(InferenceMethod, method)
 
 
 def learns(method: object) -> LearningMethod:

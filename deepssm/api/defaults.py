@@ -11,9 +11,9 @@ from typing import Any, cast
 from ..core.abilities import (
     ClosedFormEM,
     DiscreteModel,
-    LinearGaussianModel,
     PaintsImages,
     SwitchingModel,
+    is_linear_gaussian,
 )
 from ..core.methods import (
     InferenceMethod,
@@ -79,11 +79,11 @@ def completed(learner: LearningMethod, model: StateSpaceModel) -> LearningMethod
 def _by_ability(model: StateSpaceModel) -> InferenceMethod | None:
     from .. import inference
 
+    if is_linear_gaussian(model):
+        return inference.Kalman()
     if isinstance(model, DiscreteModel):
         return inference.ForwardBackward()
-    if isinstance(model, SwitchingModel):
-        return inference.Switching()
-    return inference.Kalman() if isinstance(model, LinearGaussianModel) else None
+    return inference.Switching() if isinstance(model, SwitchingModel) else None
 
 
 def _untrained() -> InferenceMethod:

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ...core.abilities import LinearGaussianModel
+from ...core.abilities import is_linear_gaussian
 from ...core.model import LinearParameters, Series, StateSpaceModel
 from ...core.results import Filtered, Forecast, Smoothed
 from . import backends, sequential
@@ -128,7 +128,7 @@ class Kalman:
 
 
 def _parameters(model: StateSpaceModel, series: Series) -> LinearParameters:
-    if not isinstance(model, LinearGaussianModel):
+    if not is_linear_gaussian(model):
         raise ValueError(
             f"`Kalman` needs a linear-Gaussian model (one with `linear_parameters`), got "
             f"{type(model).__name__}. Use `Extended()`, `Unscented()` or `Particle(...)` for it."
