@@ -14,6 +14,7 @@ from deepssm.ops.cache import sources
 from .imports import MODULES, PACKAGE, circles, imported_modules
 
 FILES = sorted(PACKAGE.rglob("*.py"))
+TESTS = sorted((PACKAGE.parent / "tests").rglob("*.py"))
 RANKS = (
     {"io", "ops", "core"},
     {"linear", "data"},
@@ -80,6 +81,18 @@ def test_files_import_from_lower_ranks_or_their_own_folder(name: str) -> None:
 
 def test_no_circle_of_files() -> None:
     assert circles() == []
+
+
+def test_tests_do_not_import_each_other() -> None:
+    """What two of them need is a module of helpers."""
+    assert len(TESTS) > 150
+    for path in TESTS:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                module = (node.module or "") if isinstance(node, ast.ImportFrom) else ""
+                names = ".".join([module, *(alias.name for alias in node.names)]).split(".")
+                used = [name for name in names if name.startswith("test_")]
+                assert used == [], f"{path.name} imports {used}: move what they share to a module"
 
 
 def test_compiled_loops_are_digested_from_ops_and_kernel_folders() -> None:

@@ -1,9 +1,5 @@
 """What other inputs would have done, all else as it was."""
 
-# torch leaves part of its functions without types.
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
-# pyright: reportUnknownArgumentType=false
-
 from __future__ import annotations
 
 import torch

@@ -1,9 +1,5 @@
 """Appending the steps to be forecast: missing observations with known inputs and time steps."""
 
-# torch leaves part of its functions without types.
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
-# pyright: reportUnknownArgumentType=false
-
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple

@@ -1,9 +1,5 @@
 """The table that `Fit.summary()` prints."""
 
-# torch leaves part of its functions without types.
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
-# pyright: reportUnknownArgumentType=false
-
 from __future__ import annotations
 
 import itertools

@@ -1,9 +1,5 @@
 """The public door: everything a user passes becomes a checked `Series`, or an error that helps."""
 
-# torch leaves part of its functions without types.
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
-# pyright: reportUnknownArgumentType=false
-
 from __future__ import annotations
 
 import math

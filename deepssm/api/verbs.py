@@ -14,7 +14,7 @@ from ..core.model import StateSpaceModel
 from ..core.results import Disturbances, Filtered, Forecast, Simulated, Smoothed
 from .arguments import infers, learns, positive, require_model, smoothed, to_learn
 from .defaults import completed, default_learner, default_method, default_online_method
-from .fit import Fit as Fit
+from .fit import Fit
 from .forecasting import Ahead, future_labels
 from .randomness import drawing_from
 from .validation import Data, as_labelled_series, as_series, as_steps

@@ -4,14 +4,10 @@ A *factor* of a covariance `P` is any matrix `L` with `L L' = P`. Factors are mo
 transformations only, which keeps `P` positive semi-definite and needs no jitter.
 """
 
-# torch leaves part of its functions without types.
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
-# pyright: reportUnknownArgumentType=false
-
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyro.distributions as dist
@@ -93,7 +89,7 @@ class Pushforward(dist.TorchDistribution):
     """
 
     has_rsample = True
-    arg_constraints: dict[str, dist.constraints.Constraint] = {}  # pyright: ignore
+    arg_constraints: dict[str, dist.constraints.Constraint] = {}  # pyright: ignore[reportIncompatibleMethodOverride]
 
     def __init__(
         self, function: Callable[[Tensor], Tensor], factor: Tensor, batch_shape: torch.Size
@@ -102,9 +98,7 @@ class Pushforward(dist.TorchDistribution):
         size = function(factor.new_zeros(*batch_shape, factor.shape[-1])).shape[-1:]
         super().__init__(batch_shape, size, validate_args=False)
 
-    def rsample(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, sample_shape: torch.Size | tuple[int, ...] = ()
-    ) -> Tensor:
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Draw, differentiably, `(*sample_shape, *batch, n)`."""
         shape = (*sample_shape, *self.batch_shape, self.factor.shape[-1])
         noise = torch.randn(shape, dtype=self.factor.dtype, device=self.factor.device)

@@ -4,13 +4,9 @@ A state path is one `z` and a series one `y`, however long; every density is eva
 steps at once, and only drawing a path is a recursion.
 """
 
-# torch leaves part of its functions without types.
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
-# pyright: reportUnknownArgumentType=false
-
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 
 import pyro
@@ -35,7 +31,7 @@ class MarkovSequence(TorchDistribution):
     """
 
     has_rsample = True
-    arg_constraints: dict[str, constraints.Constraint] = {}  # pyright: ignore
+    arg_constraints: dict[str, constraints.Constraint] = {}  # pyright: ignore[reportIncompatibleMethodOverride]
     support = constraints.independent(constraints.real, 2)  # type: ignore[assignment]
 
     def __init__(
@@ -54,14 +50,12 @@ class MarkovSequence(TorchDistribution):
         event_shape = torch.Size((time, model.state_dim))
         super().__init__(batch_shape, event_shape, validate_args=False)
 
-    def expand(self, batch_shape: torch.Size, _instance: object = None) -> MarkovSequence:
+    def expand(self, batch_shape: Sequence[int], _instance: object = None) -> MarkovSequence:
         """Return the same distribution for more independent paths."""
         args = (self.model, self.time, self.u, self.dt, self.steps)
         return MarkovSequence(*args, batch_shape=torch.Size(batch_shape))
 
-    def rsample(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, sample_shape: torch.Size | tuple[int, ...] = ()
-    ) -> Tensor:
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Draw paths by ancestral sampling, `(*sample_shape, *batch, time, state)`."""
         shape = torch.Size(sample_shape) + self.batch_shape
         z = draw(self.model.initial().expand(shape))
@@ -71,9 +65,7 @@ class MarkovSequence(TorchDistribution):
             path.append(z)
         return torch.stack(path, dim=-2)
 
-    def sample(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, sample_shape: torch.Size | tuple[int, ...] = ()
-    ) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Draw paths without a gradient."""
         with torch.no_grad():
             return self.rsample(sample_shape)
@@ -119,7 +111,7 @@ class ObservedSequence(TorchDistribution):
         emission: One distribution with batch shape `(*batch, time)`, event shape `(obs,)`.
     """
 
-    arg_constraints: dict[str, constraints.Constraint] = {}  # pyright: ignore
+    arg_constraints: dict[str, constraints.Constraint] = {}  # pyright: ignore[reportIncompatibleMethodOverride]
     support = constraints.independent(constraints.real, 2)  # type: ignore[assignment]
 
     def __init__(self, emission: Distribution) -> None:
@@ -128,13 +120,11 @@ class ObservedSequence(TorchDistribution):
         event_shape = shape[-1:] + emission.event_shape
         super().__init__(shape[:-1], event_shape, validate_args=False)
 
-    def expand(self, batch_shape: torch.Size, _instance: object = None) -> ObservedSequence:
+    def expand(self, batch_shape: Sequence[int], _instance: object = None) -> ObservedSequence:
         """Return the same distribution for more independent series."""
         return ObservedSequence(self.emission.expand((*batch_shape, self.event_shape[0])))
 
-    def sample(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, sample_shape: torch.Size | tuple[int, ...] = ()
-    ) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Draw series, `(*sample_shape, *batch, time, obs)`."""
         return self.emission.sample(torch.Size(sample_shape))
 

@@ -1,9 +1,5 @@
 """What the verbs return: named tuples of tensors, with the labels of the user's frame if any."""
 
-# pandas leaves part of its functions without types.
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
-# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
-
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar

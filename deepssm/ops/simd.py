@@ -16,7 +16,7 @@ from numba.core.base import BaseContext
 from numba.core.datamodel import models
 from numba.core.datamodel.manager import DataModelManager
 from numba.core.typing.context import BaseContext as TypingContext
-from numba.core.typing.templates import Signature as Signature
+from numba.core.typing.templates import Signature
 from numba.extending import intrinsic, register_model
 
 from .arrays import SIMD_WIDTH

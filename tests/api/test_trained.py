@@ -27,8 +27,7 @@ from deepssm.inference import (
     SmoothingGuide,
     Unscented,
 )
-
-from .test_defaults import OwnParameter
+from tests.own_models import OwnParameter
 
 QUICK = SVI(steps=3, report_every=3)
 Y = torch.randn(24, 1, generator=torch.Generator().manual_seed(1))

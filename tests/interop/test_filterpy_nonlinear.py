@@ -25,7 +25,7 @@ from torch import Tensor
 
 import deepssm as ds
 from deepssm.interop.filterpy import from_filterpy, from_measurements
-from tests.interop.test_filterpy import _close, _filter, _measurements
+from tests.interop.filterpy_filters import assert_close, generic_filter, measurements
 
 DT = 0.1
 
@@ -84,21 +84,21 @@ def test_the_unscented_filter_is_the_same(points: Any, torches: bool) -> None:  
     kf = settle(UnscentedKalmanFilter(2, 2, DT, hx, fx, points))
     options: Any = {"transition": f, "emission": h} if torches else {}
     model, method = from_filterpy(kf, **options)
-    zs = _measurements(time=12)
+    zs = measurements(time=12)
     filtered = ds.filter(model, from_measurements(zs, 2), method=method)
     means, covs = run(kf, zs)
-    _close(filtered.mean, means)
-    _close(filtered.cov, covs)
+    assert_close(filtered.mean, means)
+    assert_close(filtered.cov, covs)
     smoothed = ds.smooth(model, from_measurements(zs, 2), method=method)
     expected, expected_cov, _ = kf.rts_smoother(means, covs)
-    _close(smoothed.mean, expected)
-    _close(smoothed.cov, expected_cov)
+    assert_close(smoothed.mean, expected)
+    assert_close(smoothed.cov, expected_cov)
 
 
 def test_time_steps_reach_the_filters_own_function() -> None:
     kf = settle(UnscentedKalmanFilter(2, 2, DT, hx, fx, POINTS[0]))
     model, method = from_filterpy(kf, update_first=True)
-    zs, dts = _measurements(time=8), np.linspace(0.05, 0.3, 8)
+    zs, dts = measurements(time=8), np.linspace(0.05, 0.3, 8)
     filtered = ds.filter(model, from_measurements(zs, 2), dt=torch.from_numpy(dts), method=method)
     means = []
     for t, z in enumerate(zs):
@@ -108,7 +108,7 @@ def test_time_steps_reach_the_filters_own_function() -> None:
             kf.sigmas_f = kf.points_fn.sigma_points(kf.x, kf.P)
         kf.update(z)
         means.append(kf.x.copy())
-    _close(filtered.mean, np.stack(means))
+    assert_close(filtered.mean, np.stack(means))
 
 
 class _Redrawing(CubatureKalmanFilter):
@@ -120,13 +120,13 @@ class _Redrawing(CubatureKalmanFilter):
 
 
 def test_the_cubature_filter_is_the_same_but_for_its_forgotten_noise() -> None:
-    zs = _measurements(column=True, time=12)
+    zs = measurements(column=True, time=12)
     kf = settle(_Redrawing(2, 2, DT, hx, fx), column=True)
     model, method = from_filterpy(kf)
     filtered = ds.filter(model, from_measurements(zs, 2), method=method)
     means, covs = run(kf, zs)
-    _close(filtered.mean, means)
-    _close(filtered.cov, covs)
+    assert_close(filtered.mean, means)
+    assert_close(filtered.cov, covs)
     plain, _ = run(settle(CubatureKalmanFilter(2, 2, DT, hx, fx), column=True), zs)
     assert np.abs(plain - means).max() > 1e-3
 
@@ -138,15 +138,15 @@ def test_the_extended_filter_is_the_same(column: bool) -> None:
     kf.F, kf.B = np.array([[1.0, DT], [-0.3, 0.9]]), np.array([[0.1], [0.4]])
     u = np.random.default_rng(3).normal(size=(12, 1))
     model, method = from_filterpy(kf, emission=h, u0=u[0])
-    zs = _measurements(column, time=12)
+    zs = measurements(column, time=12)
     filtered = ds.filter(model, from_measurements(zs, 2), torch.from_numpy(u), method=method)
     means = []
     for z, push in zip(zs, u, strict=True):
         kf.predict(push[:, None] if column else push)
         kf.update(z, _slope, hx)
         means.append(kf.x.ravel())
-    _close(filtered.mean, np.stack(means))
-    _close(filtered.cov[-1], kf.P)
+    assert_close(filtered.mean, np.stack(means))
+    assert_close(filtered.cov[-1], kf.P)
 
 
 def _slope(x: np.ndarray) -> np.ndarray:
@@ -166,17 +166,17 @@ def test_an_overridden_prediction_needs_its_function() -> None:
     with pytest.raises(ValueError, match="_Pendulum overrides `predict_x`.*`transition=f`"):
         from_filterpy(kf, emission=h)
     model, method = from_filterpy(kf, emission=h, transition=f)
-    zs = _measurements(time=12)
+    zs = measurements(time=12)
     filtered = ds.filter(model, from_measurements(zs, 2), method=method)
     means, covs = run(kf, zs, HJacobian=_slope, Hx=hx)
-    _close(filtered.mean, means)
-    _close(filtered.cov, covs)
+    assert_close(filtered.mean, means)
+    assert_close(filtered.cov, covs)
 
 
 @pytest.mark.parametrize("update_first", [False, True])
 def test_the_interacting_filters_are_the_same(update_first: bool) -> None:
     """Modes of different F, Q, R and start; inputs; the probabilities of the modes."""
-    filters = [_filter(inputs=1), _filter(inputs=1), _filter(inputs=1)]
+    filters = [generic_filter(inputs=1), generic_filter(inputs=1), generic_filter(inputs=1)]
     for i, kf in enumerate(filters):
         kf.F, kf.Q, kf.R = kf.F * (1 - 0.1 * i), kf.Q * (1 + i), kf.R * (1 + 0.5 * i)
         kf.x, kf.P = kf.x + 0.3 * i, kf.P * (1 + 0.2 * i)
@@ -194,9 +194,9 @@ def test_the_interacting_filters_are_the_same(update_first: bool) -> None:
         modes.append(imm.mu.copy())
         means.append(imm.x.copy())
         covs.append(imm.P.copy())
-    _close(filtered.mean[:, :3], np.stack(modes))
-    _close(filtered.mean[:, 3:], np.stack(means))
-    _close(filtered.cov[:, 3:, 3:], np.stack(covs))
+    assert_close(filtered.mean[:, :3], np.stack(modes))
+    assert_close(filtered.mean[:, 3:], np.stack(means))
+    assert_close(filtered.cov[:, 3:, 3:], np.stack(covs))
 
 
 def test_the_ensemble_filter_is_the_same_in_distribution() -> None:
@@ -228,14 +228,14 @@ def _seeded(method: Any, seed: int) -> Any:  # noqa: ANN401
 
 
 def test_the_square_root_filter_is_the_same() -> None:
-    plain, zs = _filter(), _measurements()
+    plain, zs = generic_filter(), measurements()
     root = SquareRootKalmanFilter(3, 2)
     root.x, root.F, root.H = plain.x, plain.F, plain.H
     root.P, root.Q, root.R = plain.P, plain.Q, plain.R
     filtered = ds.filter(from_filterpy(root), from_measurements(zs, 2))
     means, covs = run(root, zs)
-    _close(filtered.mean, means)
-    _close(filtered.cov, covs)
+    assert_close(filtered.mean, means)
+    assert_close(filtered.cov, covs)
 
 
 def test_functions_in_torch_let_constants_be_learnt() -> None:
@@ -273,8 +273,8 @@ def test_angles_are_named() -> None:
     zs = np.array([[3.1], [-3.1], [-3.0], [-3.05]])
     filtered = ds.filter(model, zs, method=method)
     means, covs = run(kf, list(zs))
-    _close(filtered.mean, means)
-    _close(filtered.cov, covs)
+    assert_close(filtered.mean, means)
+    assert_close(filtered.cov, covs)
 
 
 def test_what_cannot_move_is_named() -> None:

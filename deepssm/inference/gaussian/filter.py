@@ -13,7 +13,7 @@ from ...core.pyro_sites import seeded
 from ...core.results import Filtered, Forecast, Smoothed
 from ..simulation.ahead import drawn_forecast, last_seen, run_on, state_at
 from ..simulation.conditionals import Conditionals, bind, gaussian_start
-from . import steps as steps
+from . import steps
 from .linearized import Conditional, Linearized, Moments
 from .online import OnlineGaussian
 from .robust import Robust, gaussian_update

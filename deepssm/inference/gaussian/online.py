@@ -12,7 +12,7 @@ from ...core.model import Data, Series, StateSpaceModel
 from ..online.state import as_numbers, require_state
 from ..online.wrapping import checked_observation
 from ..simulation.conditionals import Conditionals, bind, gaussian_start
-from . import steps as steps
+from . import steps
 from .linearized import Linearized, Moments
 from .steps import Conditioned, Predicted
 

@@ -13,7 +13,7 @@ from torch.distributions import Distribution, Independent, MultivariateNormal
 from ...core.gaussian import mvn
 from ...core.guides import FilteringGuide
 from ...core.model import Series, StateSpaceModel
-from ..gaussian import steps as steps
+from ..gaussian import steps
 from ..gaussian.filter import GaussianFilter
 from ..gaussian.methods import Extended
 from ..simulation.conditionals import Conditionals

@@ -232,7 +232,8 @@ class SwitchingDistribution(Distribution):
         factor: Lower-triangular, `(*axes, modes, n, n)`.
     """
 
-    arg_constraints: dict[str, constraints.Constraint] = {}
+    # torch declares a property and its own distributions set a plain dict, as here.
+    arg_constraints: dict[str, constraints.Constraint] = {}  # pyright: ignore[reportIncompatibleMethodOverride]
 
     def __init__(self, logits: Tensor, mean: Tensor, factor: Tensor) -> None:
         axes = torch.broadcast_shapes(logits.shape[:-1], mean.shape[:-2], factor.shape[:-3])
@@ -264,7 +265,9 @@ class SwitchingDistribution(Distribution):
         """Diagonal of the covariance."""
         return self.covariance_matrix.diagonal(dim1=-2, dim2=-1)
 
-    def expand(self, batch_shape: torch.Size, _instance: object = None) -> SwitchingDistribution:
+    def expand(
+        self, batch_shape: Sequence[int], _instance: object = None
+    ) -> SwitchingDistribution:
         """Return the same distribution with more leading axes."""
         shape = tuple(batch_shape)
         return SwitchingDistribution(
@@ -273,7 +276,7 @@ class SwitchingDistribution(Distribution):
             self.factor.expand(*shape, *self.factor.shape[-3:]),
         )
 
-    def sample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Draw modes and states, `(*sample_shape, *axes, modes + n)`."""
         with torch.no_grad():
             mode = Categorical(logits=self.logits, validate_args=False).sample(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, constraints
@@ -16,7 +18,8 @@ class SymbolDistribution(Distribution):
         logits: `(*axes, categories)`.
     """
 
-    arg_constraints: dict[str, constraints.Constraint] = {}
+    # torch declares a property and its own distributions set a plain dict, as here.
+    arg_constraints: dict[str, constraints.Constraint] = {}  # pyright: ignore[reportIncompatibleMethodOverride]
 
     def __init__(self, logits: Tensor) -> None:
         self.base = Categorical(logits=logits, validate_args=False)
@@ -33,7 +36,7 @@ class SymbolDistribution(Distribution):
         gap = self._values() - self.mean
         return (self.base.probs * gap.square()).sum(-1, keepdim=True)
 
-    def sample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Draw numbers, `(*sample_shape, *axes, 1)`."""
         return self.base.sample(torch.Size(sample_shape))[..., None].to(self.base.probs.dtype)
 

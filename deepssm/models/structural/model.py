@@ -272,7 +272,7 @@ def _scale_of(y: Tensor, axes: int) -> Tensor:
 
 def _start_at(module: Structural, name: str, value: Tensor) -> None:
     """Set a learnt, not frozen parameter; leave fixed ones and priors alone."""
-    if name not in module._pyro_params:
+    if name not in module._pyro_params:  # pyright: ignore[reportPrivateUsage]  # Pyro's only door
         return
     unconstrained = getattr(module, f"{name}_unconstrained")
     if unconstrained.requires_grad:

@@ -18,7 +18,8 @@ from deepssm.inference.estimation.variational_em import VariationalEM
 from deepssm.models.discrete.switching import SwitchingLinearGaussian
 from deepssm.models.gaussian.linear_gaussian import LinearGaussian
 from tests import oracles
-from tests.inference.discrete.test_switching import (
+from tests.nonlinear_models import NAN, case_4, matrix
+from tests.switching_models import (
     data,
     drawn,
     exact,
@@ -26,7 +27,6 @@ from tests.inference.discrete.test_switching import (
     random_mode,
     two_modes,
 )
-from tests.nonlinear_models import NAN, case_4, matrix
 
 
 def gappy(model: SwitchingLinearGaussian, time: int, seed: int) -> Tensor:

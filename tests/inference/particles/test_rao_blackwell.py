@@ -9,8 +9,8 @@ import torch
 from deepssm.core.model import Series
 from deepssm.inference.discrete.switching import Switching
 from deepssm.inference.particles.rao_blackwell import RaoBlackwellised
-from tests.inference.discrete.test_switching import data, drawn, exact, two_modes
 from tests.nonlinear_models import NAN, case_4
+from tests.switching_models import data, drawn, exact, two_modes
 
 
 def test_the_likelihood_is_unbiased() -> None:

@@ -11,8 +11,7 @@ from functools import cache
 
 from ....ops import small_matrices
 from ....ops.arrays import Batch, Matrix, Space, Vector, Whole
-from ..cpu.scalar import score as score
-from ..cpu.scalar import update as update
+from ..cpu.scalar import score, update
 from .filter import loading_step
 from .steps import Kernel, cuda, device, float64, int64, loading, loading_vectors, ported
 

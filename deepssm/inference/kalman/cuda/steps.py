@@ -20,7 +20,7 @@ from ....ops import small_matrices
 from ....ops.arrays import Batch, Matrix, Vector
 from ....ops.small_matrices import EPS, HALF_LOG_2PI
 from ..cpu.scalar import predict as steps
-from ..cpu.scalar import update as update
+from ..cpu.scalar import update
 
 
 def _target() -> Any:  # noqa: ANN401
