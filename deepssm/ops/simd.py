@@ -244,7 +244,6 @@ sub = _operation(2, lambda b, x, y: b.fsub(x, y, flags=_FLAGS))
 mul = _operation(2, lambda b, x, y: b.fmul(x, y, flags=_FLAGS))
 div = _operation(2, lambda b, x, y: b.fdiv(x, y, flags=_FLAGS))
 root = _operation(1, lambda b, x: _call(b, "llvm.sqrt", x))
-size = _operation(1, lambda b, x: _call(b, "llvm.fabs", x))
 # `x y + z` and `z - x y`.
 add_product = _operation(3, lambda b, x, y, z: b.fadd(b.fmul(x, y, flags=_FLAGS), z, flags=_FLAGS))
 sub_product = _operation(3, lambda b, x, y, z: b.fsub(z, b.fmul(x, y, flags=_FLAGS), flags=_FLAGS))
