@@ -21,7 +21,8 @@ def require_model(model: object) -> None:
     """
     if not isinstance(model, StateSpaceModel):
         raise ValueError(
-            f"`model` must be a model, got {what_is(model)}. Build one: `ds.models.LocalLevel()`."
+            f"`model` must be a model, got {what_is(model)}. Build one: `ds.models.LocalLevel()`, "
+            "or derive your own from `ds.StateSpaceModel`."
         )
 
 
@@ -36,8 +37,8 @@ def positive(name: str, value: int) -> int:
     return int(value)
 
 
-def infers(method: object) -> InferenceMethod:
-    """Return `method`, which can infer states.
+def infers(method: object, name: str = "method") -> InferenceMethod:
+    """Return `method`, which can infer states; `name` is what the caller calls it.
 
     Raises:
         ValueError: It cannot.
@@ -45,7 +46,7 @@ def infers(method: object) -> InferenceMethod:
     # By the class, whose answer Python remembers; the instance would be asked anew each time.
     if not issubclass(type(method), InferenceMethod):
         raise ValueError(
-            f"`method` must infer states, as `ds.inference.Kalman()` does, got {what_is(method)}."
+            f"`{name}` must infer states, as `ds.inference.Kalman()` does, got {what_is(method)}."
         )
     return cast(InferenceMethod, method)
 

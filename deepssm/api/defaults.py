@@ -23,6 +23,7 @@ from ..core.methods import (
     trained_method,
 )
 from ..core.model import StateSpaceModel
+from .arguments import infers
 
 
 def default_method(model: StateSpaceModel) -> InferenceMethod:
@@ -68,7 +69,10 @@ def completed(learner: LearningMethod, model: StateSpaceModel) -> LearningMethod
         learner: Any learner.
         model: The model that it will learn.
     """
-    if not isinstance(learner, TakesInference) or learner.inference is not None:
+    if not isinstance(learner, TakesInference):
+        return learner
+    if learner.inference is not None:
+        infers(learner.inference, "inference")
         return learner
     if not is_dataclass(learner):
         return learner

@@ -81,5 +81,8 @@ def _check(found: PosteriorLaw, model: StateSpaceModel, series: Series) -> None:
     got = f"event shape {tuple(found.event_shape)} and batch shape {tuple(found.batch_shape)}"
     fix = f"build it from parameters of shape {(*batch, *event)}, `(*batch, time, state)`"
     if tuple(found.batch_shape) + tuple(found.event_shape) == (*batch, *event):
-        fix = f"wrap it as `Independent(distribution, {2 - len(found.event_shape)})`"
+        missing = 2 - len(found.event_shape)
+        fix = f"wrap it as `Independent(distribution, {missing})`"
+        if missing < 0:
+            fix = f"leave the first {-missing} of its event axes to the batch shape"
     raise ValueError(f"`guide` must return {wanted}, got {got}: {fix}.")

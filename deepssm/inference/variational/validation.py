@@ -44,6 +44,11 @@ def check_guide(model: StateSpaceModel, guide: Guide) -> nn.Module:
     Raises:
         ValueError: It is no module, or its sizes, dtype or device differ from the model's.
     """
+    if isinstance(guide, type):
+        raise ValueError(
+            f"`guide` must be a guide, got the class {guide.__name__}: pass "
+            f"`{guide.__name__}(...)`."
+        )
     if not isinstance(guide, nn.Module):
         raise ValueError(
             f"`guide` must be an `nn.Module`, whose parameters are trained, got "

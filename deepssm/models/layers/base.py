@@ -30,7 +30,8 @@ class SequenceLayer(nn.Module):
     - cutting a sequence in pieces and handing the state on gives the outputs of the whole;
     - the state is a tensor, or a tuple of states, and its size does not matter to anyone else;
     - any number of batch axes, none included, and one step at a time;
-    - a missing input (`mask`) counts as zero: `entering(self, u, mask)` sees to it and to shapes;
+    - a missing input (`mask`) leaves no number of its own: layers here take zero in its place, as
+      `entering(self, u, mask)` does, which checks shapes too;
     - `dt` and `rate` stretch time, or are refused: `baselines.refuse_steps(self, dt, rate)`.
 
     Where a whole sequence can be had cheaper than by its state, `forward` may be defined too; a
@@ -86,7 +87,10 @@ class SequenceLayer(nn.Module):
             rate: Factor on every step.
             mask: False where the input is missing.
         """
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"{type(self).__name__} does not define `run(self, u, state, *, dt, rate, mask)`: "
+            "return the outputs, `(*batch, time, features)`, and the state after them."
+        )
 
     def stepper(self, dt: Tensor | float | None = None, rate: float = 1.0) -> Step:
         """Return a function that takes one input at a time, with equal steps.
@@ -116,7 +120,9 @@ class StructuredLayer(SequenceLayer):
 
     def system(self) -> LinearSystem:
         """Return the linear system, whose nominal step is 1."""
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"{type(self).__name__} does not define `system(self)`: return its `LinearSystem`."
+        )
 
     def forward(
         self,
