@@ -5,8 +5,8 @@ Both go by what a model can do (`core/abilities.py`), never by its class.
 
 from __future__ import annotations
 
-from dataclasses import is_dataclass, replace
-from typing import Any, cast
+from dataclasses import replace
+from typing import cast
 
 from ..core.abilities import (
     ClosedFormEM,
@@ -74,10 +74,8 @@ def completed(learner: LearningMethod, model: StateSpaceModel) -> LearningMethod
     if learner.inference is not None:
         infers(learner.inference, "inference")
         return learner
-    if not is_dataclass(learner):
-        return learner
     inference = _by_ability(model) or _untrained()
-    return cast(LearningMethod, replace(cast(Any, learner), inference=inference))
+    return cast(LearningMethod, replace(learner, inference=inference))
 
 
 def _by_ability(model: StateSpaceModel) -> InferenceMethod | None:

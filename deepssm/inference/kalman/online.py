@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...core.abilities import LinearGaussianModel
+from ...core.abilities import LinearGaussianModel, is_linear_gaussian
 from ...core.gaussian import psd_factor
 from ...core.model import (
     Data,
@@ -197,7 +197,7 @@ class OnlineKalman:
     def _parameters(self, dt: float | None, u: Data | None) -> LinearParameters:
         """Parameters of one step: entry 1 of a series of two, since entry 0 has no transition."""
         model, size = self._model, self._model.input_dim
-        if not isinstance(model, LinearGaussianModel):
+        if not is_linear_gaussian(model):
             raise ValueError(
                 f"`Kalman` needs a linear-Gaussian model, got {type(model).__name__}."
             )
