@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..core.abilities import LinearGaussianModel
+from ..core.abilities import LinearGaussianModel, ReadsEarlierObservations
 from ..core.methods import InferenceMethod, UsesGuide, UsesParticles
 from ..core.model import Series, StateSpaceModel
 from ..core.pyro_sites import completed, seeded
@@ -101,6 +101,7 @@ def complete_draws(
     from ..inference.guides.linearized_guide import LinearizedGuide
     from ..inference.guides.smoothing_guide import has_real_values
     from ..inference.kalman.noises import completed_observations
+    from ..inference.simulation.simulate import observations_in_turn
 
     if model.reads_past:
         with seeded(generator):
@@ -113,5 +114,8 @@ def complete_draws(
     if isinstance(model, LinearGaussianModel):
         emission = model.linear_parameters(series.u, series.dt).emission
         return z, completed_observations(emission, z, series.y, generator)
+    if isinstance(model, ReadsEarlierObservations) and model.lags:
+        past = z.new_zeros(*z.shape[:-2], model.lags, model.obs_dim)
+        return z, observations_in_turn(model, z, series.u, past, generator, series.y)
     with seeded(generator):
         return z, completed(model.emission(z, series.u), series.y)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from numbers import Integral
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -210,7 +211,9 @@ def simulate(
 
     if not isinstance(time, Integral) or time < 0:
         raise ValueError(f"`time` must be a whole number of steps, 0 or more, got {time!r}.")
-    empty = torch.full((time, model.obs_dim), torch.nan, dtype=model.dtype, device=model.device)
+    batch = dt.shape[:-1] if isinstance(dt, np.ndarray | Tensor) else ()
+    shape = (*batch, time, model.obs_dim)
+    empty = torch.full(shape, torch.nan, dtype=model.dtype, device=model.device)
     series = as_series(model, empty, u, dt=dt)
     lead = tuple(num_samples) if isinstance(num_samples, Iterable) else (int(num_samples),)
     return draw(model, series, lead, generator)
