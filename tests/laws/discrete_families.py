@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -124,7 +125,7 @@ def _mode(draw: Draw, sizes: Sizes) -> LinearGaussian:
     )  # fmt: skip
 
 
-def _switching(order: int, modes: int | None = None) -> Callable[[Sizes, int], Problem]:
+def _switching(order: Literal[1, 2], modes: int | None = None) -> Callable[[Sizes, int], Problem]:
     def draw_problem(sizes: Sizes, seed: int) -> Problem:
         draw = Draw(seed)
         count = modes or draw.whole(2, 3)

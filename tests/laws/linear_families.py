@@ -98,12 +98,8 @@ def _kinematic(sizes: Sizes, seed: int) -> Problem:
     """Continuous time, irregular steps, proper starts."""
     draw = Draw(seed)
     v = [float(x) for x in draw.uniform(0.2, 2.0, 3)]
-    kinds = (
-        lambda: ds.models.Matern(1.5, sizes.obs, variance=v[0], length_scale=v[1], noise_variance=v[2]),
-        lambda: ds.models.Matern(2.5, sizes.obs, variance=v[0], length_scale=v[1], noise_variance=v[2]),
-        lambda: ds.models.OrnsteinUhlenbeck(sizes.obs, variance=v[0], length_scale=v[1], noise_variance=v[2]),
-    )  # fmt: skip
-    model = kinds[draw.whole(0, 2)]()
+    given = {"variance": v[0], "length_scale": v[1], "noise_variance": v[2]}
+    model = ds.models.Matern((0.5, 1.5, 2.5)[draw.whole(0, 2)], sizes.obs, **given)
     dt = draw.uniform(0.1, 2.0, *sizes.batch, sizes.time)
     return Problem(model, _data(sizes, draw, sizes.obs), dt=dt, seed=seed)
 

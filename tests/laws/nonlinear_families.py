@@ -50,6 +50,16 @@ def bent(sizes: Sizes, seed: int, method: InferenceMethod | None = None) -> Prob
     return Problem(model, y, draw.normal(*batch, time, m) if m else None, None, method, seed)
 
 
+def _deep(sizes: Sizes, seed: int) -> Problem:
+    """A neural model with the weights it starts from."""
+    draw, (time, n, p, m, batch, gaps) = Draw(seed), sizes
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = ds.models.DeepMarkov(p, n, input_dim=m, hidden=4).double()
+    y = with_gaps(draw.normal(*batch, time, p), gaps, draw.g)
+    return Problem(model, y, draw.normal(*batch, time, m) if m else None, None, Unscented(), seed)
+
+
 def _family(name: str, method: InferenceMethod) -> Family:
     return Family(name, lambda sizes, seed: bent(sizes, seed, method), longest=4)
 
@@ -65,5 +75,7 @@ HUBER = _family("huber", Extended(robust=Huber()))
 POSTERIOR = _family("posterior", PosteriorLinearization())
 PARTICLES = _family("particles", Particle(30))
 
+DEEP = Family("deep", _deep, longest=4)
+
 POINTS = (EXTENDED, ITERATED, UNSCENTED, SIMPLEX, CUBATURE, HERMITE)
-GAUSSIAN = (*POINTS, GATED, HUBER)
+GAUSSIAN = (*POINTS, DEEP, GATED, HUBER)

@@ -138,13 +138,17 @@ class Family(NamedTuple):
 
     Attributes:
         name: For the name of a test.
-        draw: Builds a problem of given sizes from a seed.
+        build: Builds a problem of given sizes from a seed.
         longest: Number of steps up to which problems are drawn.
     """
 
     name: str
-    draw: Callable[[Sizes, int], Problem]
+    build: Callable[[Sizes, int], Problem]
     longest: int = 8
+
+    def draw(self, sizes: Sizes, seed: int) -> Problem:
+        """Return a problem of given sizes."""
+        return self.build(sizes, seed)
 
 
 def _cut(parameters: LinearParameters, first: int, stop: int | None) -> LinearParameters:

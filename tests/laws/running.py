@@ -1,21 +1,42 @@
-"""How a law is tried: a few random problems in every run, two thousand by `-m laws`."""
+"""How a law is tried: on a few random problems in every run, on two thousand by `-m laws`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from .problems import Family, Problem, Sizes
+from .problems import Sizes
 
-FEW, MANY = 4, 2000
-Check = Callable[[Problem], None]
+FEW = 4
+P = TypeVar("P", covariant=True)
+Q = TypeVar("Q")
 
 
-def law(families: Sequence[Family], few: int = FEW) -> Callable[[Check], Callable[..., None]]:
+class Family(Protocol[P]):
+    """Where problems of one kind come from."""
+
+    @property
+    def name(self) -> str:
+        """For the name of a test."""
+        ...
+
+    @property
+    def longest(self) -> int:
+        """Most steps of a series."""
+        ...
+
+    def draw(self, sizes: Sizes, seed: int) -> P:
+        """Build a problem of given sizes from a seed."""
+        ...
+
+
+def law(
+    families: Sequence[Family[Q]], few: int = FEW
+) -> Callable[[Callable[[Q], None]], Callable[..., None]]:
     """Turn `check(problem)` into a test of every family.
 
     Args:
@@ -23,13 +44,14 @@ def law(families: Sequence[Family], few: int = FEW) -> Callable[[Check], Callabl
         few: Number of problems in an ordinary run; always the same ones.
     """
 
-    def decorate(check: Check) -> Callable[..., None]:
+    def decorate(check: Callable[[Q], None]) -> Callable[..., None]:
         @pytest.mark.parametrize(
-            "problems", [few, pytest.param(MANY, marks=pytest.mark.laws)], ids=str
+            "long", [False, pytest.param(True, marks=pytest.mark.laws)], ids=["few", "many"]
         )
         @pytest.mark.parametrize("family", families, ids=lambda family: family.name)
-        def test(family: Family, problems: int) -> None:
-            _try(check, family, problems)
+        def test(family: Family[Q], long: bool, request: pytest.FixtureRequest) -> None:
+            many = int(str(request.config.getoption("--law-problems")))
+            _try(check, family, many if long else few, fixed=not long)
 
         test.__doc__, test.__name__ = check.__doc__, check.__name__
         return test
@@ -37,14 +59,14 @@ def law(families: Sequence[Family], few: int = FEW) -> Callable[[Check], Callabl
     return decorate
 
 
-def _try(check: Check, family: Family, problems: int) -> None:
+def _try(check: Callable[[Q], None], family: Family[Q], problems: int, *, fixed: bool) -> None:
     @settings(
         max_examples=problems,
-        derandomize=problems < MANY,
+        derandomize=fixed,
         database=None,
         deadline=None,
         phases=[Phase.generate, Phase.shrink],
-        suppress_health_check=list(HealthCheck),
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     )
     @given(sizes=_sizes(family), seed=st.integers(0, 2**31 - 1))
     def once(sizes: Sizes, seed: int) -> None:
@@ -53,7 +75,7 @@ def _try(check: Check, family: Family, problems: int) -> None:
     once()
 
 
-def _sizes(family: Family) -> Any:  # noqa: ANN401
+def _sizes(family: Family[Any]) -> Any:  # noqa: ANN401
     """Sizes that hypothesis can shrink; the numbers of a model come from the seed."""
     return st.builds(
         Sizes,

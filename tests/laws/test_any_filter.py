@@ -13,12 +13,12 @@ from deepssm.inference import Switching
 from .comparing import close, indices
 from .discrete_families import MARKOV, SWITCHING
 from .linear_families import CONSTANT, FACTORS, KINEMATIC, LINEAR, PROPER, SINGULAR, STRUCTURAL
-from .nonlinear_families import GAUSSIAN, PARTICLES, POSTERIOR
+from .nonlinear_families import GAUSSIAN, PARTICLES
 from .problems import Problem
 from .running import law
 
 FILTERS = (*LINEAR, *GAUSSIAN, *MARKOV, *SWITCHING)
-SMOOTHERS = (*LINEAR, *GAUSSIAN, *MARKOV, POSTERIOR)  # `Switching` smooths by draws
+SMOOTHERS = (*LINEAR, *GAUSSIAN, *MARKOV)  # `Switching` smooths by draws
 
 
 @law(SMOOTHERS)
