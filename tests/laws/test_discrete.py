@@ -12,7 +12,6 @@ import deepssm as ds
 from deepssm.api.validation import as_series
 from deepssm.inference import BaumWelch, ForwardBackward, Kalman, Switching
 from deepssm.models import BernoulliStates, HiddenMarkov, SwitchingLinearGaussian
-
 from tests import oracles, switching_models
 
 from .comparing import close

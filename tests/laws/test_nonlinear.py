@@ -113,7 +113,7 @@ def test_particles_find_the_first_step(problem: Problem) -> None:
 
 @law((POSTERIOR,), few=2)
 def test_a_batch_stops_together(problem: Problem) -> None:
-    """An iterated smoother goes on until the last series of a batch stays: equal to its tolerance."""
+    """An iterated smoother goes on until the last series stays: equal to its tolerance."""
     together = problem.smooth()
     for index in indices(problem.y.shape[:-2]):
         alone = problem.series(index).smooth()

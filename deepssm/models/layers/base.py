@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...linear import LinearSystem
+from ...linear.stepping import stepper
 
 State: TypeAlias = "Tensor | tuple[State, ...]"
 """What a layer remembers between pieces of a sequence."""
@@ -154,15 +155,16 @@ class StructuredLayer(SequenceLayer):
 
     def stepper(self, dt: Tensor | float | None = None, rate: float = 1.0) -> Step:
         """Return a function that takes one input at a time; it discretizes once, here."""
-        system = self.system()
-        if system.rule is not None:
-            system = system.discretized(dt, rate)
-        return partial(self._step, system)
+        advance, channels = stepper(self.system(), dt, rate), self.channels
 
-    def _step(self, system: LinearSystem, u: Tensor, state: State | None) -> tuple[Tensor, State]:
-        u = u[..., None, :]
-        y, last = system.run(self._enter(u), tensor(state))
-        return self._leave(y, u)[..., 0, :], last
+        def step(u: Tensor, state: State | None) -> tuple[Tensor, State]:
+            if channels:
+                y, last = advance(u[..., None], tensor(state))
+                return torch.addcmul(y[..., 0], self.D, u), last
+            y, last = advance(u, tensor(state))
+            return torch.addcmul(y, self.D, u), last
+
+        return step
 
     def _enter(self, u: Tensor) -> Tensor:
         return u.mT[..., None] if self.channels else u
