@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from ...core.diffuse import Diffuse, combined
 from ...core.model import LinearParameters
 from ...core.results import Filtered, Smoothed
-from .conditioning import Answer, conditioning_check
+from .conditioning import Answer, cancels, conditioning_check
 from .cpu import moments
 from .cpu.problem import Pass, Problem, prepare
 from .cpu.run import Backward, run_smoother
@@ -26,7 +28,7 @@ def filtered(parameters: LinearParameters, y: Tensor) -> Filtered:
     answer, result = moments.filtered(problem)
     found = Filtered(
         *(_restore(x, problem, y) for x in answer),
-        ill_conditioned=_ill_conditioned(parameters, y, problem, result, answer),
+        ill_conditioned=_ill_conditioned(parameters, y, problem, result, answer, _filter_again),
     )
     if problem.sizes.k:
         now, before = moments.diffuse_parts(problem, result)
@@ -40,12 +42,13 @@ def smoothed(parameters: LinearParameters, y: Tensor) -> Smoothed:
     problem = prepare(parameters, y)
     result, found = run_smoother(problem)
     mean, cov, cross, diffuse = _smooth_moments(problem, result, found)
+    moved = Answer(mean, cov, mean, cov, torch.from_numpy(result.log_likelihood))
     answer = Smoothed(
         mean=_restore(mean, problem, y),
         cov=_restore(cov, problem, y),
         cross_cov=_restore(cross, problem, y),
         log_likelihood=_restore(torch.from_numpy(result.log_likelihood), problem, y),
-        ill_conditioned=_ill_conditioned(parameters, y, problem, result),
+        ill_conditioned=_ill_conditioned(parameters, y, problem, result, moved, _smooth_again),
     )
     answer.diffuse = _restore_diffuse(diffuse, problem, y)
     return answer
@@ -62,14 +65,28 @@ def _ill_conditioned(
     y: Tensor,
     problem: Problem,
     result: Pass,
-    answer: Answer | None = None,
+    answer: Answer,
+    again: Callable[[LinearParameters, Tensor], Answer],
 ) -> Tensor:
-    def again(parameters: LinearParameters, y: Tensor) -> Answer:
-        return moments.filtered(prepare(parameters, y))[0]
-
     bad, worst = _certainly_bad(problem, result), torch.from_numpy(result.worst)
-    bad = conditioning_check(bad, worst, parameters, y, again, answer)
+    suspicious = None
+    if max(problem.sizes.n, problem.sizes.p) > 1 and problem.sizes.time and problem.sizes.series:
+        A, _, LQ, C, _, R = problem.params
+        covs = answer.cov.numpy(), answer.predicted_cov.numpy()
+        suspicious = torch.from_numpy(cancels((A, LQ), (C, R), *covs))
+    bad = conditioning_check(bad, worst, parameters, y, again, answer, suspicious)
     return bad.reshape(problem.batch).to(y.device)
+
+
+def _filter_again(parameters: LinearParameters, y: Tensor) -> Answer:
+    return moments.filtered(prepare(parameters, y))[0]
+
+
+def _smooth_again(parameters: LinearParameters, y: Tensor) -> Answer:
+    problem = prepare(parameters, y)
+    result, found = run_smoother(problem)
+    mean, cov, _, _ = _smooth_moments(problem, result, found)
+    return Answer(mean, cov, mean, cov, torch.from_numpy(result.log_likelihood))
 
 
 def _smooth_moments(
