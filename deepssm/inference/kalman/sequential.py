@@ -72,8 +72,7 @@ def _ill_conditioned(
     suspicious = None
     if max(problem.sizes.n, problem.sizes.p) > 1 and problem.sizes.time and problem.sizes.series:
         A, _, LQ, C, _, R = problem.params
-        covs = answer.cov.numpy(), answer.predicted_cov.numpy()
-        suspicious = torch.from_numpy(cancels((A, LQ), (C, R), *covs))
+        suspicious = torch.from_numpy(cancels((A, LQ), (C, R), answer))
     bad = conditioning_check(bad, worst, parameters, y, again, answer, suspicious)
     return bad.reshape(problem.batch).to(y.device)
 
