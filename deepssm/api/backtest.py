@@ -161,8 +161,10 @@ def _slice(series: Series, begin: int, end: int) -> Series:
 
 def _stack(forecasts: list[Forecast]) -> Forecast:
     draws = [forecast.samples for forecast in forecasts]
-    return Forecast(
+    result = Forecast(
         torch.stack([forecast.mean for forecast in forecasts]),
         torch.stack([forecast.cov for forecast in forecasts]),
         None if None in draws else torch.stack(cast("list[Tensor]", draws), dim=1),
     )
+    result.gaussian = all(forecast.gaussian for forecast in forecasts)
+    return result

@@ -80,7 +80,8 @@ def run_again(
         def draw(inference: InferenceMethod, count: int) -> tuple[Tensor, ...]:
             z, y = complete_draws(model, series, inference, count, generator)
             with seeded(generator):
-                return _rerun(model, series, other, z, y)
+                found = _rerun(model, series, other, z, y)
+            return _without_open(model, series, other, inference, found)
 
         return Simulated(*drawn_with_parameters(method, draw, num_samples))
 
@@ -131,6 +132,27 @@ def _rerun(model: StateSpaceModel, was: Series, now: Series, z: Tensor, y: Tenso
     return Simulated(
         states, _with_same_noise(model.emission(z, was.u), model.emission(states, now.u), y)
     )
+
+
+def _without_open(
+    model: StateSpaceModel,
+    was: Series,
+    now: Series,
+    method: InferenceMethod,
+    found: Simulated,
+) -> Simulated:
+    """Return the draws with NaN where they hang on what the data leave open of a flat start."""
+    if not isinstance(model, LinearGaussianModel):
+        return found
+    before, after = (model.linear_parameters(series.u, series.dt) for series in (was, now))
+    diffuse = None if before.initial.diffuse is None else method.smooth(model, was).diffuse
+    if diffuse is None:
+        return found
+    from ..inference.kalman.noises import undetermined_by_noises
+
+    masks = undetermined_by_noises(before, after, diffuse.factor, was.y)
+    z, y = (torch.where(mask, torch.nan, x) for mask, x in zip(masks, found, strict=True))
+    return Simulated(z, y)
 
 
 def _with_same_noise(was: Distribution, now: Distribution, y: Tensor) -> Tensor:

@@ -121,7 +121,9 @@ def _in_order(parts: list[Forecast], order: Tensor, batch: torch.Size) -> Foreca
     fields = [
         joined(values, axis) for values, axis in zip(zip(*parts, strict=True), axes, strict=True)
     ]
-    return Forecast(*fields)  # type: ignore[arg-type]
+    result = Forecast(*fields)  # type: ignore[arg-type]
+    result.gaussian = all(part.gaussian for part in parts)
+    return result
 
 
 def future_labels(labels: Labels, horizon: int) -> pd.Index | None:

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from ..core.abilities import ReadsNoiseVariances
 from ..core.autoregressive import with_autoregressive_input
 from ..core.methods import InferenceMethod, TakesEmptySeries
 from ..core.model import Data, Series, StateSpaceModel
@@ -198,9 +199,28 @@ def _inputs(model: StateSpaceModel, u: Data | None, y: Tensor) -> Tensor | None:
         raise ValueError(
             f"`u` must end in `(time, input) = {(y.shape[-2], size)}`, got {tuple(values.shape)}."
         )
+    if isinstance(model, ReadsNoiseVariances):
+        values = _noise_variances(values, y, model.noise_columns)
     if not bool(values.isfinite().all()):
         raise ValueError("`u` must be finite: inputs are known. Fill its NaN before the call.")
     return values
+
+
+def _noise_variances(u: Tensor, y: Tensor, columns: slice) -> Tensor:
+    """Return the inputs with noise variances of 0 where nothing was observed and none is given."""
+    variance = u[..., columns]
+    if bool((variance < 0).any()):
+        raise ValueError(
+            f"`u` must hold variances in its last {variance.shape[-1]} column(s), finite and not "
+            f"negative, got {float(variance.min()):g}. Square standard deviations."
+        )
+    if bool((variance.isnan() & ~y.isnan()).any()):
+        raise ValueError(
+            f"`u` must hold the variance of every reading in its last {variance.shape[-1]} "
+            "column(s): some component of `y` is there whose variance is NaN."
+        )
+    known = torch.where(variance.isnan(), torch.zeros_like(variance), variance)
+    return torch.cat([u[..., : columns.start], known], -1)
 
 
 def truncated(y: Tensor, lengths: Data) -> Tensor:

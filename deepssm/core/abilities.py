@@ -69,6 +69,16 @@ class ConditionallyLinear(Protocol):
 
 
 @runtime_checkable
+class ReadsNoiseVariances(Protocol):
+    """A model some of whose inputs are the noise variances of the observations of their step."""
+
+    @property
+    def noise_columns(self) -> slice:
+        """Which columns of `u` they are, one for each component of `y`."""
+        ...
+
+
+@runtime_checkable
 class HasMatrices(Protocol):
     """A linear-Gaussian model with matrices by name, which `ExpectationMaximization` sets.
 

@@ -46,7 +46,7 @@ class GaussianFilter(ABC):
     def filter(self, model: StateSpaceModel, series: Series) -> Filtered:
         """Return `p(z_t | y_{1:t})` and `p(z_t | y_{1:t-1})`, Gaussian approximations."""
         forward = self._pass(model, series, joint=False)
-        return Filtered(
+        result = Filtered(
             steps.over_time(forward.mean),
             steps.over_time_cov(forward.factor),
             steps.over_time([p.mean for p in forward.predicted]),
@@ -54,12 +54,16 @@ class GaussianFilter(ABC):
             _log_likelihood(forward),
             _ill_conditioned(forward),
         )
+        result.trust = self._trusted(forward)
+        return result
 
     def smooth(self, model: StateSpaceModel, series: Series) -> Smoothed:
         """Return `p(z_t | y_{1:T})`, Gaussian approximations, with lag-one covariances."""
         forward = self._pass(model, series, joint=True)
         moments = steps.smooth(forward)
-        return Smoothed(*moments, _log_likelihood(forward), _ill_conditioned(forward))
+        result = Smoothed(*moments, _log_likelihood(forward), _ill_conditioned(forward))
+        result.trust = self._trusted(forward)
+        return result
 
     def log_likelihood(self, model: StateSpaceModel, series: Series) -> Tensor:
         """Return the Gaussian `log p(y_t | y_{1:t-1})` in nats, `(*batch, time)`.
@@ -124,6 +128,10 @@ class GaussianFilter(ABC):
         1 is in full, 0 is rejected by a gate, NaN is missing. Without `robust` all is trusted.
         """
         return torch.stack(self._pass(model, series, joint=False).trust, -2)
+
+    def _trusted(self, forward: Passed) -> Tensor | None:
+        """What a robust method made of each observation, for the results."""
+        return None if self.robust is None else torch.stack(forward.trust, -2)
 
     def online(self, model: StateSpaceModel) -> OnlineGaussian:
         """Return a filter at the model's start that takes one observation at a time."""

@@ -76,10 +76,9 @@ def proper_scores(parameters: LinearParameters, y: Tensor, scores: Scores) -> Sc
     start = parameters.initial
     if start.diffuse is None:
         return scores
-    spread = spread_along(
-        start.diffuse.detach().double(), parameters.transition.cov.detach().double()
-    )
-    finite = start._replace(cov=start.cov.detach().double() + spread, diffuse=None)
+    cov = start.cov.detach().double()
+    spread = spread_along(start.diffuse.detach().double().cpu(), parameters)
+    finite = start._replace(cov=cov + spread.to(cov), diffuse=None)
     return offset_scores(parameters._replace(initial=finite), y)
 
 

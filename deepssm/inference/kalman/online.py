@@ -23,6 +23,7 @@ from ...core.results import Filtered
 from ..online.state import as_numbers, require_state
 from .cpu.problem import Pass, Problem, allocate, prepare, transition_arrays
 from .diffuse import diffuse_moments, posterior_mix
+from .robust import WeighsObservations, judged, weighted
 from .sequential import filtered
 
 Moves: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -37,13 +38,15 @@ class OnlineKalman:
 
     Args:
         model: A linear-Gaussian model without a batch of parameters.
+        robust: What to do about outliers, or nothing; see `Kalman`.
     """
 
-    def __init__(self, model: StateSpaceModel) -> None:
+    def __init__(self, model: StateSpaceModel, robust: WeighsObservations | None = None) -> None:
         from .cpu.scalar.filter import forward_space, predict_once, update_once
 
         self._predict, self._update = predict_once, update_once
-        self._model = model
+        self._model, self._robust = model, robust
+        self._trust = torch.full((model.obs_dim,), torch.nan, dtype=model.dtype)
         self._like = torch.zeros(2, model.obs_dim, dtype=model.dtype)
         self.log_likelihood = 0.0
         self._predicted = True
@@ -98,7 +101,8 @@ class OnlineKalman:
             )
         u = self._input if u is None else u
         problem = self._problem if u is None else self._read(0.0, u)
-        ll = self._update(problem.params, values, tuple(self._out), self._space)
+        params, values = self._trusted(problem.params, values)
+        ll = self._update(params, values, tuple(self._out), self._space)
         self.log_likelihood += ll
         self._predicted = False
         return ll
@@ -130,6 +134,16 @@ class OnlineKalman:
     def cov(self) -> Tensor:
         """Covariance of the current state, `(state, state)`."""
         return self._moments()[1]
+
+    @property
+    def robust(self) -> bool:
+        """Whether observations are doubted, so that each step decides about the next."""
+        return self._robust is not None
+
+    @property
+    def trust(self) -> Tensor:
+        """How far the last observation was trusted, `(obs,)`: 0 rejected, 1 in full, else NaN."""
+        return self._trust
 
     @property
     def predicted(self) -> bool:
@@ -176,6 +190,19 @@ class OnlineKalman:
         self._out.a[0, 0], self._out.L[0, 0] = self._out.m[0, 0], self._out.F[0, 0]
         self.log_likelihood, self._input = float(state["log_likelihood"]), None
         self._predicted = bool(state["predicted"])
+
+    def _trusted(
+        self, params: tuple[np.ndarray, ...], y: np.ndarray
+    ) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+        """Return the parameters and the observation of a step as far as they are trusted."""
+        weight, seen = np.ones(len(y)), ~np.isnan(y)
+        if self._robust is not None:
+            last = tuple(x[0, -1] for x in params[3:])
+            weight = judged(self._out, last, y, self._robust)
+            y, R = weighted(y, params[5][:, -1:], weight)
+            params = (*params[:5], R)
+        self._trust = torch.from_numpy(np.where(seen, np.minimum(weight, 1.0), np.nan))
+        return params, y
 
     def _moves(self, dt: float | None) -> Moves:
         """Transition of a step of length `dt`, read once for each length."""
@@ -246,7 +273,9 @@ def filter_block(
     """
     series = _series(model, y, u, dt)
     parts, done = [], 0
-    while done < series.time and not (parts and bool(running.cov.isfinite().all())):
+    while done < series.time and (
+        running.robust or not (parts and bool(running.cov.isfinite().all()))
+    ):
         parts.append(_one(running, series, done))
         done += 1
     if done < series.time:

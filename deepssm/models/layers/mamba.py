@@ -59,7 +59,7 @@ class Mamba(SequenceLayer):
         self.step = nn.Identity() if heads else nn.Linear(rank, inner, bias=False)
         dt = torch.exp(torch.rand(steps) * math.log(largest_dt / smallest_dt)) * smallest_dt
         self.step_bias = nn.Parameter(dt + torch.log(-torch.expm1(-dt)))
-        decay = torch.arange(1, state_dim + 1).float().expand(inner, -1)
+        decay = torch.arange(1, state_dim + 1).to(dt).expand(inner, -1)
         self.log_decay = nn.Parameter((1 + 15 * torch.rand(steps) if heads else decay).log())
         self.D = nn.Parameter(torch.ones(inner))
         self.leave = nn.Linear(inner, features, bias=False)

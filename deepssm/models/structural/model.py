@@ -85,12 +85,18 @@ class Structural(LinearModel):
             u: The inputs it was smoothed with, `(*batch, time, input)`, if there are regressions.
         """
         means, variances, start = [], [], 0
+        open_ = not bool(smoothed.cov.isfinite().all())
         for part, inputs in self._with_inputs(u):
             rows = slice(start, start + part.state_dim)
             design = part.design(inputs)
             means.append((design * smoothed.mean[..., rows]).sum(-1))
-            cov = smoothed.cov[..., rows, rows]
-            variances.append((design[..., None, :] @ cov @ design[..., :, None])[..., 0, 0])
+            row = design[..., None, :]
+            if open_:
+                after = self.state_dim - start - part.state_dim
+                found = smoothed.image_cov(functional.pad(row, (start, after)))
+            else:
+                found = row @ smoothed.cov[..., rows, rows] @ row.mT
+            variances.append(found[..., 0, 0])
             start += part.state_dim
         names = tuple(self.parts)
         result = Decomposition(torch.stack(means, -1), torch.stack(variances, -1))

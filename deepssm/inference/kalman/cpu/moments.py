@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from ....core.diffuse import Diffuse
+from ....core.gaussian import outer
 from ..conditioning import Answer
-from ..diffuse import diffuse_moments, posterior_mix
+from ..diffuse import diffuse_moments, posterior_mix, proper_and_diffuse, steps_left_open
 from .individual import has_individual_moments, individual_filter
 from .problem import Pass, Problem, allocate
 from .run import MOMENTS, covariances, factor_slots, run_forward, run_with, shares_covariances
@@ -50,6 +53,33 @@ def moments(problem: Problem, result: Pass) -> Answer:
     before = torch.cat((torch.zeros_like(info[:, :1]), info[:, :-1]), 1)
     now = diffuse_moments(m, cov, *posterior_mix(info))
     return Answer(*now, *diffuse_moments(a, predicted_cov, *posterior_mix(before)), ll)
+
+
+def diffuse_parts(problem: Problem, result: Pass) -> tuple[Diffuse | None, Diffuse | None]:
+    """Return what a diffuse start leaves open of filtered and predicted states.
+
+    Args:
+        problem: A model with a diffuse start.
+        result: A run that stored its means.
+    """
+    if problem.sizes.time == 0 or problem.sizes.series == 0:
+        return None, None
+    info = torch.from_numpy(result.info)
+    count = steps_left_open(posterior_mix(info)[1])
+    before = torch.cat((torch.zeros_like(info[:, :1]), info[:, :count]), 1)
+    return (
+        _open_part(result, result.m, result.F, info[:, :count]) if count else None,
+        _open_part(result, result.a, result.L, before[:, : problem.sizes.time]),
+    )
+
+
+def _open_part(result: Pass, mean: np.ndarray, factor: np.ndarray, info: Tensor) -> Diffuse:
+    steps = info.shape[1]
+    series = np.arange(mean.shape[0])[:, None]
+    cov = outer(torch.from_numpy(factor[series, result.slot[:, :steps]]))
+    mix, undetermined = posterior_mix(info)
+    slopes = torch.from_numpy(mean[:, :steps, :, 1:])
+    return proper_and_diffuse(slopes, cov, mix[..., 1:, 1:], undetermined)
 
 
 def _in_turns(problem: Problem) -> tuple[Answer, Pass]:
