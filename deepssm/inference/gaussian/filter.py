@@ -12,6 +12,7 @@ from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import seeded
 from ...core.results import Filtered, Forecast, Smoothed
 from ..simulation.ahead import drawn_forecast, last_seen, run_on, state_at
+from ..simulation.angles import Wrap
 from ..simulation.conditionals import Conditionals, bind, gaussian_start
 from . import steps
 from .linearized import Conditional, Linearized, Moments
@@ -19,6 +20,7 @@ from .online import OnlineGaussian
 from .robust import Robust, gaussian_update
 from .rules import inside
 from .steps import Conditioned, Passed, Predicted
+from .unwrapping import innovation
 
 
 class GaussianFilter(ABC):
@@ -195,11 +197,22 @@ class GaussianFilter(ABC):
         """
         conditional, wrap = _emission(conditionals, t), conditionals.wrap_obs
         step = rule(conditional, prior.mean, prior.factor, wrap)
-        posterior, trust = gaussian_update(self.robust, step, wrap(y - step.mean), observed)
+        posterior, trust = _conditioned(self.robust, step, y, observed, wrap)
         for _ in range(self.iterations - 1):
             step = _relinearize(rule, conditionals, t, prior, posterior)
-            posterior, trust = gaussian_update(self.robust, step, wrap(y - step.mean), observed)
+            posterior, trust = _conditioned(self.robust, step, y, observed, wrap)
         return posterior, trust
+
+
+def _conditioned(
+    robust: Robust | None, step: Linearized, y: Tensor, observed: Tensor, wrap: Wrap
+) -> tuple[Conditioned, Tensor]:
+    residual, other_turns = innovation(step, y, observed, wrap)
+    posterior, trust = gaussian_update(robust, step, residual, observed)
+    if other_turns is not None and robust is None:
+        total = posterior.log_likelihood + other_turns
+        posterior = posterior._replace(log_likelihood=total)
+    return posterior, trust
 
 
 def _transition(conditionals: Conditionals, t: int) -> Conditional:

@@ -14,6 +14,7 @@ from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import draw, seeded
 from ...core.results import Filtered, Forecast, Smoothed
 from ..gaussian.rules import noise_factor
+from ..simulation.angles import average
 from ..simulation.conditionals import Conditionals, bind
 from ..simulation.drawn_forecasts import DrawnForecasts
 from ..simulation.randomness import source
@@ -157,7 +158,7 @@ class Ensemble(DrawnForecasts):
     ) -> tuple[Tensor, Tensor]:
         emission = conditionals.emission(members, t)
         expected = emission.mean
-        centre = _angle_mean(expected, conditionals)
+        centre = average(expected, conditionals.wrap_obs)
         scale = (self.size - 1) ** -0.5
         zero = y.new_zeros(())
         spread = torch.where(observed, conditionals.wrap_obs(expected - centre), zero)
@@ -210,13 +211,9 @@ def _start(conditionals: Conditionals, size: int, batch: torch.Size) -> Tensor:
 
 
 def _on_one_turn(members: Tensor, conditionals: Conditionals) -> Tensor:
-    """Move angles by whole turns to within half a turn of the first member's."""
-    return members[0] + conditionals.wrap_state(members - members[0])
-
-
-def _angle_mean(expected: Tensor, conditionals: Conditionals) -> Tensor:
-    # About a member: the mean of angles is where differences from one of them say it is.
-    return expected[0] + conditionals.wrap_obs(expected - expected[0]).mean(0)
+    """Move angles by whole turns to within half a turn of their mean direction."""
+    centre = average(members, conditionals.wrap_state)
+    return centre + conditionals.wrap_state(members - centre)
 
 
 def _noise_of(distribution: torch.distributions.Distribution) -> Tensor:
