@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from ...core.abilities import LinearGaussianModel
 from ...core.gaussian import outer
 from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import seeded
@@ -14,6 +15,7 @@ from ...core.results import Filtered, Forecast, Smoothed
 from ..simulation.ahead import drawn_forecast, last_seen, run_on, state_at
 from ..simulation.angles import Wrap
 from ..simulation.conditionals import Conditionals, bind, gaussian_start
+from ..simulation.visibility import require_visible
 from . import steps
 from .linearized import Conditional, Linearized, Moments
 from .online import OnlineGaussian
@@ -21,6 +23,7 @@ from .robust import Robust, gaussian_update
 from .rules import inside
 from .steps import Conditioned, Passed, Predicted
 from .unwrapping import innovation
+from .vanishing_slope import warn_if_nothing_is_learnt
 
 
 class GaussianFilter(ABC):
@@ -142,6 +145,7 @@ class GaussianFilter(ABC):
         return first, second
 
     def _pass(self, model: StateSpaceModel, series: Series, *, joint: bool) -> Passed:
+        require_visible(model, series, type(self).__name__)
         conditionals = bind(model, series)
         move, emit = self.rules(model, conditionals)
         observed = ~torch.isnan(series.y)
@@ -167,6 +171,11 @@ class GaussianFilter(ABC):
             forward.mean.append(mean)
             forward.factor.append(factor)
             forward.trust.append(trust)
+        if not isinstance(model, LinearGaussianModel):
+            trust = torch.stack(forward.trust)
+            warn_if_nothing_is_learnt(
+                self, conditionals, forward.predicted, forward.conditioned, trust
+            )
         return forward
 
     def moved(

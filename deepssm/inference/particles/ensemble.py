@@ -18,6 +18,7 @@ from ..simulation.angles import average
 from ..simulation.conditionals import Conditionals, bind
 from ..simulation.drawn_forecasts import DrawnForecasts
 from ..simulation.randomness import source
+from ..simulation.visibility import require_visible
 
 
 class _Clouds(NamedTuple):
@@ -132,6 +133,7 @@ class Ensemble(DrawnForecasts):
         return Forecast(mean, cov, samples[chosen], state_mean, state_cov, states[chosen])
 
     def _pass(self, model: StateSpaceModel, series: Series) -> _Clouds:
+        require_visible(model, series, "Ensemble")
         conditionals = bind(model, series)
         observed = ~torch.isnan(series.y)
         y = torch.where(observed, series.y, series.y.new_zeros(()))
