@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from ..simulation.visibility import require_visible
 from . import steps
 from .linearized import Conditional, Linearized, Moments
 from .online import OnlineGaussian
-from .robust import Robust, gaussian_update
+from .robust import Robust, gaussian_update, require_robust
 from .rules import inside
 from .steps import Conditioned, Passed, Predicted
 from .unwrapping import innovation
@@ -43,6 +44,15 @@ class GaussianFilter(ABC):
 
     iterations: int = 1
     robust: Robust | None = None
+
+    def __post_init__(self) -> None:
+        """Check `robust` and `iterations`; a subclass with checks of its own calls it."""
+        require_robust(self.robust)
+        whole = isinstance(self.iterations, Integral) and not isinstance(self.iterations, bool)
+        if not whole or self.iterations < 1:
+            raise ValueError(
+                f"`iterations` must be a whole number of at least 1, got {self.iterations!r}."
+            )
 
     @abstractmethod
     def moments(self, state_dim: int) -> Moments:
@@ -276,7 +286,7 @@ def _autoregressive_forecast(
     with torch.no_grad(), seeded(chosen):
         noise = torch.randn((count, *mean.shape), dtype=mean.dtype, device=mean.device)
         z = mean + (factor.reshape(*mean.shape, -1) @ noise[..., None])[..., 0]
-        return drawn_forecast(*run_on(model, series, z, last, horizon))
+        return drawn_forecast(*run_on(model, series, z, last, horizon), model)
 
 
 def _log_likelihood(forward: Passed) -> Tensor:
