@@ -11,8 +11,12 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
+from .undefined import undefined
+
 Data: TypeAlias = Tensor | ArrayLike
 """A tensor, an array, a list of numbers, or a pandas or polars frame."""
+
+_RETURN = "return `{}` from it, a `torch.distributions` object with batch shape `axes`"
 
 _LAYERS = (
     nn.Linear, nn.Bilinear, nn.Embedding, nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase,
@@ -111,7 +115,7 @@ class StateSpaceModel(PyroModule):
 
     def initial(self) -> Distribution:
         """Return `p(z_1)` with event shape `(state,)`."""
-        raise _undefined(self, "initial(self)", "p(z_1)")
+        raise undefined(self, "initial(self)", _RETURN.format("p(z_1)"))
 
     def transition(
         self, z: Tensor, u: Tensor | None = None, dt: Tensor | None = None
@@ -126,7 +130,8 @@ class StateSpaceModel(PyroModule):
         Returns:
             A distribution with batch shape `axes` and event shape `(state,)`.
         """
-        raise _undefined(self, "transition(self, z, u, dt)", "p(z_t | z_{t-1} = z, u_t)")
+        wanted = _RETURN.format("p(z_t | z_{t-1} = z, u_t)")
+        raise undefined(self, "transition(self, z, u, dt)", wanted)
 
     def emission(self, z: Tensor, u: Tensor | None = None) -> Distribution:
         """Return `p(y_t | z_t = z, u_t)`, batch shape `axes`, event shape `(obs,)`.
@@ -135,7 +140,8 @@ class StateSpaceModel(PyroModule):
             z: `(*axes, state)`.
             u: `(*axes, input)`.
         """
-        raise _undefined(self, "emission(self, z, u)", "p(y_t | z_t = z, u_t)")
+        wanted = _RETURN.format("p(y_t | z_t = z, u_t)")
+        raise undefined(self, "emission(self, z, u)", wanted)
 
     def initialize_from(self, series: Series) -> None:
         """Set starting values of the parameters that the user left open; learners call it once."""
@@ -190,10 +196,3 @@ class Readable(NamedTuple):
     value: Tensor
     support: constraints.Constraint = constraints.real
     count: int | None = None  # pyright: ignore[reportIncompatibleMethodOverride]
-
-
-def _undefined(model: StateSpaceModel, signature: str, what: str) -> NotImplementedError:
-    return NotImplementedError(
-        f"{type(model).__name__} does not define `{signature}`: return `{what}` from it, a "
-        "`torch.distributions` object with batch shape `axes`."
-    )

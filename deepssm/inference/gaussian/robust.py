@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from .linearized import Linearized
 from .steps import Conditioned, condition
 
 
+@runtime_checkable
 class Robust(Protocol):
     """Conditions on observations of which some may be wrong.
 
@@ -165,6 +166,24 @@ class Huber:
     def weigh(self, slope: Tensor, spread: Tensor, residual: Tensor, observed: Tensor) -> Tensor:
         """Return the weights of the last reweighting."""
         return self.condition(_whitened(slope, spread), residual, observed)[1]
+
+
+def require_robust(robust: object) -> None:
+    """Refuse what cannot condition robustly, such as a name or a class.
+
+    Args:
+        robust: What was passed, `None` for nothing.
+
+    Raises:
+        ValueError: It cannot.
+    """
+    if robust is None or (isinstance(robust, Robust) and not isinstance(robust, type)):
+        return
+    got = f"the class {robust.__name__}" if isinstance(robust, type) else repr(robust)
+    raise ValueError(
+        "`robust` must be `Gate()`, `StudentT()`, `Huber()`, a value with a method "
+        f"`condition(step, residual, observed)`, or `None`, got {got}."
+    )
 
 
 def gaussian_update(

@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from ...core.deprecation import warn_renamed
 from ...core.model import Readable
+from ...core.undefined import undefined
 from .symbols import SymbolDistribution
 
 
@@ -48,12 +49,18 @@ class StateEmission(nn.Module):
         Returns:
             `(*batch, time, num_states)`, in nats.
         """
-        raise NotImplementedError
+        raise undefined(
+            self,
+            "log_prob(self, y, u)",
+            "return `log p(y_t | z_t = k)`, `(*batch, time, num_states)`",
+        )
 
     def distribution(self, z: Tensor, u: Tensor | None = None) -> Distribution:
         """Return `p(y | z)` for one-hot `z`, `(*axes, num_states)`."""
         if type(self).law is StateEmission.law:
-            raise NotImplementedError
+            raise undefined(
+                self, "distribution(self, z, u)", "return `p(y | z)` for one-hot states `z`"
+            )
         warn_renamed(f"`{type(self).__name__}.law`", "`distribution`")
         return self.law(z, u)
 
@@ -96,7 +103,11 @@ class StateEmission(nn.Module):
             u: `(*batch, time, input)`.
             weights: Probabilities of the states, `(*batch, time, num_states)`.
         """
-        raise NotImplementedError
+        raise undefined(
+            self,
+            "maximize(self, y, u, weights)",
+            "set the free parameters to the maximum of `sum weights * log_prob`",
+        )
 
 
 class PoissonStates(StateEmission):

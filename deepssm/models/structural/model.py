@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from ...core.model import GaussianInitial, LinearConditional, LinearParameters, Series
 from ...core.results import Smoothed
+from ...core.undefined import undefined
 from ..gaussian.linear_model import LinearModel, block_diagonal
 from .decomposition import Decomposition
 
@@ -41,7 +42,7 @@ class Structural(LinearModel):
     @property
     def parts(self) -> dict[str, Component]:
         """The components by name."""
-        raise NotImplementedError
+        raise undefined(self, "parts(self)", "return the components by name, as a property")
 
     def __add__(self, other: Structural) -> Structural:
         """Return the model whose signal is the sum of both signals.
@@ -205,7 +206,9 @@ class Component(Structural):
 
     def dynamics(self) -> tuple[Tensor, Tensor]:
         """Return `A` and `Q`, `(*series, 1, state, state)`."""
-        raise NotImplementedError
+        raise undefined(
+            self, "dynamics(self)", "return `A` and `Q`, each `(*series, 1, state, state)`"
+        )
 
     def design(self, u: Tensor | None) -> Tensor:
         """Return how the states enter `y`, `(*batch, time, state)`, `time` 1 when constant."""
@@ -219,7 +222,11 @@ class Component(Structural):
 
     def starting_values(self, scale: Tensor) -> dict[str, Tensor]:
         """Return where learning starts, `scale` being the variance of the series' changes."""
-        raise NotImplementedError
+        raise undefined(
+            self,
+            "starting_values(self, scale)",
+            "return where each free parameter starts, by name",
+        )
 
     def free(
         self,
