@@ -90,12 +90,11 @@ class BaumWelch:
     def _climb(self, model: StateSpaceModel, em: ClosedFormEM, series: Series) -> list[float]:
         trace: list[float] = []
         for _ in range(self.max_iterations):
-            chain = self.inference.run(model, series)
-            trace.append(float(chain.log_likelihood.sum()))
+            expected = self.inference.expect(model, series)
+            trace.append(float(expected.log_likelihood.sum()))
             if len(trace) > 1 and trace[-1] - trace[-2] <= self.tolerance * abs(trace[-1]):
                 break
-            first = chain.smoothed[..., 0, :]
-            em.maximize(series, first, chain.pairs, chain.smoothed)
+            em.maximize(series, expected.first, expected.pairs, expected.smoothed)
         return trace
 
     def _errors(self, model: StateSpaceModel, series: Series) -> dict[str, Tensor]:
