@@ -6,6 +6,7 @@ import copy
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -100,7 +101,8 @@ class BaumWelch:
     def _errors(self, model: StateSpaceModel, series: Series) -> dict[str, Tensor]:
         objective = Objective(model, series, self.inference)
         at = objective.vector()
-        if not 0 < len(at) <= self.curvature_limit:
+        # A rate of 0 has a logarithm of -inf, at which nothing can be differenced.
+        if not 0 < len(at) <= self.curvature_limit or not bool(np.isfinite(at).all()):
             return {}
         objective.gradient(at)
         curvature = hessian(objective, at)
