@@ -7,6 +7,8 @@ import numpy as np
 from .arrays import Matrices, Matrix, Vector
 from .cache import cached
 
+_BLOCK = 256
+
 
 @cached(error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
 def quadratic_forms(
@@ -22,21 +24,29 @@ def quadratic_forms(
         offset: `(k,)`.
         out: `(rows, k)`.
     """
-    p, count = y.shape[1], offset.shape[0]
-    gap = np.empty((p, count))
-    for t in range(y.shape[0]):
-        row = out[t]
-        for k in range(count):
-            row[k] = offset[k]
-        for a in range(p):
-            for k in range(count):
-                gap[a, k] = y[t, a]
-            for f in range(x.shape[1]):
-                value = x[t, f]
-                for k in range(count):
-                    gap[a, k] -= C[a, f, k] * value
-            for k in range(count):
-                white = 0.0
-                for b in range(a + 1):
-                    white += W[a, b, k] * gap[b, k]
-                row[k] -= 0.5 * white * white
+    rows, p = y.shape
+    # Blocks of rows, the innermost loops over them: they are vectors whatever `k` and `p` are.
+    gap, white, total = np.empty((p, _BLOCK)), np.empty(_BLOCK), np.empty(_BLOCK)
+    for first in range(0, rows, _BLOCK):
+        size = min(_BLOCK, rows - first)
+        for k in range(offset.shape[0]):
+            for t in range(size):
+                total[t] = offset[k]
+            for a in range(p):
+                for t in range(size):
+                    gap[a, t] = y[first + t, a]
+                for f in range(x.shape[1]):
+                    slope = C[a, f, k]
+                    for t in range(size):
+                        gap[a, t] -= slope * x[first + t, f]
+                scale = W[a, 0, k]
+                for t in range(size):
+                    white[t] = scale * gap[0, t]
+                for b in range(1, a + 1):
+                    scale = W[a, b, k]
+                    for t in range(size):
+                        white[t] += scale * gap[b, t]
+                for t in range(size):
+                    total[t] -= 0.5 * white[t] * white[t]
+            for t in range(size):
+                out[first + t, k] = total[t]

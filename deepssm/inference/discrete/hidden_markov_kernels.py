@@ -1,8 +1,12 @@
 """Compiled recursions over discrete states: scaled probabilities, logarithms where they underflow.
 
-A probability below `TINY` is held as its logarithm, a number below zero, and 0 means impossible:
-such *signed* numbers lose nothing. A step that meets one is done in the log domain, and so is one
-that all states explain badly; every other step is a product of a vector with a matrix.
+A prediction too small for what was rounded to zero before it is held as its logarithm, a number
+below zero, and 0 means impossible: such *signed* numbers lose nothing. A step that meets one is
+done in the log domain, and so is one that all states explain badly; every other step is a product
+of a vector with a matrix.
+
+What is rounded to zero is below 1e-308, over the evidence of its step once it is scaled. So a
+prediction above 1e-292 over that evidence is right to 1e-16, and so is what is divided by it.
 
 `A` is `(N or 1, T or 1, K, K)`, entry `t` driving `t-1` to `t`, and `P` its exponential; `B`, the
 log-likelihoods of the states, `(N, T, K)`. Loops work on the steps from `at` on.
@@ -16,12 +20,13 @@ import numpy as np
 
 from ...ops.arrays import Batch, Matrices, Matrix, Vector
 from ...ops.cache import cached
+from .few_states_kernels import LEAST as _LEAST
+from .few_states_kernels import MOST_FEW, few_backward, few_forward
+from .few_states_kernels import TINY as _TINY
 
 _INF = math.inf
-_TINY = 1e-150
-_LOG_TINY = math.log(_TINY)
-# An observation's probability below this is summed in logarithms.
-_LEAST = 1e-100
+# Terms so many nats below the largest one do not change a sum.
+_NOTHING = 45.0
 # Flags that let sums be done in vectors, and keep tests for NaN and infinity.
 _SUMS = {"contract", "reassoc", "nsz"}
 
@@ -35,11 +40,12 @@ def log_of(x: float) -> float:
 
 
 @cached(error_model="numpy")
-def signed(log: float) -> float:
-    """Return a logarithm as a signed number."""
+def signed(log: float, least: float = _TINY) -> float:
+    """Return a logarithm as a signed number, `least` being the smallest that is a probability."""
     if log == -_INF:
         return 0.0
-    return math.exp(log) if log >= _LOG_TINY else log
+    value = math.exp(log)
+    return value if value >= least else log
 
 
 @cached(error_model="numpy")
@@ -61,47 +67,62 @@ def shift(B: Matrix, gap: Matrix, top: Vector) -> None:
 
 
 @cached(error_model="numpy", fastmath=_SUMS)
-def _from_left(f: Vector, P: Matrix, out: Vector) -> float:
-    """Write `f P`; return its smallest entry."""
-    K, i = f.shape[0], 0
-    out[:] = 0.0
-    while i + 4 <= K:
-        a, b, c, d = f[i], f[i + 1], f[i + 2], f[i + 3]
+def _from_left(f: Matrix, t: int, P: Matrices, r: int, out: Matrix, u: int) -> float:
+    """Write `f_t P_r` to row `u`; return its smallest entry."""
+    K, i = f.shape[1], 4
+    if K < 4:
+        low = _INF
         for j in range(K):
-            out[j] += a * P[i, j] + b * P[i + 1, j] + c * P[i + 2, j] + d * P[i + 3, j]
+            total = 0.0
+            for k in range(K):
+                total += f[t, k] * P[r, k, j]
+            out[u, j] = total
+            low = min(low, total)
+        return low
+    a, b, c, d = f[t, 0], f[t, 1], f[t, 2], f[t, 3]
+    for j in range(K):
+        out[u, j] = a * P[r, 0, j] + b * P[r, 1, j] + c * P[r, 2, j] + d * P[r, 3, j]
+    while i + 4 <= K:
+        a, b, c, d = f[t, i], f[t, i + 1], f[t, i + 2], f[t, i + 3]
+        for j in range(K):
+            out[u, j] += (
+                a * P[r, i, j] + b * P[r, i + 1, j] + c * P[r, i + 2, j] + d * P[r, i + 3, j]
+            )
         i += 4
     while i < K:
-        a = f[i]
+        a = f[t, i]
         for j in range(K):
-            out[j] += a * P[i, j]
+            out[u, j] += a * P[r, i, j]
         i += 1
-    low = out[0]
-    for x in out:
-        low = min(low, x)
+    low = _INF
+    for j in range(K):
+        low = min(low, out[u, j])
     return low
 
 
 @cached(error_model="numpy", fastmath=_SUMS)
-def _from_right(P: Matrix, r: Vector, out: Vector) -> None:
-    """Write `P r`."""
-    K = r.shape[0]
+def _from_right(P: Matrices, r: int, x: Matrix, t: int, f: Matrix, out: Vector) -> float:
+    """Write `f_t` times `P_r x_t`; return its sum."""
+    K, whole = f.shape[1], 0.0
     for i in range(K):
         total = 0.0
         for j in range(K):
-            total += P[i, j] * r[j]
-        out[i] = total
+            total += P[r, i, j] * x[t, j]
+        out[i] = total * f[t, i]
+        whole += out[i]
+    return whole
 
 
 @cached(error_model="numpy", fastmath=_SUMS)
-def _weigh(p: Vector, e: Vector, out: Vector) -> float:
+def _weigh(p: Matrix, now: int, e: Matrix, t: int, out: Matrix) -> float:
     """Write `p e` over its sum; return the sum."""
     total = 0.0
-    for k in range(p.shape[0]):
-        out[k] = p[k] * e[k]
-        total += out[k]
-    scale = 1.0 / total if total > _LEAST else 0.0
-    for k in range(p.shape[0]):
-        out[k] *= scale
+    for k in range(p.shape[1]):
+        out[now, k] = p[now, k] * e[t, k]
+        total += out[now, k]
+    scale = 1.0 / total
+    for k in range(p.shape[1]):
+        out[now, k] *= scale
     return total
 
 
@@ -128,31 +149,79 @@ def _weigh_logs(p: Vector, b: Vector, out: Vector) -> tuple[float, float]:
 
 
 @cached(error_model="numpy")
-def log_filtered(p: float, b: float, total: float, top: float) -> float:
-    """Return the log filtered probability of a state from its signed prediction."""
-    if total == 0.0:
-        return log_of(p)
-    return log_of(p) + b - math.log(total) - top
+def log_filtered(p: Vector, b: Vector, total: float, top: float, out: Vector) -> None:
+    """Write the logarithms of filtered probabilities, from signed predictions."""
+    for i in range(p.shape[0]):
+        out[i] = log_of(p[i])
+        if total != 0.0 and out[i] > -_INF:
+            out[i] += b[i] - math.log(total) - top
 
 
 @cached(error_model="numpy")
-def _mend(out: Vector, a: Matrix, before: Vector, b: Vector, total: float, top: float) -> bool:
-    """Predict states below `TINY` anew, in logarithms; return whether any is still below."""
+def _mend(out: Vector, a: Matrix, log: Vector, least: float) -> bool:
+    """Predict states below `least` anew from log filtered probabilities.
+
+    Returns whether any of them is held as a logarithm now.
+    """
     K, hard = out.shape[0], False
     for j in range(K):
-        if out[j] >= _TINY:
+        if out[j] >= least:
             continue
-        most, share = -_INF, 0.0
+        top, share = -_INF, 0.0
         for i in range(K):
-            if a[i, j] > -_INF and before[i] != 0.0:
-                value = log_filtered(before[i], b[i], total, top) + a[i, j]
-                if value > most:
-                    share, most = share * math.exp(most - value) + 1.0, value
-                elif value > -_INF:
-                    share += math.exp(value - most)
-        out[j] = signed(most + math.log(share)) if most > -_INF else 0.0
+            top = max(top, log[i] + a[i, j])
+        if top == -_INF:
+            out[j] = 0.0
+            continue
+        for i in range(K):
+            below = log[i] + a[i, j] - top
+            if below > -_NOTHING:
+                share += math.exp(below)
+        out[j] = signed(top + math.log(share), least)
         hard = hard or out[j] < 0.0
     return hard
+
+
+@cached(error_model="numpy")
+def _forward(
+    at: int,
+    A: Matrices,
+    P: Matrices,
+    B: Matrix,
+    E: Matrix,
+    predicted: Matrix,
+    filtered: Matrix,
+    total: Vector,
+    top: Vector,
+    keep: bool,
+) -> bool:
+    steps, last, log = B.shape[0], A.shape[0] - 1, np.empty(B.shape[1])
+    hard = True  # the first prediction may hold logarithms
+    ever = predicted[0].min() < 0.0
+    few, t = B.shape[1] <= MOST_FEW and last == 0, 0
+    while t < steps:
+        if few and not hard:
+            t = few_forward(t, P, E, predicted, filtered, total, keep)
+            if t == steps:
+                break
+        now, after = (t, t + 1) if keep else (t % 2, 1 - t % 2)
+        least = _TINY
+        if not hard:
+            total[t] = _weigh(predicted, now, E, t, filtered)
+            least = _TINY / min(total[t], 1.0)
+        if hard or not total[t] > _LEAST:
+            total[t], top[t] = _weigh_logs(predicted[now], B[t], filtered[now])
+            least = _TINY
+        hard = False
+        if last == 0 or at + t < last:
+            r = 0 if last == 0 else at + t + 1
+            low = _from_left(filtered, now, P, r, predicted, after)
+            if not low >= least:
+                log_filtered(predicted[now], B[t], total[t], top[t], log)
+                hard = _mend(predicted[after], A[r], log, least)
+                ever = ever or hard
+        t += 1
+    return ever
 
 
 @cached(error_model="numpy")
@@ -174,69 +243,100 @@ def forward(
     prediction of what follows, if the series goes on. Where nothing is kept, `predicted` and
     `filtered` have two rows, used in turn. Returns whether any prediction is a logarithm.
     """
-    N, steps, _ = B.shape
     ever = False
-    for n in range(N):
-        hard = True  # the first prediction may hold logarithms
-        ever = ever or predicted[n, 0].min() < 0.0
-        for t in range(steps):
-            now = t if keep else t % 2
-            after = t + 1 if keep else 1 - now
-            p, f = predicted[n, now], filtered[n, now]
-            if not hard:
-                total[n, t] = _weigh(p, E[n, t], f)
-            if hard or not total[n, t] > _LEAST:
-                total[n, t], top[n, t] = _weigh_logs(p, B[n, t], f)
-            hard = False
-            if after < predicted.shape[1] and (A.shape[1] == 1 or at + t + 1 < A.shape[1]):
-                s, r = min(n, A.shape[0] - 1), min(at + t + 1, A.shape[1] - 1)
-                low = _from_left(f, P[s, r], predicted[n, after])
-                if not low >= _TINY:
-                    hard = _mend(predicted[n, after], A[s, r], p, B[n, t], total[n, t], top[n, t])
-                    ever = ever or hard
+    for n in range(B.shape[0]):
+        s = min(n, A.shape[0] - 1)
+        of_n = B[n], E[n], predicted[n], filtered[n], total[n], top[n]
+        ever = _forward(at, A[s], P[s], *of_n, keep) or ever
     return ever
 
 
 @cached(error_model="numpy")
-def _ratios(v: Vector, p: Vector, out: Vector) -> bool:
-    """Write `v / p`, 0 where a prediction is a logarithm; return whether one of these counts."""
+def _ratios(v: Vector, p: Matrix, u: int, out: Matrix, t: int) -> bool:
+    """Write `v / p_u`, 0 where a prediction is a logarithm; return whether one of these counts."""
     hard = False
     for j in range(v.shape[0]):
-        if p[j] > 0.0:
-            out[j] = v[j] / p[j]
+        if p[u, j] > 0.0:
+            out[t, j] = v[j] / p[u, j]
         else:
-            out[j] = 0.0
-            hard = hard or (p[j] < 0.0 and v[j] != 0.0)
+            out[t, j] = 0.0
+            hard = hard or (p[u, j] < 0.0 and v[j] != 0.0)
     return hard
 
 
 @cached(error_model="numpy")
-def _back_logs(
-    v: Vector,
-    after: Vector,
-    a: Matrix,
-    before: Matrix,
-    total: float,
-    top: float,
-    F: Vector,
-    d_a: Matrix,
-) -> None:
+def _back_logs(v: Vector, after: Vector, a: Matrix, log: Vector, F: Vector, d_a: Matrix) -> float:
     """Add to `F` and `d_a` what goes back through states whose prediction is a logarithm.
 
-    `before` holds the signed prediction and the log-likelihoods of the step before.
+    `log` holds log filtered probabilities of the step before. Returns the sum of what is added.
     """
-    K = v.shape[0]
+    K, whole = v.shape[0], 0.0
     for j in range(K):
         if after[j] >= 0.0 or v[j] == 0.0:
             continue
         for i in range(K):
-            if a[i, j] == -_INF or before[0, i] == 0.0:
-                continue
-            now = log_filtered(before[0, i], before[1, i], total, top)
-            part = v[j] * math.exp(now + a[i, j] - after[j])
-            F[i] += part
-            if d_a.size:
-                d_a[i, j] += part
+            share = log[i] + a[i, j] - after[j]
+            if share > -700.0:
+                part = v[j] * math.exp(share)
+                F[i] += part
+                whole += part
+                if d_a.size:
+                    d_a[i, j] += part
+    return whole
+
+
+@cached(error_model="numpy", fastmath=_SUMS)
+def _share_out(v: Vector, F: Vector, rest: float, f: Matrix, t: int, out: Matrix) -> None:
+    """Write `F + rest f_t` to `v` and to row `t`."""
+    for k in range(v.shape[0]):
+        v[k] = F[k] + rest * f[t, k]
+        out[t, k] = v[k]
+
+
+@cached(error_model="numpy")
+def _backward(
+    gradient: bool,
+    at: int,
+    A: Matrices,
+    P: Matrices,
+    B: Matrix,
+    predicted: Matrix,
+    filtered: Matrix,
+    total: Vector,
+    top: Vector,
+    weight: Vector,
+    carry: Vector,
+    ended: bool,
+    v: Matrix,
+    ratio: Matrix,
+    d_A: Matrices,
+) -> None:
+    steps, K = v.shape
+    F, log, none = np.zeros(K), np.empty(K), np.empty((0, 0))
+    few, t = K <= MOST_FEW and A.shape[0] == 1, steps
+    while t > 0:
+        if few and (t < steps or not ended):
+            t = few_backward(t, gradient, P, predicted, filtered, total, weight, carry, v, ratio)
+            if t == 0:
+                break
+        t -= 1
+        whole = 0.0
+        if t == steps - 1 and ended:
+            F[:] = 0.0
+            ratio[t] = 0.0
+        else:
+            r = min(at + t + 1, A.shape[0] - 1)
+            hard = _ratios(carry, predicted, t + 1, ratio, t)
+            whole = _from_right(P, r, ratio, t, filtered, F)
+            if hard:
+                log_filtered(predicted[t], B[t], total[t], top[t], log)
+                d = d_A[min(at + t + 1, d_A.shape[0] - 1)] if d_A.size else none
+                whole += _back_logs(carry, predicted[t + 1], A[r], log, F, d)
+        if gradient and total[t] == 0.0:
+            _share_out(carry, F, 0.0, filtered, t, v)
+            v[t] = 0.0
+        else:
+            _share_out(carry, F, weight[t] - whole, filtered, t, v)
 
 
 @cached(error_model="numpy")
@@ -278,28 +378,8 @@ def backward(
         ratio: `v / predicted` of the step after each, `(N, steps, K)`.
         d_A: Where to add, indexed as `A`, or empty.
     """
-    N, steps, K = v.shape
-    F, both, none = np.zeros(K), np.empty((2, K)), np.empty((0, 0))
-    for n in range(N):
-        for t in range(steps - 1, -1, -1):
-            F[:] = 0.0
-            ratio[n, t] = 0.0
-            if t < steps - 1 or not ended:
-                s, r = min(n, A.shape[0] - 1), min(at + t + 1, A.shape[1] - 1)
-                hard = _ratios(carry[n], predicted[n, t + 1], ratio[n, t])
-                _from_right(P[s, r], ratio[n, t], F)
-                F *= filtered[n, t]
-                if hard:
-                    both[0], both[1] = predicted[n, t], B[n, t]
-                    d = none
-                    if d_A.size:
-                        d = d_A[min(n, d_A.shape[0] - 1), min(at + t + 1, d_A.shape[1] - 1)]
-                    _back_logs(
-                        carry[n], predicted[n, t + 1], A[s, r], both, total[n, t], top[n, t], F, d
-                    )
-            if gradient and total[n, t] == 0.0:
-                carry[n] = F
-                v[n, t] = 0.0
-            else:
-                carry[n] = F + (weight[n, t] - F.sum()) * filtered[n, t]
-                v[n, t] = carry[n]
+    for n in range(v.shape[0]):
+        s = min(n, A.shape[0] - 1)
+        given = B[n], predicted[n], filtered[n], total[n], top[n], weight[n], carry[n]
+        d = d_A[min(n, d_A.shape[0] - 1)] if d_A.size else np.empty((0, 0, 0))
+        _backward(gradient, at, A[s], P[s], *given, ended, v[n], ratio[n], d)

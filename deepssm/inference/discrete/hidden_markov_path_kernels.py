@@ -14,37 +14,62 @@ _INF = math.inf
 
 
 @cached(error_model="numpy")
-def _best_move(now: Vector, a: Matrix, out: Vector) -> None:
-    """Write `max_i now_i + a_ij`."""
-    K, i = now.shape[0], 2
-    first, second = now[0], now[min(1, K - 1)]
+def _best_move(score: Matrix, t: int, a: Matrices, r: int) -> None:
+    """Write `max_i score_ti + a_rij` to row `t + 1`."""
+    K, i, u = score.shape[1], 2, t + 1
+    first, second, one = score[t, 0], score[t, min(1, K - 1)], min(1, K - 1)
     for j in range(K):
-        x, y = first + a[0, j], second + a[min(1, K - 1), j]
-        out[j] = x if x > y else y
+        x, y = first + a[r, 0, j], second + a[r, one, j]
+        score[u, j] = x if x > y else y
     while i + 2 <= K:
-        first, second = now[i], now[i + 1]
+        first, second = score[t, i], score[t, i + 1]
         for j in range(K):
-            x, y = first + a[i, j], second + a[i + 1, j]
+            x, y = first + a[r, i, j], second + a[r, i + 1, j]
             x = x if x > y else y
-            out[j] = x if x > out[j] else out[j]
+            score[u, j] = x if x > score[u, j] else score[u, j]
         i += 2
     if i < K:
         for j in range(K):
-            x = now[i] + a[i, j]
-            out[j] = x if x > out[j] else out[j]
+            x = score[t, i] + a[r, i, j]
+            score[u, j] = x if x > score[u, j] else score[u, j]
 
 
 @cached(error_model="numpy")
-def _take_in(b: Vector, out: Vector) -> bool:
+def _take_in(b: Matrix, score: Matrix, t: int) -> bool:
     """Add the log-likelihoods of an observation, unless no state left can emit it."""
     top = -_INF
-    for k in range(b.shape[0]):
-        top = max(top, out[k] + b[k])
+    for k in range(b.shape[1]):
+        top = max(top, score[t, k] + b[t, k])
     if top == -_INF:
         return False
-    for k in range(b.shape[0]):
-        out[k] += b[k]
+    for k in range(b.shape[1]):
+        score[t, k] += b[t, k]
     return True
+
+
+@cached(error_model="numpy")
+def _decode(pi: Vector, A: Matrices, B: Matrix, score: Matrix, path: Whole) -> float:
+    """Write the best path, and return its log joint density."""
+    T, K = B.shape
+    last, possible = A.shape[0] - 1, True
+    for t in range(T):
+        if t == 0:
+            score[0] = pi
+        else:
+            _best_move(score, t - 1, A, min(t, last))
+        possible = _take_in(B, score, t) and possible
+    now = _largest(score[T - 1])
+    best = float(score[T - 1, now]) if possible else -_INF
+    for t in range(T - 1, 0, -1):
+        path[t] = now
+        r, top, where = min(t, last), -_INF, 0
+        for i in range(K):
+            x = score[t - 1, i] + A[r, i, now]
+            if x > top:
+                top, where = x, i
+        now = where
+    path[0] = now
+    return best
 
 
 @cached(error_model="numpy")
@@ -64,24 +89,9 @@ def viterbi(pi: Vector, A: Batch, B: Matrices) -> tuple[Whole, Vector]:
     """
     N, T, K = B.shape
     path, best = np.empty((N, T), np.int64), np.empty(N)
-    score, work = np.empty((T, K)), np.empty(K)
+    score = np.empty((T, K))
     for n in range(N):
-        s, possible = min(n, A.shape[0] - 1), True
-        for t in range(T):
-            if t == 0:
-                score[0] = pi
-            else:
-                _best_move(score[t - 1], A[s, min(t, A.shape[1] - 1)], score[t])
-            possible = _take_in(B[n, t], score[t]) and possible
-        last = _largest(score[T - 1])
-        best[n] = score[T - 1, last] if possible else -_INF
-        for t in range(T - 1, 0, -1):
-            path[n, t] = last
-            a = A[s, min(t, A.shape[1] - 1)]
-            for i in range(K):
-                work[i] = score[t - 1, i] + a[i, last]
-            last = _largest(work)
-        path[n, 0] = last
+        best[n] = _decode(pi, A[min(n, A.shape[0] - 1)], B[n], score, path[n])
     return path, best
 
 
@@ -139,9 +149,9 @@ def draw(
                         weight[i] = filtered[n, t, i] * P[s, r, i, now]
                 else:
                     most = -_INF
+                    log_filtered(predicted[n, t], B[n, t], total[n, t], top[n, t], weight)
                     for i in range(K):
-                        x = log_filtered(predicted[n, t, i], B[n, t, i], total[n, t], top[n, t])
-                        weight[i] = x + A[s, r, i, now]
+                        weight[i] += A[s, r, i, now]
                         most = max(most, weight[i])
                     for i in range(K):
                         weight[i] = math.exp(weight[i] - most)

@@ -170,7 +170,8 @@ class RegressionStates(StateEmission):
             if u is None:
                 raise ValueError(f"`u` is needed: this emission reads {self.input_dim} inputs.")
             parts.append(u.expand(*like.shape[:-1], self.input_dim))
-        return torch.cat(parts if past is None else [*parts, past], -1)
+        parts = parts if past is None else [*parts, past]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
     def _distribution(self, z: Tensor, features: Tensor) -> Distribution:
         coefficients = torch.einsum("...k,kpf->...pf", z, self.coefficients)

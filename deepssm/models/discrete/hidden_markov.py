@@ -292,5 +292,6 @@ def _log(probs: Tensor) -> Tensor:
 
 
 def _safe_log(probs: Tensor) -> Tensor:
-    # Not zero: a state that looked impossible may become possible again.
-    return probs.clamp_min(1e-300 if probs.dtype == torch.float64 else 1e-30).log()
+    # Not zero: a state that looked impossible may become possible again. Not so small either that
+    # predictions of it would have to be made in logarithms.
+    return probs.clamp_min(1e-200 if probs.dtype == torch.float64 else 1e-30).log()
