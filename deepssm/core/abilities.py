@@ -231,7 +231,9 @@ class ClosedFormEM(Protocol):
         Args:
             series: The data.
             first: `p(z_1 | y)`, `(*batch, states)`.
-            pairs: `p(z_{t-1}, z_t | y)`, `(*batch, time, states, states)`; entry 0 is zero.
+            pairs: `p(z_{t-1}, z_t | y)`, `(*batch, time, states, states)`; entry 0 is zero. Where
+                all transitions are alike only their sum over time and series comes, as entry 1
+                of `(2, states, states)`.
             smoothed: `p(z_t | y)`, `(*batch, time, states)`.
         """
         ...
