@@ -65,6 +65,7 @@ def imputed(
     """
     if positive("num_samples", num_samples) < 2:
         raise ValueError(f"`num_samples` must be at least 2 for a spread, got {num_samples}.")
+    model = averaged_model(method, model)
     with torch.no_grad():
 
         def draw(inference: InferenceMethod, count: int) -> tuple[Tensor, Tensor]:
@@ -74,6 +75,13 @@ def imputed(
         seen = ~torch.isnan(series.y)
         sd = torch.where(seen, torch.zeros_like(draws[0]), draws.std(0))
         return Imputed(torch.where(seen, series.y, draws.mean(0)), sd, draws)
+
+
+def averaged_model(method: InferenceMethod, model: StateSpaceModel) -> StateSpaceModel:
+    """Return the model that a method moves through its parameter draws, if it does, else `model`."""
+    from ..inference.estimation.parameter_average import ParameterAverage
+
+    return method.own(model) if isinstance(method, ParameterAverage) else model
 
 
 def drawn_with_parameters(

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from ..core.autoregressive import with_autoregressive_input
+from ..core.gradients import recordable
 from ..core.methods import InferenceMethod, TakesEmptySeries
 from ..core.model import Data, Series, StateSpaceModel
 from .arguments import require_model
@@ -86,7 +87,7 @@ def as_labelled_series(
     series = Series(
         values, with_autoregressive_input(model, values, inputs), _steps(model, dt, values)
     )
-    return Checked(series, labels)
+    return Checked(Series(*map(recordable, series)), labels)
 
 
 def as_steps(

@@ -78,7 +78,8 @@ def innovations(model: LinearGaussianModel, series: Series, filtered: Filtered) 
     Source:
         Durbin and Koopman (2012), Time Series Analysis by State Space Methods, equation 4.13.
     """
-    emission = model.linear_parameters(series.u, series.dt).emission
+    with torch.no_grad():
+        emission = model.linear_parameters(series.u, series.dt).emission
     C, a, P = emission.matrix, filtered.predicted_mean, filtered.predicted_cov
     mean = (C @ a[..., None])[..., 0] + emission.offset
     proper = P.isfinite().all((-1, -2))[..., None, None]

@@ -56,7 +56,7 @@ def residuals(model: StateSpaceModel, series: Series, method: InferenceMethod) -
     with torch.no_grad():
         filtered = method.filter(model, series)
         linear = cast(LinearGaussianModel, model).linear_parameters(series.u, series.dt)
-    C, d, R = (x.to(series.y) for x in linear.emission)
+    C, d, R = (x.detach().to(series.y) for x in linear.emission)
     cov = filtered.predicted_cov
     known = torch.isfinite(cov).all(-1).all(-1) & torch.isfinite(filtered.predicted_mean).all(-1)
     cov = torch.where(known[..., None, None], cov, torch.zeros_like(cov))

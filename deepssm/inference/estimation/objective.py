@@ -9,13 +9,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from pyro.distributions import TorchDistribution
-from pyro.nn import PyroModule, PyroParam
+from pyro.nn import PyroModule, PyroParam, PyroSample
 from torch import Tensor
 from torch.distributions import Distribution, constraints, transform_to
 
 from ...core.abilities import HasReadableParameters
 from ...core.methods import InferenceMethod
 from ...core.model import Readable, Series, StateSpaceModel
+
+# Where a module remembers `(prior, parameter)` of each prior that learning has replaced.
+_REPLACED = "_replaced_priors"
 
 Vector = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -97,17 +100,30 @@ def free_count(model: StateSpaceModel) -> int:
 
 
 def priors_of(model: StateSpaceModel) -> list[Prior]:
-    """Return every `PyroSample` of the model."""
-    return list(_priors(model))
+    """Return every prior of the model, also of what an earlier learning has put in its place."""
+    return [*_priors(model), *_replaced(model)]
 
 
 def replace_priors(model: StateSpaceModel) -> list[Prior]:
-    """Turn every `PyroSample` into a `PyroParam` that starts at the prior's centre."""
-    priors = priors_of(model)
-    for module, name, density in priors:
+    """Turn every `PyroSample` into a `PyroParam` that starts at the prior's centre.
+
+    The module remembers the prior as long as that parameter stands, so that a model that is
+    learnt again is learnt under the same priors.
+    """
+    kept, fresh = _replaced(model), list(_priors(model))
+    for module, name, density in fresh:
         support: Any = density.support
         setattr(module, name, PyroParam(_centre(density), support, density.event_dim))
-    return priors
+        parameter = module.get_parameter(f"{name}_unconstrained")
+        module.__dict__.setdefault(_REPLACED, {})[name] = (density, parameter)
+    return [*fresh, *kept]
+
+
+def restore_priors(model: StateSpaceModel) -> None:
+    """Put the priors back that an earlier learning has replaced by what it found."""
+    for module, name, density in _replaced(model):
+        del module.__dict__[_REPLACED][name]
+        setattr(module, name, PyroSample(density))
 
 
 @dataclass
@@ -203,6 +219,17 @@ class Objective:
             return value, slope
         back = vector - self.best[0]
         return self.best[1] + 1.0 + 1e3 * float(back @ back), 2e3 * back
+
+
+def _replaced(model: StateSpaceModel) -> list[Prior]:
+    """Return the priors that stood where parameters stand now, unless the user has set others."""
+    found = []
+    for module in model.modules():
+        for name, (density, parameter) in module.__dict__.get(_REPLACED, {}).items():
+            stands = module._parameters.get(f"{name}_unconstrained") is parameter
+            if stands and parameter.requires_grad:
+                found.append(Prior(module, name, density))
+    return found
 
 
 def _priors(model: StateSpaceModel) -> Iterator[Prior]:
