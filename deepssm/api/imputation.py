@@ -78,7 +78,7 @@ def imputed(
 
 
 def averaged_model(method: InferenceMethod, model: StateSpaceModel) -> StateSpaceModel:
-    """Return the model that a method moves through its parameter draws, if it does, else `model`."""
+    """Return the model that a method moves through parameter draws, if it does, else `model`."""
     from ..inference.estimation.parameter_average import ParameterAverage
 
     return method.own(model) if isinstance(method, ParameterAverage) else model

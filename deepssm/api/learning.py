@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..core.gradients import gradients_on, recordable
+from ..core.gradients import gradients_on, plain_series
 from ..core.methods import InferenceMethod, Learned, LearningMethod, UsesGuide
 from ..core.model import Series, StateSpaceModel
 
@@ -36,8 +36,13 @@ def learn(
     """
     require_gradients(model)
     with gradients_on():
-        own = Series(*(None if x is None else recordable(x).detach().clone() for x in series))
+        y, u, dt = plain_series(series)
+        own = Series(y.detach().clone(), _copied(u), _copied(dt))
         return learner.fit(model, own, progress=progress, generator=generator), own
+
+
+def _copied(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.detach().clone()
 
 
 def require_gradients(model: StateSpaceModel) -> None:

@@ -115,14 +115,14 @@ def replace_priors(model: StateSpaceModel) -> list[Prior]:
         support: Any = density.support
         setattr(module, name, PyroParam(_centre(density), support, density.event_dim))
         parameter = module.get_parameter(f"{name}_unconstrained")
-        module.__dict__.setdefault(_REPLACED, {})[name] = (density, parameter)
+        _memory(module)[name] = (density, parameter)
     return [*fresh, *kept]
 
 
 def restore_priors(model: StateSpaceModel) -> None:
     """Put the priors back that an earlier learning has replaced by what it found."""
     for module, name, density in _replaced(model):
-        del module.__dict__[_REPLACED][name]
+        del _memory(module)[name]
         setattr(module, name, PyroSample(density))
 
 
@@ -178,6 +178,17 @@ class Objective:
             value = self.inference.log_likelihood(self.model, self.series)
         return value.double().reshape(-1).cpu().numpy()
 
+    def value(self, vector: Vector) -> float:
+        """Return the negative log-density at a vector, summed, infinite where it has none."""
+        self.evaluations += 1
+        try:
+            self.assign(vector)
+            with torch.no_grad():
+                value = -float(self.log_likelihood() + self.log_prior())
+        except (ValueError, ArithmeticError, RuntimeError):
+            return np.inf
+        return value if np.isfinite(value) else np.inf
+
     def log_prior(self) -> Tensor:
         """Return the log prior density of the constrained parameters that have a prior."""
         total = self.series.y.new_zeros(())
@@ -190,13 +201,10 @@ class Objective:
         self.assign(vector)
         self.evaluations += 1
         tensors = [free.tensor for free in self.free]
-        value = -(self.log_likelihood() + self.log_prior()) / self.count
+        with torch.enable_grad():
+            value = -(self.log_likelihood() + self.log_prior()) / self.count
         if not value.requires_grad:
-            raise ValueError(
-                f"`inference`: the log-likelihood of {type(self.inference).__name__} does not "
-                "depend differentiably on the parameters. Use `Kalman()`, `Unscented()` or "
-                "another Gaussian filter, or learn with `SVI()`."
-            )
+            raise not_differentiable(self.inference, "the parameters")
         slopes = torch.autograd.grad(value, tensors, allow_unused=True)
         parts = [
             torch.zeros_like(p) if slope is None else slope
@@ -208,6 +216,14 @@ class Objective:
         if value.item() < self.best[1]:
             self.best = (np.array(vector), value.item())
         return value.item(), flat
+
+    def flatness(self) -> float:
+        """Return the gradient per observation below which a search has converged.
+
+        Parameters in float32 stand on a grid, between whose points the gradient jumps.
+        """
+        finest = max((torch.finfo(free.tensor.dtype).eps for free in self.free), default=0.0)
+        return max(1e-4, 1e4 * finest)
 
     def guarded(self, vector: Vector) -> tuple[float, Vector]:
         """Return value and gradient, with a wall that leads back where either is not finite."""
@@ -221,11 +237,55 @@ class Objective:
         return self.best[1] + 1.0 + 1e3 * float(back @ back), 2e3 * back
 
 
+def require_reached(objective: Objective, at: Vector) -> None:
+    """Raise if the likelihood depends on a parameter to which no gradient flows.
+
+    Args:
+        objective: What is to be climbed.
+        at: Where it starts.
+
+    Raises:
+        ValueError: a central difference differs from a gradient that is exactly zero.
+    """
+    _, slope = objective.gradient(at)
+    start, here = 0, objective.value(at)
+    for free in objective.free:
+        stop = start + free.tensor.numel()
+        if not slope[start:stop].any() and here == objective.value(at):
+            shift = np.zeros_like(at)
+            shift[start:stop] = 1e-3
+            above, below = objective.value(at + shift), objective.value(at - shift)
+            if abs(above - below) > 1e-9 * (1.0 + abs(here)):
+                objective.assign(at)
+                raise not_differentiable(objective.inference, f"`{free.name}`")
+        start = stop
+    objective.assign(at)
+
+
+def not_differentiable(inference: InferenceMethod, what: str) -> ValueError:
+    """Return the error for a likelihood through which no gradient flows, with other ways."""
+    name = type(inference).__name__
+    others = [f"`{n}()`" for n in ("Kalman", "Unscented", "Extended") if n != name]
+    return ValueError(
+        f"`inference`: the log-likelihood of {name} does not depend differentiably on {what}. Use "
+        f"{' or '.join(others)} where the model allows it, or learn with `SVI()` or "
+        "`ParticleMetropolis()`. Is something detached, drawn by `sample()`, or computed outside "
+        "of torch, in the model or the method?"
+    )
+
+
+def _memory(module: PyroModule) -> dict[str, tuple[TorchDistribution, torch.nn.Parameter]]:
+    own: dict[str, Any] = module.__dict__  # type: ignore[assignment]
+    return own.setdefault(_REPLACED, {})
+
+
 def _replaced(model: StateSpaceModel) -> list[Prior]:
     """Return the priors that stood where parameters stand now, unless the user has set others."""
     found = []
     for module in model.modules():
-        for name, (density, parameter) in module.__dict__.get(_REPLACED, {}).items():
+        if not isinstance(module, PyroModule):
+            continue
+        for name, (density, parameter) in _memory(module).items():
             stands = module._parameters.get(f"{name}_unconstrained") is parameter
             if stands and parameter.requires_grad:
                 found.append(Prior(module, name, density))

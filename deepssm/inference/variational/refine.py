@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...core.gradients import gradients_on, recordable
+from ...core.gradients import gradients_on, plain_series
 from ...core.guides import Guide, PosteriorLaw, RefinableGuide
 from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import seeded
@@ -124,7 +124,7 @@ def refine(
     Marino, Yue, Mandt (2018), Iterative amortized inference, for the gap that this closes.
     """
     with gradients_on():
-        own = Series(*map(recordable, series))
+        own = plain_series(series)
         return _ascended(model, guide, own, steps, learning_rate, num_particles, generator)
 
 
