@@ -18,7 +18,7 @@ from .information import information
 from .maximum_likelihood_batch import Errors, fit_each
 from .objective import Objective, Vector, free_count, replace_priors, require_reached
 from .objective_batch import separable
-from .release import kinds_of, released
+from .release import inside
 from .required import given
 from .standard_errors import Matrix, at_bounds, newton_polish, outer_products
 
@@ -140,7 +140,7 @@ class MaximumLikelihood:
                 x0 = first + (_noise(first, generator) if k else 0.0)
                 left = self._search(objective, x0, self.max_iterations, record)
             for _ in range(_RELEASES):
-                x0 = _inside(objective) if left > 0 else None
+                x0 = inside(objective) if left > 0 else None
                 if x0 is None:
                     break
                 left = self._search(objective, x0, left, record)
@@ -172,21 +172,6 @@ class MaximumLikelihood:
                 break
             x0 = found.x
         return max(limit, 0)
-
-
-def _inside(objective: Objective) -> Vector | None:
-    """Return a better point further from the bounds than the best so far, if there is one."""
-    kinds = [kinds_of(free) for free in objective.free]
-    if not kinds:
-        return None
-    at = torch.from_numpy(np.array(objective.best[0]))
-    value = torch.tensor(objective.value(objective.best[0]), dtype=torch.float64)
-
-    def score(x: Tensor) -> Tensor:
-        return torch.tensor(objective.value(x.numpy()), dtype=torch.float64)
-
-    moved, gained = released(at, value, torch.cat(kinds), score)
-    return moved.numpy() if bool(gained) else None
 
 
 def _require_finite_start(objective: Objective, x: Vector) -> None:

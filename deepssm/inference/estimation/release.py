@@ -10,11 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from .objective import Free
+from .objective import Free, Objective, Vector
 
 # Factors of 100 in a variance between trials, and how many: 1e-26 of the scale comes back.
 _STRIDE, _TRIALS = math.log(100.0), 16
@@ -96,6 +97,21 @@ def released(
         moved = moved | (lowest < value)
         at, value = best, lowest
     return at, moved
+
+
+def inside(objective: Objective) -> Vector | None:
+    """Return a better point further from the bounds than the best so far, if there is one."""
+    kinds = [kinds_of(free) for free in objective.free]
+    if not kinds:
+        return None
+    at = torch.from_numpy(np.array(objective.best[0]))
+    value = torch.tensor(objective.value(objective.best[0]), dtype=torch.float64)
+
+    def score(x: Tensor) -> Tensor:
+        return torch.tensor(objective.value(x.numpy()), dtype=torch.float64)
+
+    moved, gained = released(at, value, torch.cat(kinds), score)
+    return moved.numpy() if bool(gained) else None
 
 
 _CHOLESKY = (

@@ -98,8 +98,8 @@ def at_bounds(objective: Objective) -> list[tuple[str, int, str]]:
     """Find parameters that the data push to a bound: name, entry and which bound.
 
     A positive parameter sits at 0 when 1e-6 of it fits the data as well, to 1e-4 nats, and some
-    multiple of it does not; one in an interval sits at an end when it is within 1e-5 of the interval's width
-    and the middle does not fit as well.
+    multiple of it does not; one in an interval sits at an end when it is within 1e-5 of the
+    interval's width and the middle does not fit as well.
     """
     at, value = objective.best
     found, start = [], 0

@@ -272,8 +272,8 @@ def test_a_method_without_gradient_is_an_error() -> None:
 
 
 def test_errors_from_the_scores_are_those_of_statsmodels() -> None:
-    """statsmodels 0.15.0, `UnobservedComponents(nile, "llevel")` at the optimum, `cov_type` `"opg"`,
-    `"approx"` and `"robust"`; a Kalman recursion by hand gives the same robust ones."""
+    """statsmodels 0.15.0, `UnobservedComponents(nile, "llevel")` at the optimum: `cov_type`
+    `"opg"`, `"approx"` and `"robust"`; a Kalman recursion by hand gives the same robust ones."""
     opg = fit(LocalLevel(), nile(), errors="opg").standard_errors
     assert opg["noise_variance"].item() == pytest.approx(2590.09328615, rel=1e-5)
     assert opg["level_variance"].item() == pytest.approx(846.45083404, rel=1e-5)
