@@ -204,16 +204,11 @@ class ExpectationMaximization:
 
     def _tied(self, model: StateSpaceModel, free: set[str]) -> int:
         """Return how many entries of covariances stay zero."""
-        sizes = (
-            [
-                len(x)
-                for n, x in present(model).items()
-                if n in self.diagonal and n in free and x is not None
-            ]
-            if free
-            else []
-        )
-        return sum(n * (n - 1) // 2 for n in sizes)
+        if not free:
+            return 0
+        matrices = present(model)
+        held = [matrices[name] for name in self.diagonal if name in free]
+        return sum(len(x) * (len(x) - 1) // 2 for x in held if x is not None)
 
     def _write_cov(self, model: StateSpaceModel, name: str, value: Tensor) -> None:
         mask = torch.eye(len(value)).to(value) if name in self.diagonal else torch.ones_like(value)

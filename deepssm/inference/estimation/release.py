@@ -100,7 +100,10 @@ def released(
 
 
 def inside(objective: Objective) -> Vector | None:
-    """Return a better point further from the bounds than the best so far, if there is one."""
+    """Return a better point further from the bounds than the best so far, if there is one.
+
+    The model is left at the best so far.
+    """
     kinds = [kinds_of(free) for free in objective.free]
     if not kinds:
         return None
@@ -111,6 +114,7 @@ def inside(objective: Objective) -> Vector | None:
         return torch.tensor(objective.value(x.numpy()), dtype=torch.float64)
 
     moved, gained = released(at, value, torch.cat(kinds), score)
+    objective.assign(objective.best[0])
     return moved.numpy() if bool(gained) else None
 
 
