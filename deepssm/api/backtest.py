@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..core.autoregressive import own_inputs
+from ..core.gradients import gradients_on
 from ..core.methods import InferenceMethod, LearningMethod
 from ..core.model import Series, StateSpaceModel
 from ..core.results import Forecast
@@ -101,12 +102,13 @@ class _Rolling(NamedTuple):
     def _learn(
         self, model: StateSpaceModel, past: Series
     ) -> tuple[StateSpaceModel, InferenceMethod]:
-        fresh = copy.deepcopy(model)
+        with gradients_on():
+            fresh = copy.deepcopy(model)
         found = api.fit(
             fresh, past.y, past.u, dt=past.dt, method=self.learner, progress=False,
             generator=self.generator,
         )  # fmt: skip
-        return fresh, self.method or found.method
+        return found.model, self.method or found.method
 
     def _forecast(
         self, model: StateSpaceModel, series: Series, origin: int, method: InferenceMethod | None

@@ -14,7 +14,7 @@ from ..core.pyro_sites import at, seeded
 from ..core.results import Simulated
 from .arguments import infers, positive
 from .defaults import default_method
-from .imputation import complete_draws, drawn_with_parameters
+from .imputation import averaged_model, complete_draws, drawn_with_parameters
 from .validation import Data, as_series, as_tensor
 
 
@@ -74,6 +74,7 @@ def run_again(
     Raises:
         ValueError: the inputs' shapes differ, or a transition is not Gaussian.
     """
+    model = averaged_model(method, model)
     other = series._replace(u=_other_inputs(model, series, u_instead))
     with torch.no_grad():
 

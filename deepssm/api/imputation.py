@@ -66,6 +66,7 @@ def imputed(
     """
     if positive("num_samples", num_samples) < 2:
         raise ValueError(f"`num_samples` must be at least 2 for a spread, got {num_samples}.")
+    model = averaged_model(method, model)
     with torch.no_grad():
 
         def draw(inference: InferenceMethod, count: int) -> tuple[Tensor, Tensor]:
@@ -112,6 +113,13 @@ def _exact_moments(
     means, variances = drawn_with_parameters(method, moments, num_samples)
     mean = means[0] if inner is method else means.mean(0)
     return mean, variances.mean(0) + (means - mean).square().mean(0)
+
+
+def averaged_model(method: InferenceMethod, model: StateSpaceModel) -> StateSpaceModel:
+    """Return the model that a method moves through parameter draws, if it does, else `model`."""
+    from ..inference.estimation.parameter_average import ParameterAverage
+
+    return method.own(model) if isinstance(method, ParameterAverage) else model
 
 
 def drawn_with_parameters(

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..core.abilities import ReadsNoiseVariances
 from ..core.autoregressive import with_autoregressive_input
+from ..core.gradients import plain_series
 from ..core.methods import InferenceMethod, TakesEmptySeries
 from ..core.model import Data, Series, StateSpaceModel
 from .arguments import require_model
@@ -87,7 +88,7 @@ def as_labelled_series(
     series = Series(
         values, with_autoregressive_input(model, values, inputs), _steps(model, dt, values)
     )
-    return Checked(series, labels)
+    return Checked(plain_series(series), labels)
 
 
 def as_steps(

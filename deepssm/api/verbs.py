@@ -17,6 +17,7 @@ from .arguments import infers, learns, positive, require_model, smoothed, to_lea
 from .defaults import completed, default_learner, default_method, default_online_method
 from .fit import Fit
 from .forecasting import Ahead, future_labels
+from .learning import learn, own_copy
 from .randomness import drawing_from
 from .validation import Data, as_labelled_series, as_series, as_steps
 
@@ -136,6 +137,8 @@ def log_likelihood(
 ) -> Tensor:
     """Return `log p(y_t | y_{1:t-1})` in nats, `(*batch, time)`; missing entries add exactly 0.
 
+    It can be differentiated; the other verbs return plain numbers.
+
     Args:
         model: Any state space model.
         y: Observations, `(*batch, time, obs)` or a frame.
@@ -178,7 +181,7 @@ def sample_posterior(
     inference = _method(model, method)
     series = as_steps(model, inference, y, u, dt, lengths).series
     count = positive("num_samples", num_samples)
-    return inference.sample_posterior(model, series, count, generator)
+    return inference.sample_posterior(model, series, count, generator).detach()
 
 
 def simulate(
@@ -274,6 +277,9 @@ def fit(
 ) -> Fit:
     """Learn the free parameters of a model from data, in place.
 
+    The fit holds a copy of the model as it is then: learning the same model again, or changing
+    it, leaves earlier fits as they were.
+
     Args:
         model: Its parameters that require gradients are learnt; constraints, priors and frozen
             flags are those of the parameters themselves.
@@ -291,7 +297,7 @@ def fit(
         generator: Source of randomness.
 
     Returns:
-        The model with what was learnt about it, ready to `.filter()`, `.smooth()`,
+        A copy of the model with what was learnt about it, ready to `.filter()`, `.smooth()`,
         `.forecast(h)` and `.summary()`.
 
     Raises:
@@ -300,9 +306,9 @@ def fit(
     checked = as_labelled_series(model, y, u, dt=dt, lengths=lengths)
     series = to_learn(model, checked.series)
     learner = default_learner(model) if method is None else completed(learns(method), model)
-    learned = learner.fit(model, series, progress=progress, generator=generator)
+    learned, series = learn(learner, model, series, progress, generator)
     remember_trained(model, learned.method)
-    return Fit(model, learned, series).labelled(checked.labels, lengths)
+    return Fit(*own_copy(model, learned), series).labelled(checked.labels, lengths)
 
 
 def online(

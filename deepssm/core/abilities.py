@@ -8,13 +8,16 @@ method and the learner that are taken where the caller names none.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol, TypeGuard, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeGuard, runtime_checkable
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
 from .model import LinearParameters, Readable, Series
+
+if TYPE_CHECKING:
+    from .results import Smoothed
 
 
 @runtime_checkable
@@ -91,6 +94,23 @@ class HasMatrices(Protocol):
 
     def matrices(self) -> Mapping[str, Tensor | None]:
         """Return the constrained values of `A, B, b, Q, C, D, d, R, m0, P0` by these names."""
+        ...
+
+
+@runtime_checkable
+class MaximizesMoments(Protocol):
+    """A linear-Gaussian model that says how it climbs its expected log joint density.
+
+    With `LinearGaussianModel` beside it; `ExpectationMaximization` learns it.
+    """
+
+    def maximize_moments(self, series: Series, smoothed: Smoothed) -> None:
+        """Set the free parameters to the maximum of `E[log p(y, z)]`, or nearer it.
+
+        Args:
+            series: The data.
+            smoothed: Moments of the states given all data, under the present parameters.
+        """
         ...
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -28,9 +29,26 @@ class Labelled:
     names: tuple[str, ...] | None = None
 
     def labelled(self: _R, index: pd.Index | None, names: tuple[str, ...] | None) -> _R:
-        """Attach labels and return the same result."""
-        self.index, self.names = index, names
-        return self
+        """Attach labels; return the result as numbers, without the graph of their computation.
+
+        Every verb hands its result out through here, so that it can be drawn, copied and pickled.
+        A gradient is that of `ds.log_likelihood`, or of a method's own result.
+        """
+        result = self
+        if any(map(_carries_graph, cast(Iterable[object], self))):
+            result = type(self)(*map(_without_graph, cast(Iterable[object], self)))
+            vars(result).update(vars(self))
+        result.index, result.names = index, names
+        return result
+
+    def __repr__(self) -> str:
+        """Name the fields and their shapes, not their numbers."""
+        fields = cast(NamedTuple, self)._asdict().items()
+        shapes = [
+            f"{name}: {_shape(value)}" for name, value in fields if isinstance(value, Tensor)
+        ]
+        names = [] if self.names is None else [f"names: {_shortened(self.names)}"]
+        return f"{type(self).__name__}({', '.join(shapes + names)})"
 
 
 class _FilteredFields(NamedTuple):
@@ -271,9 +289,18 @@ class Forecast(Labelled, _ForecastFields):
         state_samples: `(num_samples, *batch, horizon, state)`, or `None`.
         gaussian: Whether the forecast is Gaussian with exactly these moments, so that quantiles
             and scores come from them and not from draws; not a field.
+        parameters_known: Whether parameters were taken as known, so that a fit to few
+            observations is surer of the future than it should be; not a field.
     """
 
     gaussian: bool = False
+
+    parameters_known: bool = True
+
+    def __repr__(self) -> str:
+        """Name the fields and their shapes, and what the bands leave out."""
+        short = super().__repr__()
+        return f"{short[:-1]}, parameters taken as known)" if self.parameters_known else short
 
     @property
     def state(self) -> Forecast:
@@ -337,6 +364,23 @@ def gaussian_quantile(mean: Tensor, sd: Tensor, q: float) -> Tensor:
     """
     width = torch.special.ndtri(torch.as_tensor(q, dtype=sd.dtype, device=sd.device))
     return mean if float(width) == 0.0 else mean + sd * width
+
+
+def _carries_graph(value: object) -> bool:
+    return isinstance(value, Tensor) and value.requires_grad
+
+
+def _without_graph(value: object) -> object:
+    return value.detach() if isinstance(value, Tensor) else value
+
+
+def _shape(value: Tensor) -> str:
+    return " x ".join(str(size) for size in value.shape) or f"{value.item():g}"
+
+
+def _shortened(names: tuple[str, ...], most: int = 4) -> str:
+    shown = ", ".join(str(name) for name in names[:most])
+    return shown if len(names) <= most else f"{shown}, ... ({len(names)})"
 
 
 def _default_names(prefix: str, size: int) -> tuple[str, ...]:

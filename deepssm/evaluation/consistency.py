@@ -83,7 +83,8 @@ def innovations(model: LinearGaussianModel, series: Series, filtered: Filtered) 
     Source:
         Durbin and Koopman (2012), Time Series Analysis by State Space Methods, equation 4.13.
     """
-    emission = model.linear_parameters(series.u, series.dt).emission
+    with torch.no_grad():
+        emission = model.linear_parameters(series.u, series.dt).emission
     C = emission.matrix
     mean = (C @ filtered.predicted_mean[..., None])[..., 0] + emission.offset
     cov = filtered.predicted_image_cov(C) + emission.cov

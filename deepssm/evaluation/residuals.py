@@ -59,7 +59,7 @@ def residuals(model: StateSpaceModel, series: Series, method: InferenceMethod) -
     with torch.no_grad():
         filtered = method.filter(model, series)
         linear = cast(LinearGaussianModel, model).linear_parameters(series.u, series.dt)
-    C, d, R = (x.to(series.y) for x in linear.emission)
+    C, d, R = (x.detach().to(series.y) for x in linear.emission)
     expected = (C @ filtered.predicted_mean[..., None])[..., 0] + d
     S = filtered.predicted_image_cov(C) + R
     error, masked, seen = mask_gaussian(series.y - expected, S)

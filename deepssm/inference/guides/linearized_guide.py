@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
+from ...core.gradients import gradients_on, recordable
 from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import observed_steps
 from ...linear import matrix_scan
@@ -235,8 +236,8 @@ def _jacobian(
     conditional: Callable[[Tensor], Distribution], point: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return Jacobian of the mean, mean and variance, of conditionals by row."""
-    point = point.detach().requires_grad_()
-    with torch.enable_grad():
+    with gradients_on():
+        point = recordable(point).detach().requires_grad_()
         here = conditional(point)
         slope = _rows(here.mean, point)
     return slope, here.mean.detach(), here.variance.detach()
