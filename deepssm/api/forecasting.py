@@ -60,7 +60,7 @@ class Ahead(NamedTuple):
                 their own.
         """
         if is_frame(self.u_future) or is_frame(self.dt_future):
-            return self._aligned(model, lengths).forecast(model, method, past, lengths)
+            return self.aligned(model, lengths).forecast(model, method, past, lengths)
         if lengths is not None and not past.batch_shape:
             length = int(as_counts(lengths, past.batch_shape))
             u, dt = past.u, past.dt
@@ -86,8 +86,16 @@ class Ahead(NamedTuple):
             parts.append(part)
         return _in_order(parts, torch.cat(rows).argsort(), past.batch_shape)
 
-    def _aligned(self, model: StateSpaceModel, lengths: Data | None) -> Ahead:
-        """Return this with the rows of frames at the labels of the steps ahead."""
+    def aligned(self, model: StateSpaceModel, lengths: Data | None = None) -> Ahead:
+        """Return this with the rows of frames at the labels of the steps ahead.
+
+        Args:
+            model: Says what its inputs are called.
+            lengths: Valid steps of the past.
+
+        Raises:
+            ValueError: A label or a name is not there.
+        """
         index, ahead, to = self.labels.index, None, "the steps ahead"
         if index is not None:
             rows = len(index) if lengths is None else int(as_counts(lengths, torch.Size()))

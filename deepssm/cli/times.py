@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..io import dates
@@ -12,7 +11,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def read_times(raw: pd.Series, name: str, path: Path) -> tuple[pd.Index, list[str]]:
+def read_times(raw: pd.Series, name: str, path: object) -> tuple[pd.Index, list[str]]:
     """Return the time of each row, and sentences on how it was read.
 
     Args:

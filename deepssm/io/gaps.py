@@ -80,6 +80,14 @@ def _uneven_times(index: Any, dialect: Dialect) -> str:  # noqa: ANN401
     return _text(gap, index[place], advice)
 
 
+def place_of_gap(index: pd.DatetimeIndex) -> int:
+    """Return the row before the first gap of an uneven index, not the first short month."""
+    grid, off = grid_of(index), _off_grid(index)
+    if off is not None and (grid is None or _length(index, grid) > 3 * len(index)):
+        return off[1]
+    return _oddest(index[1:] - index[:-1])[0] if grid is None else _first_gap(index, grid)
+
+
 def _length(index: pd.DatetimeIndex, step: Any) -> float:  # noqa: ANN401
     return (index[-1] - index[0]) / ((index[0] + step) - index[0])
 
@@ -100,7 +108,7 @@ def _first_gap(index: pd.DatetimeIndex, grid: Any) -> int:  # noqa: ANN401
     """Return the row before the first date that is missing on the grid."""
     import pandas as pd
 
-    if isinstance(grid, pd.offsets.Tick):
+    if isinstance(grid, pd.offsets.Tick | pd.offsets.Day):
         return _oddest(index[1:] - index[:-1])[0]
     whole = pd.date_range(index[0], index[-1], freq=grid)
     missing = whole[~whole.isin(index)][0]

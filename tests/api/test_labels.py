@@ -262,7 +262,7 @@ def test_one_length_is_not_two() -> None:
 def test_what_is_masked_is_missing_everywhere() -> None:
     level = ds.models.LocalLevel(1.0, noise_variance=1.0)
     plain = np.array([1.0, 2.0, np.nan, 4.0])
-    masked = np.ma.array([1.0, 2.0, 1e6, 4.0], mask=[0, 0, 1, 0])
+    masked = np.ma.array([1.0, 2.0, 1e6, 4.0], mask=[False, False, True, False])
     expected = ds.filter(level, plain)
     torch.testing.assert_close(ds.filter(level, masked), expected)
     for method in (None, ds.inference.Unscented(), ds.inference.Kalman()):

@@ -21,8 +21,8 @@ READ_ONLY.flags.writeable = False
 
 EQUAL: dict[str, Any] = {
     "masked": MASKED,
-    "masked integers": np.ma.array([1, 99, 3], mask=[0, 1, 0]),
-    "masked objects": np.ma.array([1, "x", 3], mask=[0, 1, 0], dtype=object),
+    "masked integers": np.ma.array([1, 99, 3], mask=[False, True, False]),
+    "masked objects": np.ma.array([1, "x", 3], mask=[False, True, False], dtype=object),
     "a list with the masked constant": [1.0, np.ma.masked, 3.0],
     "None": [1, None, 3],
     "pandas' NA": [1, pd.NA, 3],
@@ -47,7 +47,7 @@ def test_numbers_are_read_and_holes_are_nan(name: str) -> None:
 
 
 def test_masks_of_rows_and_of_nested_lists() -> None:
-    rows = np.ma.array([[1.0, 2.0], [3.0, 4.0]], mask=[[0, 1], [0, 0]])
+    rows = np.ma.array([[1.0, 2.0], [3.0, 4.0]], mask=np.array([[False, True], [False, False]]))
     nested = [[1.0, np.ma.masked], [3.0, 4.0]]
     for value in (rows, [rows[0], rows[1]], nested, tuple(nested)):
         np.testing.assert_array_equal(read_numbers("y", value), [[1.0, NAN], [3.0, 4.0]])
