@@ -73,7 +73,7 @@ def backtest(
     held_out = torch.stack([series.y[..., o : o + horizon, :] for o in origins])
     scale = naive_error(series.y[..., : origins[0], :], period)
     result = Backtest(_stack(forecasts), held_out, torch.tensor(origins), scale)
-    return result.labelled(*labels)
+    return result.labelled(labels.index, labels.names)
 
 
 class _Rolling(NamedTuple):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
@@ -15,7 +17,7 @@ from ..core.results import Simulated
 from .arguments import infers, positive
 from .defaults import default_method
 from .imputation import averaged_model, complete_draws, drawn_with_parameters
-from .validation import Data, as_series, as_tensor
+from .validation import Data, as_labelled_series, as_rows, as_tensor
 
 
 def counterfactual(
@@ -55,10 +57,11 @@ def counterfactual(
 
     Source: Pearl (2009), Causality, section 7.1: abduction, action, prediction.
     """
-    series = as_series(model, y, u, dt=dt, lengths=lengths)
+    series, labels = as_labelled_series(model, y, u, dt=dt, lengths=lengths)
+    other, _ = as_rows(model, "u_instead", u_instead, labels.index, known=labels.inputs)
     inference = default_method(model) if method is None else infers(method)
     count = positive("num_samples", num_samples)
-    return run_again(model, series, u_instead, inference, count, generator)
+    return run_again(model, series, cast(Data, other), inference, count, generator)
 
 
 def run_again(

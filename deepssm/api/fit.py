@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from ..core.results import Disturbances, Filtered, Forecast, Imputed, Simulated,
 from .arguments import positive, smoothed
 from .forecasting import Ahead, future_labels
 from .randomness import drawing_from
-from .validation import Data, Labels
+from .validation import Data, Labels, as_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -108,16 +108,16 @@ class Fit(_FitFields):
     ) -> Forecast:
         """Forecast the steps after the training data; see `deepssm.forecast`."""
         horizon = positive("horizon", horizon)
-        ahead = Ahead(horizon, u_future, dt_future, num_samples, generator)
+        ahead = Ahead(horizon, u_future, dt_future, num_samples, generator, self.labels)
         result = ahead.forecast(self.model, self.method, self.series, self.lengths)
-        return result.labelled(future_labels(self.labels, horizon), self.names)
+        return result.labelled(future_labels(self.labels, horizon, self.lengths), self.names)
 
     def impute(self, num_samples: int = 200, generator: torch.Generator | None = None) -> Imputed:
         """Fill the gaps of the training data; see `deepssm.impute`."""
         from .imputation import imputed
 
         found = imputed(self.model, self.series, self.method, num_samples, generator)
-        return found.labelled(*self.labels)
+        return found.labelled(self.index, self.names)
 
     def counterfactual(
         self,
@@ -129,7 +129,9 @@ class Fit(_FitFields):
         from .counterfactual import run_again
 
         count = positive("num_samples", num_samples)
-        return run_again(self.model, self.series, u_instead, self.method, count, generator)
+        known = self.labels.inputs
+        other = as_rows(self.model, "u_instead", u_instead, self.index, known=known)[0]
+        return run_again(self.model, self.series, cast(Data, other), self.method, count, generator)
 
     def residuals(self) -> Tensor:
         """Standardised one-step errors, `(*batch, time, obs)`; see `evaluation.residuals`."""

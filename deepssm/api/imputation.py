@@ -49,7 +49,9 @@ def impute(
     """
     series, labels = as_labelled_series(model, y, u, dt=dt, lengths=lengths)
     inference = default_method(model) if method is None else infers(method)
-    return imputed(model, series, inference, num_samples, generator).labelled(*labels)
+    return imputed(model, series, inference, num_samples, generator).labelled(
+        labels.index, labels.names
+    )
 
 
 def imputed(

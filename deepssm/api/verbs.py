@@ -19,7 +19,7 @@ from .fit import Fit
 from .forecasting import Ahead, future_labels
 from .learning import learn, own_copy
 from .randomness import drawing_from
-from .validation import Data, as_labelled_series, as_series, as_steps
+from .validation import Data, as_labelled_series, as_series, as_steps, remember_columns
 
 if TYPE_CHECKING:
     from ..core.methods import OnlineFilter
@@ -122,7 +122,7 @@ def disturbances(
     from ..inference.kalman.disturbances import smoothed_disturbances
 
     series, labels = as_labelled_series(model, y, u, dt=dt, lengths=lengths)
-    return smoothed_disturbances(model, series).labelled(*labels)
+    return smoothed_disturbances(model, series).labelled(labels.index, labels.names)
 
 
 def log_likelihood(
@@ -259,9 +259,10 @@ def forecast(
         ValueError: `horizon` is not positive, or future inputs do not fit.
     """
     series, labels = as_labelled_series(model, y, u, dt=dt, lengths=lengths)
-    ahead = Ahead(positive("horizon", horizon), u_future, dt_future, num_samples, generator)
+    steps = positive("horizon", horizon)
+    ahead = Ahead(steps, u_future, dt_future, num_samples, generator, labels)
     result = ahead.forecast(model, _method(model, method), series, lengths)
-    return result.labelled(future_labels(labels, horizon), labels.names)
+    return result.labelled(future_labels(labels, steps, lengths), labels.names)
 
 
 def fit(
@@ -308,6 +309,7 @@ def fit(
     learner = default_learner(model) if method is None else completed(learns(method), model)
     learned, series = learn(learner, model, series, progress, generator)
     remember_trained(model, learned.method)
+    remember_columns(model, checked.labels)
     return Fit(*own_copy(model, learned), series).labelled(checked.labels, lengths)
 
 

@@ -100,6 +100,9 @@ class StateSpaceModel(PyroModule):
         reads_time: Whether a step depends on `dt`; if not, steps of several lengths are refused.
         circular_state: Which components of `z` are angles in radians.
         circular_obs: Which components of `y` are angles in radians.
+        input_names: Names of the inputs, if they have any: columns of a frame are taken by them.
+        learnt_columns: Names of the columns of `y` and of `u` that learning saw, if they had any;
+            a frame that has them in another order is put into this one.
         trained: The method of inference that training left, or nothing; `core/methods.py` reads
             it. No parameter and no part of the state dict, but copied and pickled with the model.
     """
@@ -111,6 +114,8 @@ class StateSpaceModel(PyroModule):
     reads_time: bool = True
     circular_state: tuple[int, ...] = ()
     circular_obs: tuple[int, ...] = ()
+    input_names: tuple[str, ...] = ()
+    learnt_columns: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
     trained: tuple[object, ...] = ()
 
     def initial(self) -> Distribution:

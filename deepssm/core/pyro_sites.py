@@ -177,7 +177,8 @@ def completed(emission: Distribution, y: Tensor, fresh: Tensor | None = None) ->
     Returns:
         `(*axes, obs)`, `y` where it was seen.
     """
-    seen, fresh = ~torch.isnan(y), draw(emission) if fresh is None else fresh
+    seen = ~torch.isnan(y)
+    fresh = draw(emission) if fresh is None else fresh
     if isinstance(emission, MultivariateNormal):
         cov = emission.covariance_matrix
         both = seen[..., :, None] & seen[..., None, :]

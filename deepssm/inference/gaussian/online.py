@@ -10,6 +10,7 @@ from torch import Tensor
 from ...core.abilities import LinearGaussianModel
 from ...core.gaussian import outer
 from ...core.model import Data, Series, StateSpaceModel
+from ...io.arrays import read_step
 from ..online.state import as_numbers, require_state
 from ..online.wrapping import checked_observation
 from ..simulation.conditionals import Conditionals, bind, gaussian_start
@@ -163,6 +164,6 @@ class OnlineGaussian:
         if width:
             given = nothing.new_zeros(width) if u is None else as_numbers(u, nothing)
             inputs = given.to(nothing).expand(2, width)
-        step = None if dt is None else nothing.new_full((2,), float(dt))
+        step = None if dt is None else nothing.new_full((2,), read_step("dt", dt))
         series = Series(nothing, inputs, step)
         return bind(model, series), series

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TypeAlias, cast
 
 import numpy as np
@@ -20,6 +19,7 @@ from ...core.model import (
     StateSpaceModel,
 )
 from ...core.results import Filtered
+from ...io.arrays import read_numbers, read_step, read_vector
 from ..online.state import as_numbers, require_state
 from .cpu.problem import Pass, Problem, allocate, prepare, transition_arrays
 from .diffuse import diffuse_moments, posterior_mix
@@ -73,8 +73,7 @@ class OnlineKalman:
             dt: Time since the last step, for models in continuous time.
             u: Input of the arriving step, `(input,)`.
         """
-        if dt is not None and not 0 <= dt < math.inf:
-            raise ValueError(f"`dt` must be finite and not negative, got {dt}.")
+        dt = None if dt is None else read_step("dt", dt)
         self._input = u
         moves = self._moves(dt) if u is None else self._transition(dt, u)
         self._predict((*moves, *self._problem.params[3:]), tuple(self._out), self._space)
@@ -91,10 +90,7 @@ class OnlineKalman:
         Raises:
             ValueError: `y` has the wrong size or is infinite.
         """
-        try:
-            values = np.asarray(y, dtype=float).reshape(-1)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"`y` must hold numbers or NaN, got {y!r}.") from error
+        values = read_vector("y", y)
         if values.size != self._model.obs_dim or np.isinf(values).any():
             raise ValueError(
                 f"`y` must hold {self._model.obs_dim} finite number(s) or NaN, got {values}."
@@ -289,14 +285,14 @@ def filter_block(
 def _series(
     model: StateSpaceModel, y: Tensor, u: Tensor | None, dt: Tensor | float | None
 ) -> Series:
-    y = torch.as_tensor(y).to("cpu", torch.float64)
+    y = read_numbers("y", y).to("cpu", torch.float64)
     if y.ndim != 2 or y.shape[-1] != model.obs_dim or bool(y.isinf().any()):
         raise ValueError(
             f"`y` must be one series of finite numbers or NaN, `(time, {model.obs_dim})`, got "
             f"{tuple(y.shape)}."
         )
-    steps = None if dt is None else torch.as_tensor(dt, dtype=y.dtype).expand(len(y))
-    return Series(y, None if u is None else torch.as_tensor(u).to(y), steps)
+    steps = None if dt is None else read_numbers("dt", dt).to(y).expand(len(y))
+    return Series(y, None if u is None else read_numbers("u", u).to(y), steps)
 
 
 def _empty(running: OnlineKalman) -> Filtered:

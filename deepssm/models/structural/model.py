@@ -138,6 +138,8 @@ class Sum(Structural):
             self._adopt(part)
         self.state_dim = sum(part.state_dim for part in self.parts.values())
         self.input_dim = sum(part.input_dim for part in self.parts.values())
+        named = [name for part in self.parts.values() for name in part.input_names]
+        self.input_names = tuple(named) if len(named) == self.input_dim else ()
         self._join_noise(left, right)
 
     @property
