@@ -12,13 +12,13 @@ import numpy as np
 
 from ...ops.arrays import Marks, Matrices, Matrix, Space, Vector
 from ...ops.cache import cached
-from ...ops.small_matrices import FASTMATH
+from ...ops.small_matrices import DRIVER, FASTMATH, copy_matrix, copy_row
 from ..gaussian.kernels import absorb_rows, lay_identity, lay_row, triangle
 
 _INF = math.inf
 
 
-@cached(error_model="numpy", fastmath=FASTMATH)
+@cached(**DRIVER)
 def _log_sum(x: Vector) -> float:
     top, total = -_INF, 0.0
     for value in x:
@@ -30,7 +30,7 @@ def _log_sum(x: Vector) -> float:
     return top + math.log(total)
 
 
-@cached(error_model="numpy", fastmath=FASTMATH)
+@cached(**DRIVER)
 def _lay_mixture(
     log_weight: Vector, mean: Matrix, factor: Matrices, W: Matrix, centre: Vector
 ) -> int:
@@ -52,7 +52,7 @@ def _lay_mixture(
     return parts * (n + 1)
 
 
-@cached(error_model="numpy", fastmath=FASTMATH)
+@cached(**DRIVER)
 def _predict(
     A: Matrix, b: Vector, LQ: Matrix, cols: int, W: Matrix, V: Matrix, mean: Vector, out: Matrix
 ) -> None:
@@ -75,21 +75,31 @@ def _predict(
     triangle(0, 0, n, cols + n, V, out)
 
 
-@cached(error_model="numpy", fastmath=FASTMATH)
+@cached(**DRIVER)
 def _merge(
-    log_weight: Vector, mean: Matrix, factor: Matrices, W: Matrix, centre: Vector, out: Matrix
+    pasts: int, j: int, found: Space, joint: Space, W: Matrix, centre: Vector, out: Matrix
 ) -> float:
-    """Write mean and factor of a mixture; return its log-weight."""
-    if len(log_weight) == 1:
-        centre[:] = mean[0]
-        out[:] = factor[0]
-        return log_weight[0]
-    cols = _lay_mixture(log_weight, mean, factor, W, centre)
-    triangle(0, 0, mean.shape[1], cols, W, out)
-    return _log_sum(log_weight)
+    """Write mean and factor of the mixture over pasts of a mode; return its log-weight."""
+    n = len(centre)
+    weight, mean, L = joint
+    for i in range(pasts):
+        weight[i] = found[0][i, j]
+        for a in range(n):
+            mean[i, a] = found[1][i, j, a]
+            for k in range(n):
+                L[i, a, k] = found[2][i, j, a, k]
+    if pasts == 1:
+        for a in range(n):
+            centre[a] = mean[0, a]
+            for k in range(n):
+                out[a, k] = L[0, a, k]
+        return weight[0]
+    cols = _lay_mixture(weight, mean, L, W, centre)
+    triangle(0, 0, n, cols, W, out)
+    return _log_sum(weight)
 
 
-@cached(error_model="numpy", fastmath=FASTMATH)
+@cached(**DRIVER)
 def _score(
     C: Matrix,
     d: Vector,
@@ -133,7 +143,7 @@ def _score(
     return o, c, -_INF if wrong else found, square
 
 
-@cached(error_model="numpy", fastmath=FASTMATH)
+@cached(**DRIVER)
 def _condition(
     o: int,
     c: int,
@@ -162,7 +172,7 @@ def _condition(
             out[a, k] = total
 
 
-@cached(error_model="numpy", fastmath=FASTMATH)
+@cached(**DRIVER)
 def _unmerged(
     t: int,
     log_A: Matrix,
@@ -210,7 +220,7 @@ def _unmerged(
     return top + math.log(share) if top > -_INF else -_INF
 
 
-@cached(error_model="numpy", fastmath=FASTMATH)
+@cached(**DRIVER)
 def _step_all(
     t: int,
     pasts: int,
@@ -234,7 +244,7 @@ def _step_all(
     nearest, count = _INF, 0
     for i in range(pasts):
         for j in range(modes):
-            fresh[1][i, j] = mean[i, j]
+            copy_row(n, mean[i, j], fresh[1][i, j])
             emission = (
                 C[min(t, len(C) - 1), j],
                 d[min(t, len(d) - 1), j],
@@ -244,10 +254,22 @@ def _step_all(
             fresh[0][i, j] = log_weight[i, j] + found
             nearest, count = min(nearest, square), max(count, c)
             _condition(o, c, n + p, W, work[2], gain, fresh[1][i, j], L[i, j], fresh[2][i, j])
-    total = _log_sum(fresh[0][:pasts].ravel())
+    top, total = -_INF, -_INF
+    for i in range(pasts):
+        for j in range(modes):
+            top = max(top, fresh[0][i, j])
+    if top > -_INF:
+        total = 0.0
+        for i in range(pasts):
+            for j in range(modes):
+                total += math.exp(fresh[0][i, j] - top)
+        total = top + math.log(total)
     if total == -_INF:
-        fresh[0][:pasts], fresh[1][:pasts] = log_weight[:pasts], mean[:pasts]
-        fresh[2][:pasts] = L[:pasts]
+        for i in range(pasts):
+            copy_row(modes, log_weight[i], fresh[0][i])
+            copy_matrix(modes, n, mean[i], fresh[1][i])
+            for j in range(modes):
+                copy_matrix(n, n, L[i, j], fresh[2][i, j])
         return total, False
     for i in range(pasts):
         for j in range(modes):
@@ -255,7 +277,7 @@ def _step_all(
     return total, count > 0 and nearest > (6.0 + math.sqrt(count)) ** 2
 
 
-@cached(error_model="numpy", fastmath=FASTMATH)
+@cached(**DRIVER)
 def _move_all(
     order: int,
     t: int,
@@ -282,7 +304,7 @@ def _move_all(
             continue
         for i in range(modes):
             now[0][i, j] = weight[i] + log_A[i, j]
-            now[1][i, j] = mean[i]
+            copy_row(n, mean[i], now[1][i, j])
             for a in range(n):
                 for k in range(n):
                     W[a, k] = L[i, a, k]
@@ -319,6 +341,7 @@ def _run(
     )
     before = np.full(shape, -_INF), np.empty((J, K, n)), np.empty((J, K, n, n))
     joint, spoilt, pasts = np.empty(K), False, 1
+    several = np.empty(K), np.empty((K, n)), np.empty((K, n, n))
     for t in range(T):
         if t == 0:
             now[0][0], now[1][0], now[2][0] = log_pi, start[0], start[1]
@@ -335,12 +358,8 @@ def _run(
             spoilt = spoilt or not abs(exact - score[t]) <= 1.0
         for kept, found in ((predicted, now), (filtered, fresh)):
             for j in range(K):
-                kept[0][t, j] = _merge(
-                    np.ascontiguousarray(found[0][:pasts, j]),
-                    np.ascontiguousarray(found[1][:pasts, j]),
-                    np.ascontiguousarray(found[2][:pasts, j]),
-                    scratch[0], kept[1][t, j], kept[2][t, j],
-                )  # fmt: skip
+                target = kept[1][t, j], kept[2][t, j]
+                kept[0][t, j] = _merge(pasts, j, found, several, scratch[0], *target)
         before[0][:] = -_INF
         before[0][:pasts], before[1][:pasts], before[2][:pasts] = (
             fresh[0][:pasts],
