@@ -127,10 +127,13 @@ class RegressionStates(StateEmission):
         spread = require_spread(y.reshape(-1, self.obs_dim), seen) if free else seen.new_zeros(())
         flat, w = y.reshape(-1, self.obs_dim), weights.reshape(-1, self.num_states)
         phi, blocks = features.reshape(-1, features.shape[-1]), []
-        for rows, pattern in groups_of(seen):
+        groups = groups_of(seen)
+        for rows, pattern in groups if len(groups) > 1 else ():
             if bool(pattern.any()):
                 for part in rows.split(_block(self.num_states * self.obs_dim)):
                     blocks.append(self._fill(flat[part], phi[part], w[part], pattern))
+        if len(groups) == 1 and bool(groups[0][1].any()):
+            blocks.append(self._fill(flat, phi, w, groups[0][1]))
         if self.coefficients.requires_grad and blocks:
             moment = sum((b.moment() for b in blocks), torch.zeros(()).to(w))
             target = sum((b.target() for b in blocks), torch.zeros(()).to(w))
