@@ -18,6 +18,7 @@ from ..discrete.switching import Switching
 from ..discrete.switching_bound import parameters_of, score_modes, smooth_states, whiten_all
 from ..discrete.switching_statistics import Posterior, expected_density
 from .objective import Objective, Prior, replace_priors
+from .required import require_positive
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class VariationalEM:
         Raises:
             ValueError: the model does not switch, or a mode has a step without noise.
         """
+        require_positive(self, "max_iterations", "starts", "sweeps", "climbs")
         _switching(model)
         generator = generator or torch.Generator().manual_seed(0)
         priors, origin = replace_priors(model), copy.deepcopy(model.state_dict())
