@@ -18,7 +18,7 @@ from .fit import Fit
 from .forecasting import Ahead, future_labels
 from .learning import learn, own_copy
 from .randomness import drawing_from
-from .validation import Data, as_labelled_series, as_series, as_steps
+from .validation import Data, as_labelled_series, as_series, as_steps, unlabelled
 
 if TYPE_CHECKING:
     from ..core.methods import OnlineFilter
@@ -305,7 +305,8 @@ def fit(
     learner = default_learner(model) if method is None else completed(learns(method), model)
     learned, series = learn(learner, model, series, progress, generator)
     remember_trained(model, learned.method)
-    return Fit(*own_copy(model, learned), series).labelled(checked.labels, lengths)
+    inputs = None if u is None else unlabelled(u, regular=False)[1].names
+    return Fit(*own_copy(model, learned), series).labelled(checked.labels, lengths, inputs)
 
 
 def online(

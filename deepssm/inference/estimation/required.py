@@ -40,6 +40,6 @@ def require_positive(learner: object, *names: str) -> None:
         value = vars(learner)[name]
         if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
             raise ValueError(
-                f"`{name}` of `{type(learner).__name__}` must be a whole number of at least 1, got "
-                f"{value!r}."
+                f"`{name}` of `{type(learner).__name__}` must be a whole number of at least 1, "
+                f"got {value!r}."
             )

@@ -66,7 +66,7 @@ def test_two_components_have_a_density_too() -> None:
     ids=repr,
 )
 def test_learning_through_doubt_does_not_reject_everything(robust: Robust) -> None:
-    """Learnt from 40 clean readings, the noise stays within a factor of 5 of its truth (seeded)."""
+    """Learnt from 40 clean readings, the noise is within a factor of 5 of its truth (seeded)."""
     g = torch.Generator().manual_seed(0)
     walk = 0.5 * torch.randn(40, 1, generator=g).double().cumsum(0)
     y = Series(walk + torch.randn(40, 1, generator=g).double())
