@@ -310,7 +310,8 @@ def fit(
     learned, series = learn(learner, model, series, progress, generator)
     remember_trained(model, learned.method)
     remember_columns(model, checked.labels)
-    return Fit(*own_copy(model, learned), series).labelled(checked.labels, lengths)
+    labels = checked.labels
+    return Fit(*own_copy(model, learned), series).labelled(labels, lengths, labels.inputs)
 
 
 def online(

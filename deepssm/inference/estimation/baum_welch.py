@@ -17,6 +17,7 @@ from ...core.model import Series, StateSpaceModel
 from ..discrete.hidden_markov import ForwardBackward
 from .delta_method import readable_errors
 from .objective import Objective, free_count
+from .required import require_positive
 from .standard_errors import hessian
 
 
@@ -60,6 +61,7 @@ class BaumWelch:
         Raises:
             ValueError: the model is no hidden Markov model, or no state can emit some observation.
         """
+        require_positive(self, "max_iterations", "starts")
         if not isinstance(model, ClosedFormEM):
             raise ValueError(
                 f"`BaumWelch()` needs a `HiddenMarkov` model, got {type(model).__name__}, "

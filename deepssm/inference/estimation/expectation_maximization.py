@@ -25,6 +25,7 @@ from .learnable_matrices import (
 from .objective import Objective
 from .offsets import OFFSETS, climb_offsets
 from .release import inside
+from .required import require_positive
 from .sufficient_statistics import Moments, emission_moments, transition_moments
 
 # Steps without a gain before it gives up, and looks further inside the bounds.
@@ -74,6 +75,7 @@ class ExpectationMaximization:
             ValueError: the model is not a constant `LinearGaussian`, or has a parameter with a
                 prior, a tie or a constraint that has no closed form.
         """
+        require_positive(self, "max_iterations")
         if isinstance(model, MaximizesMoments):
             require_no_prior(model)
             free: set[str] = set()

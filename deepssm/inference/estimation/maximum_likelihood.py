@@ -19,7 +19,7 @@ from .maximum_likelihood_batch import Errors, fit_each
 from .objective import Objective, Vector, free_count, replace_priors, require_reached
 from .objective_batch import separable
 from .release import inside
-from .required import given
+from .required import given, require_positive
 from .standard_errors import Matrix, at_bounds, newton_polish, outer_products
 
 # How often a search is begun anew after a failed line search, and after a look inside the bounds.
@@ -77,6 +77,7 @@ class MaximumLikelihood:
             ValueError: `inference` is `None`, the log-likelihood cannot be differentiated, or it
                 is not finite where learning starts.
         """
+        require_positive(self, "max_iterations", "starts")
         inference = given(self.inference, "MaximumLikelihood")
         if self.initialize:
             model.initialize_from(series)

@@ -19,6 +19,7 @@ from ..discrete.switching_bound import parameters_of, score_modes, smooth_states
 from ..discrete.switching_mixtures import log_sum
 from ..discrete.switching_statistics import Posterior, expected_density
 from .objective import Objective, Prior, replace_priors
+from .required import require_positive
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class VariationalEM:
         Raises:
             ValueError: the model does not switch, or a mode has a step without noise.
         """
+        require_positive(self, "max_iterations", "starts", "sweeps", "climbs")
         _switching(model)
         generator = generator or torch.Generator().manual_seed(0)
         priors, origin = replace_priors(model), copy.deepcopy(model.state_dict())

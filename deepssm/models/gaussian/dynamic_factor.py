@@ -103,6 +103,14 @@ class DynamicFactor(LinearModel):
         result = Decomposition(smoothed.mean[..., rows], variance)
         return result.labelled(smoothed.index, tuple(part.name for part in self.parts))
 
+    def derived(self) -> dict[str, Tensor]:
+        """Return the autoregressive coefficients of the factors, by name."""
+        return {
+            f"{part.name}.{key}": value
+            for part in self.parts
+            for key, value in part.follows().items()
+        }
+
     def maximize_moments(self, series: Series, smoothed: Smoothed) -> None:
         """Move loadings, mean, noise and autoregressions to the maximum of `E[log p(y, z)]`.
 

@@ -153,6 +153,11 @@ class Autoregressive(Component):
         """Return a share of the variance of the changes."""
         return {"variance": 0.3 * scale}
 
+    def follows(self) -> dict[str, Tensor]:
+        """Return the coefficients that learnt partial autocorrelations stand for."""
+        phi = self.coefficients
+        return {"coefficients": phi} if phi.requires_grad else {}
+
 
 class Regression(Component):
     r"""Effects of inputs, constant or walking at random; the coefficients are states.
