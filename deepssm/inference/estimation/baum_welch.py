@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...core.abilities import ClosedFormEM
+from ...core.arguments import checked
 from ...core.deprecation import renamed_arguments
 from ...core.methods import Learned
 from ...core.model import Series, StateSpaceModel
@@ -19,6 +20,7 @@ from .objective import Objective, free_count
 from .standard_errors import hessian
 
 
+@checked
 @dataclass(frozen=True)
 class BaumWelch:
     """Maximum likelihood for hidden Markov models by EM, from several starts.

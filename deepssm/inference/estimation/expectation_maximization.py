@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from ...core.abilities import HasMatrices
+from ...core.arguments import checked
 from ...core.methods import Learned
 from ...core.model import Series, StateSpaceModel
 from ...core.results import Smoothed
@@ -21,6 +22,7 @@ _REGRESSIONS = ("A", "B", "b", "C", "D", "d", "m0")
 _COVARIANCES = ("Q", "R", "P0")
 
 
+@checked
 @dataclass(frozen=True)
 class ExpectationMaximization:
     r"""Maximise `log p(y)` of a `LinearGaussian` by smoothing and regression, in turns.

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...core.arguments import checked
 from ...core.methods import InferenceMethod, Learned
 from ...core.model import Series, StateSpaceModel
 from .delta_method import readable_errors, unknown
@@ -19,6 +20,7 @@ from .required import given
 from .standard_errors import Matrix, at_bounds, newton_polish, outer_products, standard_errors
 
 
+@checked
 @dataclass(frozen=True)
 class MaximumLikelihood:
     r"""Maximise `log p(y)` over the free parameters with L-BFGS and a Newton polish.

@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ...core.arguments import checked
 from .linearized import Linearized
 from .steps import Conditioned, condition
 
@@ -27,6 +28,7 @@ class Robust(Protocol):
         ...
 
 
+@checked
 @dataclass(frozen=True)
 class Gate:
     """Reject observations of a step whose normalised innovation squared is too large to believe.
@@ -70,6 +72,7 @@ class Gate:
         return condition(step, residual, accepted), accepted.to(residual.dtype)
 
 
+@checked
 @dataclass(frozen=True)
 class StudentT:
     """Give the noise Student-t tails: a step's covariance is inflated as its residual demands.
@@ -113,6 +116,7 @@ class StudentT:
         return condition(_inflated(step, weight), residual, observed), weight.clamp_max(1.0)
 
 
+@checked
 @dataclass(frozen=True)
 class Huber:
     """Bound the pull of each component: beyond `threshold` sds it grows no further.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from ...core.arguments import checked
 from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import observed_steps
 from ...linear import matrix_scan
@@ -37,6 +38,7 @@ class Linearization(NamedTuple):
     R: Tensor
 
 
+@checked
 class LinearizedGuide(nn.Module):
     """`q(z_{1:T})` = the model's smoothing distribution, linearised along its own smoothed mean.
 

@@ -18,6 +18,7 @@ from torch.distributions import (
 )
 from torch.nn import functional
 
+from ...core.arguments import checked
 from ...core.deprecation import warn_renamed
 from ...core.model import Readable
 from .symbols import SymbolDistribution
@@ -99,6 +100,7 @@ class StateEmission(nn.Module):
         raise NotImplementedError
 
 
+@checked
 class PoissonStates(StateEmission):
     """Independent counts with one rate per state and component.
 
@@ -139,6 +141,7 @@ class PoissonStates(StateEmission):
             self.log_rate.copy_(weighted_mean(y, weights).clamp_min(1e-12).log())
 
 
+@checked
 class BernoulliStates(StateEmission):
     """Independent binary observations with one probability per state and component.
 
@@ -179,6 +182,7 @@ class BernoulliStates(StateEmission):
             self.logits.copy_(torch.logit(share))
 
 
+@checked
 class CategoricalStates(StateEmission):
     """One symbol out of `categories`, written as a number `0 ... categories - 1`.
 

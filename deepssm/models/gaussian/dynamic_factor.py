@@ -7,6 +7,7 @@ from pyro.nn import PyroParam
 from torch import Tensor
 from torch.distributions import constraints
 
+from ...core.arguments import checked
 from ...core.model import GaussianInitial, LinearConditional, LinearParameters, Series
 from ...core.results import Smoothed
 from ..structural.decomposition import Decomposition
@@ -14,6 +15,7 @@ from ..structural.regression import Autoregressive
 from .linear_model import LinearModel, block_diagonal
 
 
+@checked
 class DynamicFactor(LinearModel):
     r"""Common factors: stationary autoregressions that several series load on.
 
