@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ...core.arguments import checked
 from ...core.gaussian import beside, outer, psd_factor
 from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import seeded
@@ -22,6 +23,7 @@ from .switching_paths import draw_along, sample_modes, simulate, smooth_along
 from .switching_steps import move, start, update
 
 
+@checked
 @dataclass(frozen=True)
 class Switching:
     """Filter one Gaussian a mode, and merge histories of modes.

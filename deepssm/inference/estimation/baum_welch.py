@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ...core.abilities import ClosedFormEM
+from ...core.arguments import checked
 from ...core.deprecation import renamed_arguments
 from ...core.methods import Learned
 from ...core.model import Series, StateSpaceModel
@@ -21,6 +22,7 @@ from .required import require_positive
 from .standard_errors import hessian
 
 
+@checked
 @dataclass(frozen=True)
 class BaumWelch:
     """Maximum likelihood for hidden Markov models by EM, from several starts.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...core.abilities import MaximizesMoments
+from ...core.arguments import checked
 from ...core.methods import Learned
 from ...core.model import Series, StateSpaceModel
 from ...core.results import Smoothed
@@ -32,6 +33,7 @@ from .sufficient_statistics import Moments, emission_moments, transition_moments
 _PATIENCE, _RELEASES = 20, 5
 
 
+@checked
 @dataclass(frozen=True)
 class ExpectationMaximization:
     r"""Maximise `log p(y)` of a `LinearGaussian` by smoothing and regression, in turns.

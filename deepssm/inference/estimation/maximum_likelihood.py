@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...core.arguments import checked
 from ...core.methods import InferenceMethod, Learned
 from ...core.model import Series, StateSpaceModel
 from .criteria import criteria
@@ -26,6 +27,7 @@ from .standard_errors import Matrix, at_bounds, newton_polish, outer_products
 _RESTARTS, _RELEASES = 3, 5
 
 
+@checked
 @dataclass(frozen=True)
 class MaximumLikelihood:
     r"""Maximise `log p(y)` over the free parameters with L-BFGS and a Newton polish.

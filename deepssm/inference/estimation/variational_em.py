@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...core.abilities import SwitchingModel
+from ...core.arguments import checked
 from ...core.methods import InferenceMethod, Learned
 from ...core.model import Series, StateSpaceModel
 from ..discrete.hidden_markov import forward_backward
@@ -22,6 +23,7 @@ from .objective import Objective, Prior, replace_priors
 from .required import require_positive
 
 
+@checked
 @dataclass(frozen=True)
 class VariationalEM:
     r"""Learn a `SwitchingLinearGaussian` by climbing a lower bound of `log p(y)`.

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ...core.abilities import LinearGaussianModel
+from ...core.arguments import checked
 from ...core.autoregressive import refuse_autoregressive
 from ...core.deprecation import renamed_arguments
 from ...core.gaussian import outer, psd_factor
@@ -28,6 +29,7 @@ from .linearized import Conditional, Moments
 from .methods import Extended
 
 
+@checked
 @dataclass(frozen=True)
 class PosteriorLinearization:
     """Smooth a nonlinear model by a sequence of linear ones.

@@ -14,6 +14,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from ...core.arguments import checked
 from .linearized import Linearized
 from .steps import Conditioned, condition
 
@@ -32,6 +33,7 @@ class Robust(Protocol):
         ...
 
 
+@checked
 @dataclass(frozen=True)
 class Gate:
     r"""Reject observations of a step whose normalised innovation squared is too large to believe.
@@ -118,6 +120,7 @@ def _tails(probability: float, most: int) -> list[tuple[float, float]]:
     return rows
 
 
+@checked
 @dataclass(frozen=True)
 class StudentT:
     """Give the noise Student-t tails: a step's covariance is inflated as its residual demands.
@@ -194,6 +197,7 @@ def _bounds(dof: float, most: int) -> list[float]:
     ]
 
 
+@checked
 @dataclass(frozen=True)
 class Huber:
     """Bound the pull of each component: beyond `threshold` sds it grows no further.

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from ...core.arguments import checked
 from ...core.autoregressive import refuse_autoregressive
 from ...core.gaussian import outer, standard_normal_log_prob
 from ...core.model import Series, StateSpaceModel
@@ -29,6 +30,7 @@ class _Clouds(NamedTuple):
     log_likelihood: list[Tensor]
 
 
+@checked
 @dataclass(frozen=True)
 class Ensemble(DrawnForecasts):
     """Ensemble Kalman filter and smoother, for states too large for covariances.

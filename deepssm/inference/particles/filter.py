@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from ...core.arguments import checked
 from ...core.gaussian import Pushforward
 from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import observed_log_prob, seeded
@@ -42,6 +43,7 @@ class Cloud(NamedTuple):
     predicted: list[tuple[Tensor, Tensor]]
 
 
+@checked
 @dataclass(frozen=True)
 class Particle(DrawnForecasts):
     """Particle filter and smoother: right for any model as particles grow in number.

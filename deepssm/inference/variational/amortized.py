@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...core.arguments import checked
 from ...core.guides import Guide
 from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import seeded
@@ -19,6 +20,7 @@ from ..simulation.angles import circular
 from .refine import refine
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Amortized:
     """Reason about states with a guide that has been trained.

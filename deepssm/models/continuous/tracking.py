@@ -7,6 +7,7 @@ from pyro.nn import PyroParam
 from torch import Tensor
 from torch.distributions import constraints
 
+from ...core.arguments import checked
 from ...core.model import GaussianInitial, LinearConditional, LinearParameters, Series
 from ...core.undefined import undefined
 from ...linear.discretize import van_loan
@@ -15,6 +16,7 @@ from ..gaussian.linear_model import LinearModel
 Value = float | Tensor | None
 
 
+@checked
 class ContinuousTime(LinearModel):
     r"""A linear stochastic differential equation, observed through noise.
 
@@ -178,6 +180,7 @@ class ContinuousTime(LinearModel):
         return blocks.reshape(*matrix.shape[:-2], self.dims * rows, self.dims * columns)
 
 
+@checked
 class ConstantVelocity(ContinuousTime):
     r"""A body whose velocity is disturbed by white acceleration.
 
@@ -236,6 +239,7 @@ class ConstantAcceleration(ConstantVelocity):
     order = 3
 
 
+@checked
 class Singer(ContinuousTime):
     r"""A body whose acceleration is an Ornstein-Uhlenbeck process: a manoeuvring target.
 
@@ -287,6 +291,7 @@ class Singer(ContinuousTime):
         return {"acceleration_variance": 0.1 * change / step**4, "manoeuvre_time": 10 * step}
 
 
+@checked
 class CoordinatedTurn(ContinuousTime):
     r"""A body in the plane that turns at a known rate.
 

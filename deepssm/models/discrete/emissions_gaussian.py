@@ -19,6 +19,7 @@ from torch.distributions import (
 )
 from torch.nn import functional
 
+from ...core.arguments import checked
 from ...core.gaussian import psd_factor
 from ...core.model import Readable
 from .emissions import StateEmission, shares
@@ -28,6 +29,7 @@ from .weighted import chosen, clusters, weighted_mean
 Covariance = Literal["full", "diagonal", "tied"]
 
 
+@checked
 class RegressionStates(StateEmission):
     """`y = b_k + W_k u_t + sum_l A_kl y_{t-l} + v`, `v ~ N(0, R_k)`, in state `k`.
 
@@ -211,6 +213,7 @@ class RegressionStates(StateEmission):
             self.raw_scale.copy_(factor.tril(-1) + torch.diag_embed(diagonal))
 
 
+@checked
 class GaussianStates(RegressionStates):
     """`y ~ N(b_k, R_k)` in state `k`.
 
@@ -232,6 +235,7 @@ class GaussianStates(RegressionStates):
         super().__init__(num_states, obs_dim, covariance=covariance, floor=floor)
 
 
+@checked
 class MixtureStates(StateEmission):
     """A mixture of diagonal Gaussians in every state.
 

@@ -7,6 +7,7 @@ from pyro.nn import PyroParam
 from torch import Tensor
 from torch.distributions import constraints
 
+from ...core.arguments import checked
 from ...core.model import GaussianInitial, LinearConditional, LinearParameters, Series
 from ...core.results import Smoothed
 from ..structural.decomposition import Decomposition
@@ -15,6 +16,7 @@ from .dynamic_factor_moments import climb_lags, emission_rows, lag_moments
 from .linear_model import LinearModel, block_diagonal
 
 
+@checked
 class DynamicFactor(LinearModel):
     r"""Common factors: stationary autoregressions that several series load on.
 

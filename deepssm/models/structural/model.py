@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.nn import functional
 
+from ...core.arguments import checked
 from ...core.model import GaussianInitial, LinearConditional, LinearParameters, Series
 from ...core.results import Smoothed
 from ...core.undefined import undefined
@@ -180,6 +181,7 @@ class Sum(Structural):
         self.noise_variance = PyroParam(start.detach().clone(), constraints.positive)
 
 
+@checked
 class Component(Structural):
     """One component, which with its own noise is already a model; subclasses say what it is.
 

@@ -8,12 +8,14 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from ...core.arguments import checked
 from ...core.model import GaussianInitial
 from ..gaussian.linear_model import solve_stationary
 from .model import Component, Value
 from .trend_season import diagonal
 
 
+@checked
 class Cycle(Component):
     r"""A damped stochastic cycle, such as the business cycle.
 
@@ -80,6 +82,7 @@ class Cycle(Component):
         return {"variance": 0.1 * scale}
 
 
+@checked
 class Autoregressive(Component):
     r"""A stationary autoregression.
 
@@ -159,6 +162,7 @@ class Autoregressive(Component):
         return {"coefficients": phi} if phi.requires_grad else {}
 
 
+@checked
 class Regression(Component):
     r"""Effects of inputs, constant or walking at random; the coefficients are states.
 
