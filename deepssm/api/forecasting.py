@@ -11,6 +11,7 @@ from ..core.autoregressive import own_inputs
 from ..core.methods import InferenceMethod
 from ..core.model import Series, StateSpaceModel
 from ..core.results import Forecast
+from .result_checks import require_forecast
 from .validation import Data, Labels, as_series, as_tensor
 
 if TYPE_CHECKING:
@@ -60,7 +61,9 @@ class Ahead(NamedTuple):
             past = Series(past.y[:length], u, dt)
         if lengths is None or not past.batch_shape:
             whole = extend(model, past, self.horizon, self.u_future, self.dt_future)
-            return method.forecast(model, whole, self.horizon, self.num_samples, self.generator)
+            found = method.forecast(model, whole, self.horizon, self.num_samples, self.generator)
+            require_forecast(found, method, model, whole, self.horizon)
+            return found
         counts = torch.as_tensor(lengths).cpu().expand(past.batch_shape).reshape(-1)
         parts, rows = [], []
         for length in counts.unique().tolist():

@@ -17,6 +17,7 @@ from .defaults import completed, default_learner, default_method, default_online
 from .fit import Fit
 from .forecasting import Ahead, future_labels
 from .randomness import drawing_from
+from .result_checks import require_filtered, require_paths, require_scores
 from .validation import Data, as_labelled_series, as_series, as_steps
 
 if TYPE_CHECKING:
@@ -59,7 +60,9 @@ def filter(  # noqa: A001
     """
     inference = drawing_from(generator, _method(model, method))
     series, labels = as_steps(model, inference, y, u, dt, lengths)
-    return inference.filter(model, series).labelled(labels.index, model.state_names)
+    found = inference.filter(model, series)
+    require_filtered(found, inference, model, series)
+    return found.labelled(labels.index, model.state_names)
 
 
 def smooth(
@@ -145,7 +148,10 @@ def log_likelihood(
         generator: Source of randomness, for methods that draw.
     """
     inference = drawing_from(generator, _method(model, method))
-    return inference.log_likelihood(model, as_steps(model, inference, y, u, dt, lengths).series)
+    series = as_steps(model, inference, y, u, dt, lengths).series
+    found = inference.log_likelihood(model, series)
+    require_scores(found, inference, series)
+    return found
 
 
 def sample_posterior(
@@ -177,7 +183,9 @@ def sample_posterior(
     inference = _method(model, method)
     series = as_steps(model, inference, y, u, dt, lengths).series
     count = positive("num_samples", num_samples)
-    return inference.sample_posterior(model, series, count, generator)
+    found = inference.sample_posterior(model, series, count, generator)
+    require_paths(found, inference, model, series, count)
+    return found
 
 
 def simulate(
@@ -208,6 +216,7 @@ def simulate(
     """
     from ..inference.simulation.simulate import simulate as draw
 
+    require_model(model)
     if not isinstance(time, Integral) or time < 0:
         raise ValueError(f"`time` must be a whole number of steps, 0 or more, got {time!r}.")
     empty = torch.full((time, model.obs_dim), torch.nan, dtype=model.dtype, device=model.device)

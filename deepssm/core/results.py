@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 
 _R = TypeVar("_R", bound="Labelled")
+_Trusted = TypeVar("_Trusted", bound="Filtered | Smoothed")
 
 
 class Labelled:
@@ -51,7 +52,11 @@ class Filtered(Labelled, _FilteredFields):
         predicted_cov: Predicted covariances, `(*batch, time, state, state)`.
         log_likelihood: `log p(y_t | y_{1:t-1})` in nats, `(*batch, time)`.
         ill_conditioned: `(*batch,)`, true where round-off may have spoilt a result.
+        trust: How far a robust method trusted each observation, `(*batch, time, obs)`: 1 in full, 0
+            rejected by a gate, NaN missing; `None` where the method doubts none. Not a field.
     """
+
+    trust: Tensor | None = None
 
     def to_frame(self, index: pd.Index | None = None) -> pd.DataFrame:
         """Return a frame with columns `<state>_mean` and `<state>_sd`, one row a step."""
@@ -75,11 +80,25 @@ class Smoothed(Labelled, _SmoothedFields):
         cross_cov: `Cov(z_t, z_{t-1} | y_{1:T})`, `(*batch, time, state, state)`; entry 0 is zero.
         log_likelihood: `log p(y_t | y_{1:t-1})` in nats, `(*batch, time)`.
         ill_conditioned: `(*batch,)`.
+        trust: As in `Filtered`; not a field.
     """
+
+    trust: Tensor | None = None
 
     def to_frame(self, index: pd.Index | None = None) -> pd.DataFrame:
         """Return a frame with columns `<state>_mean` and `<state>_sd`, one row a step."""
         return _moments_frame(self, self.mean, self.cov, index)
+
+
+def trusting(result: _Trusted, trust: Tensor) -> _Trusted:
+    """Attach how far observations were trusted and return the same result.
+
+    Args:
+        result: Of a robust method.
+        trust: `(*batch, time, obs)`.
+    """
+    result.trust = trust
+    return result
 
 
 class _DisturbancesFields(NamedTuple):
