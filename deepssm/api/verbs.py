@@ -318,8 +318,8 @@ def online(
 
     Args:
         model: Any model that `method` can filter.
-        method: How to infer; by default as in `filter` if that can run one step at a time, else
-            `Unscented()`.
+        method: How to infer; by default as in `filter` if that can run one step at a time (a
+            trained guide runs as particles), else `Unscented()`.
         buffer: By how many steps an observation may be out of sequence: `.update(y, back=2)` puts
             it in its place by rolling back and replaying.
 

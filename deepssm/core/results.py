@@ -52,8 +52,8 @@ class Filtered(Labelled, _FilteredFields):
         predicted_cov: Predicted covariances, `(*batch, time, state, state)`.
         log_likelihood: `log p(y_t | y_{1:t-1})` in nats, `(*batch, time)`.
         ill_conditioned: `(*batch,)`, true where round-off may have spoilt a result.
-        trust: How far a robust method trusted each observation, `(*batch, time, obs)`: 1 in full, 0
-            rejected by a gate, NaN missing; `None` where the method doubts none. Not a field.
+        trust: How far a robust method trusted each observation, `(*batch, time, obs)`: 1 in full,
+            0 rejected by a gate, NaN missing; `None` where the method doubts none. No field.
     """
 
     trust: Tensor | None = None
@@ -80,7 +80,7 @@ class Smoothed(Labelled, _SmoothedFields):
         cross_cov: `Cov(z_t, z_{t-1} | y_{1:T})`, `(*batch, time, state, state)`; entry 0 is zero.
         log_likelihood: `log p(y_t | y_{1:t-1})` in nats, `(*batch, time)`.
         ill_conditioned: `(*batch,)`.
-        trust: As in `Filtered`; not a field.
+        trust: As in `Filtered`; no field.
     """
 
     trust: Tensor | None = None
