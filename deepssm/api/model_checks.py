@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from ..core.abilities import DiscreteModel, LinearGaussianModel, SwitchingModel
-from ..core.gaussian import Pushforward
 from ..core.model import StateSpaceModel
 from ..core.remembered import Checked
 
@@ -43,7 +42,7 @@ def require_distributions(model: StateSpaceModel) -> None:
 
     Raises:
         ValueError: A size is not set, a signature lacks an argument, or what is returned is no
-            distribution, of other shapes or of another dtype.
+            distribution, or of other shapes.
     """
     if model in _PASSED:
         return
@@ -144,15 +143,6 @@ def _check(model: StateSpaceModel, found: object, part: _Part) -> None:
             f"{wanted}, got {type(found).__name__} of event shape {events} and batch shape "
             f"{batch}: {_fix(batch, events, axes, event, part)}."
         )
-    if isinstance(found, Pushforward):
-        return
-    dtype = _dtype(found)
-    if dtype is not None and dtype.is_floating_point and dtype != model.dtype:
-        raise ValueError(
-            f"`{name}.{what}` must return numbers of the model's dtype {model.dtype}, which is "
-            f"that of its first parameter or buffer, got {dtype}: make them of one dtype, as by "
-            f"`model.to({dtype})`, or hold constants as buffers."
-        )
 
 
 def _fix(
@@ -180,13 +170,6 @@ def _fix(
             "depend on `z`, as by `scale.expand_as(mean)` or `mean + torch.zeros_like(z)`"
         )
     return "leading axes of `z` are batches and come first in whatever is computed of it"
-
-
-def _dtype(found: Distribution) -> torch.dtype | None:
-    try:
-        return found.mean.dtype
-    except NotImplementedError:
-        return None
 
 
 def _shape(given: tuple[Tensor | None, ...]) -> tuple[int, ...]:

@@ -79,8 +79,6 @@ MISTAKES: list[tuple[Callable[[], ds.StateSpaceModel], str]] = [
     (lambda: changed(emission=lambda m, z, u: Normal), "got the class Normal: return"),
     (lambda: changed(transition=lambda m, z, u, dt: normal(z @ torch.ones(3, 3))),
      r"`Own.transition` fails on states of shape \(3, 2, 2\).*`z @ A.T`"),
-    (lambda: changed(transition=lambda m, z, u, dt: normal(z.double())),
-     r"must return numbers of the model's dtype torch.float32.*got torch.float64"),
     (lambda: changed(state_dim=None), "`Own` must set `state_dim`, a whole number"),
     (lambda: changed(obs_dim=1.0), "`Own` must set `obs_dim`, a whole number.*got 1.0"),
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""A trained guide runs one observation at a time, as particles; the oracle is the Kalman filter."""
+"""A trained guide runs one observation at a time, as particles; the oracle is exact."""
 
 from __future__ import annotations
 
