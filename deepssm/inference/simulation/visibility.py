@@ -52,7 +52,10 @@ def visibility(model: StateSpaceModel, series: Series | None = None) -> Visibili
     known = LinearGaussianModel | DiscreteModel | SwitchingModel
     if model in _SEEN or isinstance(model, known):
         return Visibility()
-    found = _look(model, series)
+    try:
+        found = _look(model, series)
+    except RuntimeError:  # torch neither draws from nor scores a model of mixed dtypes
+        found = Visibility()
     if not found.hidden:
         _SEEN.add(model)
     return found
