@@ -178,7 +178,8 @@ def completed(emission: Distribution, y: Tensor, fresh: Tensor | None = None) ->
         `(*axes, obs)`, `y` where it was seen.
     """
     seen = ~torch.isnan(y)
-    fresh = draw(emission) if fresh is None else fresh
+    if fresh is None:
+        fresh = draw(emission)
     if isinstance(emission, MultivariateNormal):
         cov = emission.covariance_matrix
         both = seen[..., :, None] & seen[..., None, :]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 
 _R = TypeVar("_R", bound="Labelled")
+_Trusted = TypeVar("_Trusted", bound="Filtered | Smoothed")
 
 
 class Labelled:
@@ -137,6 +138,17 @@ class Smoothed(Labelled, _SmoothedFields):
     def to_frame(self, index: pd.Index | None = None) -> pd.DataFrame:
         """Return a frame with columns `<state>_mean` and `<state>_sd`, one row a step."""
         return _moments_frame(self, self.mean, self.cov, index)
+
+
+def trusting(result: _Trusted, trust: Tensor) -> _Trusted:
+    """Attach how far observations were trusted and return the same result.
+
+    Args:
+        result: Of a robust method.
+        trust: `(*batch, time, obs)`.
+    """
+    result.trust = trust
+    return result
 
 
 class _DisturbancesFields(NamedTuple):

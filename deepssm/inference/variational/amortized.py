@@ -13,6 +13,7 @@ from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import seeded
 from ...core.results import Filtered, Forecast, Smoothed
 from ..guides.asking import ask, require_guide
+from ..guides.online import OnlineParticles
 from ..guides.particle_filter import guided_filter
 from ..guides.posterior import StepwisePosterior
 from ..simulation.ahead import draw_moments, drawn_forecast, last_seen, run_on, state_at
@@ -115,6 +116,17 @@ class Amortized:
             z = z[..., -horizon:, :]
             u = None if series.u is None else series.u[..., -horizon:, :]
             return drawn_forecast(z, model.emission(z, u).sample(), model)
+
+    def online(self, model: StateSpaceModel) -> OnlineParticles:
+        """Return a running particle filter at the model's start.
+
+        A `LinearizedGuide` proposes its particles; any other guide reads series as a whole, and
+        particles then move by the model.
+        """
+        seed = self.seed
+        if self.generator is not None:
+            seed = int(torch.randint(2**62, (), generator=self.generator))
+        return OnlineParticles(model, self.guide, self.num_particles, seed)
 
     def _posterior(self, model: StateSpaceModel, series: Series) -> StepwisePosterior:
         guide = self.guide
