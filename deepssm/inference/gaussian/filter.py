@@ -61,13 +61,7 @@ class GaussianFilter(ABC):
     def filter(self, model: StateSpaceModel, series: Series) -> Filtered:
         """Return `p(z_t | y_{1:t})` and `p(z_t | y_{1:t-1})`, Gaussian approximations."""
         forward = self._pass(model, series, joint=False)
-<<<<<<< HEAD
-        result = Filtered(
-||||||| ef3a2a9
-        return Filtered(
-=======
         found = Filtered(
->>>>>>> 668c141b20e58f5caef0bdb297069aa97d302742
             steps.over_time(forward.mean),
             steps.over_time_cov(forward.factor),
             steps.over_time([p.mean for p in forward.predicted]),
@@ -75,28 +69,14 @@ class GaussianFilter(ABC):
             _log_likelihood(forward),
             _ill_conditioned(forward),
         )
-<<<<<<< HEAD
-        result.trust = self._trusted(forward)
-        return result
-||||||| ef3a2a9
-=======
         return found if self.robust is None else trusting(found, _trust(forward))
->>>>>>> 668c141b20e58f5caef0bdb297069aa97d302742
 
     def smooth(self, model: StateSpaceModel, series: Series) -> Smoothed:
         """Return `p(z_t | y_{1:T})`, Gaussian approximations, with lag-one covariances."""
         forward = self._pass(model, series, joint=True)
         moments = steps.smooth(forward)
-<<<<<<< HEAD
-        result = Smoothed(*moments, _log_likelihood(forward), _ill_conditioned(forward))
-        result.trust = self._trusted(forward)
-        return result
-||||||| ef3a2a9
-        return Smoothed(*moments, _log_likelihood(forward), _ill_conditioned(forward))
-=======
         found = Smoothed(*moments, _log_likelihood(forward), _ill_conditioned(forward))
         return found if self.robust is None else trusting(found, _trust(forward))
->>>>>>> 668c141b20e58f5caef0bdb297069aa97d302742
 
     def log_likelihood(self, model: StateSpaceModel, series: Series) -> Tensor:
         """Return the Gaussian `log p(y_t | y_{1:t-1})` in nats, `(*batch, time)`.

@@ -8,9 +8,10 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.nn import PyroParam, PyroSample
-from torch import nn
+from torch import Tensor, nn
 from torch.distributions import constraints
 
+import deepssm as ds
 from deepssm.core.model import Series
 from deepssm.inference.estimation.expectation_maximization import ExpectationMaximization
 from deepssm.inference.estimation.maximum_likelihood import MaximumLikelihood
