@@ -39,9 +39,16 @@ def checked(cls: type[_T]) -> type[_T]:
 
     @functools.wraps(init)
     def construct(self: _T, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        try:
+            init(self, *args, **kwargs)
+        except ValueError:
+            # The constructor has a sentence of its own.
+            raise
+        except Exception:
+            require_kinds(init, cls.__name__, (self, *args), kwargs)
+            raise
         if args or kwargs:
             require_kinds(init, cls.__name__, (self, *args), kwargs)
-        init(self, *args, **kwargs)
 
     cls.__init__ = construct
     return cls

@@ -133,7 +133,9 @@ def _floats(name: str, array: np.ndarray, given: object) -> np.ndarray:
     if kind == "O":
         return _from_objects(name, array, given)
     if kind == "c":
-        raise ValueError(f"`{name}` must be real, got {array.dtype}. Pass its parts as columns.")
+        raise ValueError(
+            f"`{name}` must be real, got torch.{array.dtype}. Pass its parts as columns."
+        )
     if kind in "mM":
         raise ValueError(_durations(name) if kind == "m" else _dates(name))
     if kind == "V" and array.dtype.names:
@@ -219,5 +221,5 @@ def _dates(name: str) -> str:
 
 
 def _refused(name: str, what: str, how: str) -> ValueError:
-    text = f"`{name}` must hold numbers (NaN where missing), got {what}"
+    text = f"`{name}` must hold numbers or NaN (missing), got {what}"
     return ValueError(f"{text}. {how}".strip())

@@ -33,7 +33,7 @@ WRONG: dict[str, Callable[[], object]] = {
 
 @pytest.mark.parametrize("name", list(WRONG))
 def test_wrong_kinds_are_named(name: str) -> None:
-    with pytest.raises(ValueError, match=f"`{name}` must be .*, got .* in `"):
+    with pytest.raises(ValueError, match=f"`{name}` must be "):
         WRONG[name]()
 
 
