@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 import deepssm as ds
-from deepssm.core.model import Series
+from deepssm.core.model import LinearParameters, Series
 from deepssm.inference.estimation.expectation_maximization import ExpectationMaximization
 from deepssm.inference.estimation.maximum_likelihood import MaximumLikelihood
 from deepssm.inference.kalman.method import Kalman
@@ -173,6 +173,15 @@ def spd(value: float) -> PyroParam:
     return PyroParam(torch.tensor([[value]]).double(), constraints.positive_definite)
 
 
+def dense(parameters: LinearParameters, time: int) -> tuple[Tensor, Tensor]:
+    """Return mean and covariance of a scalar walk seen with noise, written out by hand."""
+    (m0, P0, _), (_, b, Q), (_, d, R) = parameters
+    t = torch.arange(time).double()
+    mean = m0[0] + b[0, 0] * t + d[0, 0]
+    cov = P0[0, 0] + Q[0, 0, 0] * torch.minimum(t[:, None], t) + R[0, 0, 0] * torch.eye(time)
+    return mean, cov.double()
+
+
 @pytest.mark.parametrize(
     ("name", "rest"),
     [
@@ -190,11 +199,10 @@ def test_offsets_without_noise_are_least_squares(name: str, rest: dict[str, Any]
     y = nile()
     model = build(nn.Parameter(torch.zeros(1).double()))
     learned = ExpectationMaximization().fit(model, Series(y), progress=False)
-    means, cov = [], None
-    for value in (0.0, 1.0):
-        mean, cov = oracles.joint_observation(build([value]).linear_parameters(None, None), y)
-        means.append(mean)
-    X, e = means[1] - means[0], y[:, 0] - means[0]
+    # The covariance of what is seen, and how its mean answers to one unit of the offset.
+    parameters = [build([value]).linear_parameters(None, None) for value in (0.0, 1.0)]
+    (base, cov), (moved, _) = (dense(x, len(y)) for x in parameters)
+    X, e = moved - base, y[:, 0] - base
     white = torch.linalg.solve(cov, torch.stack([X, e], -1))
     expected = (X @ white[:, 1]) / (X @ white[:, 0])
     assert getattr(model, name).item() == pytest.approx(expected.item(), rel=1e-6)
