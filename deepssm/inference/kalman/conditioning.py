@@ -68,6 +68,7 @@ def nudged(
     ), move(y)
 
 
+@np.errstate(over="ignore", invalid="ignore")  # what overflows is suspicious too
 def cancels(
     transition: tuple[np.ndarray, np.ndarray],
     emission: tuple[np.ndarray, np.ndarray],
