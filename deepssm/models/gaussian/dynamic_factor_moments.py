@@ -19,13 +19,13 @@ class Rows(NamedTuple):
         yy: `sum_t y_t^2`, `(obs,)`.
         yx: `sum_t y_t E[x_t]`, `(obs, k)`.
         xx: `sum_t E[x_t x_t']`, `(obs, k, k)`.
-        count: Steps seen, `(obs,)`.
+        number: Steps seen, `(obs,)`.
     """
 
     yy: Tensor
     yx: Tensor
     xx: Tensor
-    count: Tensor
+    number: Tensor
 
     def regression(self, present: Tensor, free: Tensor) -> Tensor:
         """Return the best coefficients, `(obs, k)`; columns outside `free` stay at `present`.
@@ -39,14 +39,14 @@ class Rows(NamedTuple):
         inverse = torch.linalg.pinv(self.xx[:, free][:, :, free], hermitian=True)
         found = present.clone()
         found[:, free] = (inverse @ target[..., None])[..., 0]
-        return torch.where(self.count[:, None] > 0, found, present)
+        return torch.where(self.number[:, None] > 0, found, present)
 
     def noise(self, coefficients: Tensor, present: Tensor) -> Tensor:
         """Return the best noise variances, `(obs,)`; `present` where nothing was seen."""
         fit = (self.xx @ coefficients[..., None])[..., 0]
         total = self.yy + (coefficients * (fit - 2 * self.yx)).sum(-1)
-        found = total / self.count.clamp_min(1)
-        return torch.where((self.count > 0) & (found > 0), found, present)
+        found = total / self.number.clamp_min(1)
+        return torch.where((self.number > 0) & (found > 0), found, present)
 
 
 def emission_rows(series: Series, smoothed: Smoothed, factors: list[int]) -> Rows:
@@ -76,13 +76,13 @@ class Lags(NamedTuple):
         fx: `sum_{t > 1} E[f_t x_{t-1}]`, `(order,)`.
         xx: `sum_{t > 1} E[x_{t-1} x_{t-1}']`, `(order, order)`.
         first: `sum E[x_1 x_1']` over series, `(order, order)`.
-        count: Number of series.
+        number: Number of series.
     """
 
     fx: Tensor
     xx: Tensor
     first: Tensor
-    count: int
+    number: int
 
     def loss(self, part: Autoregressive) -> Tensor:
         """Return minus the expected log density up to constants, in nats."""
@@ -90,7 +90,7 @@ class Lags(NamedTuple):
         steps = (phi @ self.xx @ phi) / 2 - phi @ self.fx
         lower = torch.linalg.cholesky(cov)
         start = torch.cholesky_solve(self.first, lower).diagonal().sum() / 2
-        return steps + start + self.count * lower.diagonal().log().sum()
+        return steps + start + self.number * lower.diagonal().log().sum()
 
 
 def lag_moments(smoothed: Smoothed, rows: slice) -> Lags:

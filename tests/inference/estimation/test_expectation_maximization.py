@@ -143,7 +143,7 @@ def test_a_covariance_that_becomes_singular_ends_it_with_a_warning() -> None:
 
 def test_what_has_no_closed_form_is_refused_by_name() -> None:
     prior = dist.Normal(torch.zeros(2).double(), 1.0).to_event(1)
-    with pytest.raises(ValueError, match="needs a `LinearGaussian`, got LocalLevel"):
+    with pytest.raises(ValueError, match="or a `DynamicFactor`, got LocalLevel"):
         em(LocalLevel(), data())
     with pytest.raises(ValueError, match="`b` has a prior"):
         em(model("A", b=PyroSample(prior)), data())
@@ -162,7 +162,9 @@ def test_what_has_no_closed_form_is_refused_by_name() -> None:
         em(still, data())
 
 
-NILE = dict(A=[[1.0]], Q=[[1469.0]], C=[[1.0]], R=[[15098.0]], m0=[0.0], P0=[[0.0]])
+NILE: dict[str, Any] = dict(
+    A=[[1.0]], Q=[[1469.0]], C=[[1.0]], R=[[15098.0]], m0=[0.0], P0=[[0.0]]
+)
 
 
 def nile() -> Tensor:
@@ -231,6 +233,7 @@ def test_far_starts_reach_the_optimum(q: float, r: float) -> None:
     assert learned.objective == pytest.approx(-633.46456, abs=1e-4) and not learned.warnings
 
 
+@pytest.mark.slow
 def test_dynamic_factors_reach_the_likelihoods_maximum() -> None:
     """Oracle: `MaximumLikelihood`; no step goes down, with gaps."""
     g = torch.Generator().manual_seed(1)
@@ -244,3 +247,19 @@ def test_dynamic_factors_reach_the_likelihoods_maximum() -> None:
     assert learned.objective == pytest.approx(best.objective, abs=2e-3)
     values = [record["objective"] for record in learned.history]
     assert min(b - a for a, b in zip(values, values[1:], strict=False)) > -1e-8
+
+
+def test_a_step_of_a_dynamic_factor_maximises_the_expected_density() -> None:
+    """Oracle: states given all data from the dense joint Gaussian, and a regression on them."""
+    y = torch.randn(12, 2, 1, generator=torch.Generator().manual_seed(3)).double()[..., 0]
+    y[4, 1] = torch.nan
+    model = ds.models.DynamicFactor(2, 1, 1, mean=False)
+    state = oracles.smooth(model.linear_parameters(), y)
+    ExpectationMaximization(max_iterations=1).fit(model, Series(y), progress=False)
+    for j in range(2):
+        seen = ~y[:, j].isnan()
+        f, v = state.mean[seen, 0], state.cov[seen, 0, 0]
+        loading = (y[seen, j] @ f) / (f @ f + v.sum())
+        noise = ((y[seen, j] - loading * f).square() + loading**2 * v).mean()
+        assert model.loadings[j, 0].item() == pytest.approx(loading.item(), rel=1e-9)
+        assert model.noise_variance[j].item() == pytest.approx(noise.item(), rel=1e-9)
