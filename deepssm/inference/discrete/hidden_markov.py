@@ -101,7 +101,7 @@ class ForwardBackward:
 
         Covariances are made when they are read; until then `log p(y_t | z_t)` is kept for them.
         """
-        if self.backend == "scan" or not self.checkpoints:
+        if self.backend == "scan":
             chain = self.run(model, series)
             p, score = chain.smoothed, chain.log_likelihood
             cross = partial(_cross_cov, p, partial(_field, chain, 3))
@@ -109,12 +109,12 @@ class ForwardBackward:
             with torch.no_grad():
                 pi, A, B, batch = _logs(model, series)
                 logs = chains.as_logs(pi, A, B)
-                found = chains.backward(logs)
+                found = chains.backward(logs, block=chains.block_size(logs, self.checkpoints))
             p, score = (
                 torch.from_numpy(x).to(B).reshape(*batch, *x.shape[1:])
                 for x in (found.states, found.score)
             )
-            cross = partial(_cross_cov, p, partial(_pairs, logs, B, batch))
+            cross = partial(_cross_cov, p, partial(_pairs, logs, B[..., :0], batch))
         return lazy_smoothed(p, partial(_spread, p), cross, score, _impossible(score))
 
     def expect(self, model: StateSpaceModel, series: Series) -> Expected:
@@ -132,8 +132,8 @@ class ForwardBackward:
             logs = chains.as_logs(pi, A, B)
             alike = A.shape[:2] == (1, 1)
             sizes = (1, 1) if alike else tuple(B.shape[:2])
-            forward = None if self.checkpoints else chains.filter_all(logs)
-            found = chains.backward(logs, sizes, forward=forward)
+            block = chains.block_size(logs, self.checkpoints)
+            found = chains.backward(logs, sizes, block=block)
             parts = (torch.from_numpy(x).to(B) for x in found)
         first, smoothed, pairs, score = (
             part if i == 2 else part.reshape(*batch, *part.shape[1:])
@@ -321,7 +321,8 @@ class _Score(torch.autograd.Function):
         pi, A, B = ctx.saved_tensors
         logs, passed = ctx.passed or (chains.as_logs(pi, A, B), None)
         pairs = tuple(A.shape[:2]) if ctx.needs_input_grad[1] else ()
-        found = chains.backward(logs, pairs, chains.as_array(weight), passed)
+        block = chains.block_size(logs, checkpoints=True)
+        found = chains.backward(logs, pairs, chains.as_array(weight), passed, block)
         d_pi, d_B = found.first.sum(0), found.states
         d_A = torch.from_numpy(found.pairs).to(A) if pairs else None
         return torch.from_numpy(d_pi).to(pi), d_A, torch.from_numpy(d_B).to(B), None, None

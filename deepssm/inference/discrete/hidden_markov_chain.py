@@ -15,6 +15,9 @@ from torch import Tensor
 
 from ...ops.arrays import Batch, Matrices, Matrix, Vector
 
+# Numbers of one array of a block.
+_CACHED = 32_768
+
 
 class Logs(NamedTuple):
     """A chain as arrays: `pi` `(K,)`, `A` and its exponential `P` `(N or 1, T or 1, K, K)`, `B`.
@@ -98,6 +101,7 @@ def backward(
     pairs: tuple[int, ...] = (),
     weight: Matrix | None = None,
     forward: Forward | None = None,
+    block: int = 0,
 ) -> Backward:
     """Go backwards over all steps.
 
@@ -106,7 +110,8 @@ def backward(
         pairs: Leading sizes of the array over pairs of states, `(N or 1, T or 1)`: the rest is
             summed. None is made if it is empty.
         weight: Weight of each step's log-likelihood, `(N, T)`; by default smooth.
-        forward: Of `filter_all`; by default it is found again from checkpoints.
+        forward: Of `filter_all`; by default it is found again, block by block.
+        block: Steps of a block; all if 0.
     """
     from . import hidden_markov_kernels as kernels
 
@@ -115,7 +120,7 @@ def backward(
     d_A = np.zeros((*pairs, K, K)) if pairs else np.zeros((0, 0, 0, 0))
     weights = np.ones((N, T)) if weight is None else weight
     scores = np.empty((N, T))
-    for part in _reversed(logs) if forward is None else [forward]:
+    for part in _reversed(logs, block or T) if forward is None else [forward]:
         here = slice(part.at, part.at + part.filtered.shape[1])
         whole = part.filtered.shape[1] == T
         v, ratio = states if whole else np.empty(part.filtered.shape), part.spare
@@ -159,10 +164,23 @@ def _forward(logs: Logs, first: int, last: int, start: Matrix, *, keep: bool = T
     return Forward(first, B, predicted, filtered, total, top, in_logs, E)
 
 
-def _reversed(logs: Logs) -> Iterator[Forward]:
-    """Filter in stretches of `sqrt(T)` steps, the last first, from predictions kept before."""
+def block_size(logs: Logs, checkpoints: bool) -> int:
+    """Return how many steps to go back over at once.
+
+    Args:
+        logs: The chain.
+        checkpoints: Whether memory matters most; else what a cache holds, where filtering twice
+            costs less than memory that nobody has touched yet.
+    """
+    N, T, K = logs.B.shape
+    if checkpoints:
+        return max(math.isqrt(T), 1)
+    return T if K > 32 else max(_CACHED // (N * K), 256)
+
+
+def _reversed(logs: Logs, size: int) -> Iterator[Forward]:
+    """Filter in blocks, the last first, from predictions kept before."""
     T = logs.B.shape[1]
-    size = max(math.isqrt(T), 1)
     edges = [*range(0, T, size), T]
     starts = [_start(logs)]
     for first, last in zip(edges[:-2], edges[1:-1], strict=True):

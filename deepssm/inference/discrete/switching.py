@@ -20,7 +20,7 @@ from .switching_compiled import run as run_compiled
 from .switching_mixtures import Mixture, Trace, at_step, collapse, merge, moments, stack
 from .switching_online import OnlineSwitching
 from .switching_paths import draw_along, sample_modes, simulate, smooth_along
-from .switching_steps import move, start, update
+from .switching_steps import merging_fails, move, start, update
 
 
 @checked
@@ -58,7 +58,7 @@ class Switching:
         Without a gradient, which `log_likelihood` has. `ill_conditioned` also marks series with
         an observation so far out that the score of the merged Gaussians differs by more than a nat
         from that of those that were merged: the tails of a mixture are not those of a Gaussian
-        with its moments (tested on CPUs). Weights are logarithms to the end: nothing underflows.
+        with its moments. Weights are logarithms to the end: nothing underflows.
         """
         with torch.no_grad():
             found = self._stacked(model, series)
@@ -143,21 +143,23 @@ class Switching:
             return run_compiled(self.order, log_pi, log_A, parameters, noise, series.y)
         observed = ~torch.isnan(series.y)
         y = torch.where(observed, series.y, 0.0)
-        trace, shape = Trace([], [], []), series.batch_shape
+        trace, before = Trace([], [], []), None
+        spoilt = torch.zeros(series.batch_shape, dtype=torch.bool, device=y.device)
         for t in range(series.time):
-            if t == 0:
-                prior = start(switching, parameters, shape)
+            given = y[..., t, :], observed[..., t, :]
+            if before is None:
+                prior = start(switching, parameters, series.batch_shape)
             else:
                 prior = move(self.order, trace.filtered[-1], parameters, noise[1], log_A, t)
-            posterior, score = update(
-                prior, parameters, noise[2], t, y[..., t, :], observed[..., t, :]
-            )
+                with torch.no_grad():
+                    each = before, prior, parameters, noise[1:], log_A, t
+                    spoilt = spoilt | merging_fails(*each, *given)
+            before, score = update(prior, parameters, noise[2], t, *given)
             trace.predicted.append(merge(prior))
-            trace.filtered.append(merge(posterior))
+            trace.filtered.append(merge(before))
             trace.log_likelihood.append(score)
         scores = torch.stack(trace.log_likelihood, -1)
-        flags = torch.zeros(shape, dtype=torch.bool, device=scores.device)
-        return Stacked(stack(trace.predicted), stack(trace.filtered), scores, flags)
+        return Stacked(stack(trace.predicted), stack(trace.filtered), scores, spoilt)
 
     def online(self, model: StateSpaceModel) -> OnlineSwitching:
         """Return a filter that takes one observation at a time."""

@@ -12,6 +12,9 @@ from torch import Tensor
 from ...core.model import LinearParameters
 from .switching_mixtures import Mixture
 
+LEAST_STEPS = 500
+"""Steps from which the loops are worth compiling: a first time takes as long as 40,000 others."""
+
 LARGEST = 32
 """State and observations together from which LAPACK is faster than plain loops."""
 
@@ -33,9 +36,11 @@ class Stacked(NamedTuple):
 
 
 def compilable(parameters: LinearParameters, y: Tensor, *others: Tensor) -> bool:
-    """Tell whether nobody will ask for derivatives, and matrices are small and on a CPU."""
+    """Tell whether nobody asks for derivatives, steps are many, matrices small and on a CPU."""
     tensors = *parameters.transition, *parameters.emission, *parameters.initial[:2], y, *others
     if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
+        return False
+    if y.shape[-2] < LEAST_STEPS:
         return False
     small = parameters.emission.matrix.shape[-1] + y.shape[-1] <= LARGEST
     return small and all(x.device.type == "cpu" for x in tensors)

@@ -105,3 +105,49 @@ def update(
         torch.where(possible[..., None], mean, prior.mean),
         torch.where(possible[..., None, None], factor, prior.factor),
     ), score
+
+
+def merging_fails(
+    past: Mixture,
+    prior: Mixture,
+    parameters: LinearParameters,
+    noise: tuple[Tensor, Tensor],
+    log_A: Tensor,
+    t: int,
+    y: Tensor,
+    observed: Tensor,
+) -> Tensor:
+    """Return whether merging has spoilt the score of an observation far from all components.
+
+    Args:
+        past: Posterior of the step before, as it was before it was merged.
+        prior: Predictions of what was made of it.
+        parameters: Of the modes.
+        noise: Factors of the transition and the emission noise.
+        log_A: Log-probabilities of the changes of mode.
+        t: The step.
+        y: `(*batch, obs)`, any number where missing.
+        observed: `(*batch, obs)`.
+
+    Returns:
+        `(*batch,)`, true where the log-densities differ by more than a nat.
+    """
+    C, d, R = parameters.emission
+    C, d = at_step(C, t, 2)[..., None, :, :, :], at_step(d, t, 1)[..., None, :, :]
+    gap = y[..., None, None, :] - (C @ prior.mean[..., None])[..., 0] - d
+    spread = (C @ prior.factor).square().sum(-1)
+    spread = spread + at_step(R, t, 2)[..., None, :, :, :].diagonal(dim1=-2, dim2=-1)
+    distance = torch.where(observed[..., None, None, :], gap.square() - 36 * spread, -torch.inf)
+    far = (distance.amax(-1) > 0).flatten(-2).all(-1)
+    if not bool(far.any()):
+        return far
+    merged = update(prior, parameters, noise[1], t, y, observed)[1]
+    scores = []
+    for w, m, L in zip(
+        past.log_weight.unbind(-2), past.mean.unbind(-3), past.factor.unbind(-4), strict=True
+    ):
+        moved = move(2, Mixture(w, m, L), parameters, noise[0], log_A, t)
+        # The weights of one past do not sum to one, and `update` does not ask that they do.
+        scores.append(update(moved, parameters, noise[1], t, y, observed)[1])
+    exact = log_sum(torch.stack(scores, -1), -1)
+    return far & ~((exact - merged).abs() <= 1.0)
