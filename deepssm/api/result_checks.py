@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ..core.lazy import LazyTuple
 from ..core.model import Series, StateSpaceModel
 from ..core.results import Filtered, Forecast, Smoothed
 
@@ -24,6 +25,8 @@ def require_filtered(
     """
     _require_type(found, Filtered, method, "filter")
     assert isinstance(found, Filtered)
+    if isinstance(found, LazyTuple):  # The library's own: a look would make what waits.
+        return
     t, n = series.time, model.state_dim
     fields = (
         ("mean", found.mean, (t, n)), ("cov", found.cov, (t, n, n)),
@@ -42,6 +45,8 @@ def require_smoothed(
     """Refuse what is no `Smoothed` of this model and series; see `require_filtered`."""
     _require_type(found, Smoothed, method, "smooth")
     assert isinstance(found, Smoothed)
+    if isinstance(found, LazyTuple):
+        return
     t, n = series.time, model.state_dim
     fields = (
         ("mean", found.mean, (t, n)), ("cov", found.cov, (t, n, n)),

@@ -5,51 +5,13 @@ A chain of `K` states has `T K^2` covariances, which few callers look at.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, cast
 
 from torch import Tensor
 
+from .lazy import Lazy, LazyTuple
 from .results import Filtered, Smoothed
-
-
-class Lazy:
-    """A tensor that is made when somebody asks for it.
-
-    Args:
-        make: Makes it; called once.
-    """
-
-    def __init__(self, make: Callable[[], Tensor]) -> None:
-        self._make: Callable[[], Tensor] | None = make
-        self._value: Tensor | None = None
-
-    def __call__(self) -> Tensor:
-        """Return the tensor."""
-        if self._make is not None:
-            self._value, self._make = self._make(), None
-        return cast(Tensor, self._value)
-
-    def __repr__(self) -> str:
-        """Say that it waits, or show it."""
-        return "<made when read>" if self._value is None else repr(self._value)
-
-
-class LazyTuple(tuple[Any, ...]):
-    """A tuple whose `Lazy` entries are made when they are read, by name, by place or in turn."""
-
-    __slots__ = ()
-
-    def __getitem__(self, index: Any) -> Any:  # noqa: ANN401
-        """Return an entry, or a tuple of them."""
-        found = tuple.__getitem__(self, index)
-        if isinstance(index, slice):
-            return tuple(_made(x) for x in found)
-        return _made(found)
-
-    def __iter__(self) -> Iterator[Any]:
-        """Iterate over the entries, all of them made."""
-        return (self[i] for i in range(len(self)))
 
 
 class LazyFiltered(LazyTuple, Filtered):
@@ -103,7 +65,3 @@ def lazy_smoothed(
     """Return a `Smoothed` whose covariances wait; the arguments are its fields."""
     fields = mean, Lazy(cov), Lazy(cross_cov), log_likelihood, ill_conditioned
     return LazySmoothed(*cast(Any, fields))
-
-
-def _made(value: object) -> object:
-    return value() if isinstance(value, Lazy) else value

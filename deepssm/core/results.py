@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from .diffuse import Diffuse, image_cov
+from .lazy import Lazy
 from .tables import default_names, gaussian_quantile
 from .tables import labelled_frame as labelled_frame
 
@@ -38,18 +38,18 @@ class Labelled:
         A gradient is that of `ds.log_likelihood`, or of a method's own result.
         """
         result = self
-        if any(map(_carries_graph, cast(Iterable[object], self))):
-            result = type(self)(*map(_without_graph, cast(Iterable[object], self)))
+        # Entries as they are: what is made when read stays unmade.
+        entries = tuple(tuple.__iter__(cast(Any, self)))
+        if any(map(_carries_graph, entries)):
+            result = type(self)(*map(_without_graph, entries))
             vars(result).update(vars(self))
         result.index, result.names = index, names
         return result
 
     def __repr__(self) -> str:
         """Name the fields and their shapes, not their numbers."""
-        fields = cast(NamedTuple, self)._asdict().items()
-        shapes = [
-            f"{name}: {_shape(value)}" for name, value in fields if isinstance(value, Tensor)
-        ]
+        fields = zip(cast(Any, self)._fields, tuple.__iter__(cast(Any, self)), strict=True)
+        shapes = [f"{name}: {_shape(value)}" for name, value in fields if value is not None]
         names = [] if self.names is None else [f"names: {_shortened(self.names)}"]
         return f"{type(self).__name__}({', '.join(shapes + names)})"
 
@@ -373,10 +373,14 @@ def _carries_graph(value: object) -> bool:
 
 
 def _without_graph(value: object) -> object:
+    if isinstance(value, Lazy):
+        return value.detached()
     return value.detach() if isinstance(value, Tensor) else value
 
 
-def _shape(value: Tensor) -> str:
+def _shape(value: object) -> str:
+    if not isinstance(value, Tensor):
+        return repr(value)
     return " x ".join(str(size) for size in value.shape) or f"{value.item():g}"
 
 

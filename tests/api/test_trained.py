@@ -92,8 +92,9 @@ def test_counterfactuals_and_backtests_use_it_too() -> None:
     torch.testing.assert_close(rolling.forecast.mean, given.forecast.mean, rtol=0, atol=0)
 
 
-def test_a_running_filter_takes_the_unscented_one_where_the_guide_cannot_run() -> None:
-    running, given = (ds.online(trained().model, method=m) for m in (None, Unscented()))
+def test_a_running_filter_runs_the_method_that_was_trained() -> None:
+    fit = trained()
+    running, given = (ds.online(fit.model, method=m) for m in (None, fit.method))
     for filter_ in (running, given):
         filter_.update(Y[0])
         filter_.predict()

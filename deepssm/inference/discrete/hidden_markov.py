@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ...core.abilities import ReadsEarlierObservations
-from ...core.lazy_results import Lazy, LazyTuple, lazy_filtered, lazy_smoothed
+from ...core.lazy import Lazy, LazyTuple
+from ...core.lazy_results import lazy_filtered, lazy_smoothed
 from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import seeded
 from ...core.results import Filtered, Forecast, Smoothed

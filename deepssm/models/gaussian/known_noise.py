@@ -38,7 +38,7 @@ class KnownNoise(StateSpaceModel):
         >>> import deepssm as ds
         >>> model = ds.models.KnownNoise(ds.models.LocalLevel(1.0, noise_variance=0.0))
         >>> ds.smooth(model, [1.0, 2.0, 9.0], u=[0.1, 0.1, 100.0]).mean[:, 0].round(decimals=2)
-        tensor([1.0900, 1.9900, 2.0600], dtype=torch.float64)
+        tensor([1.0800, 1.9200, 1.9900], dtype=torch.float64)
 
     Source: Durbin & Koopman (2012), section 2.2 (`R_t` known); Rasmussen & Williams (2006),
         Gaussian Processes for Machine Learning, section 2.2.
