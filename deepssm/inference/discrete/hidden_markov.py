@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ...core.abilities import ReadsEarlierObservations
-from ...core.lazy import Lazy, LazyTuple
 from ...core.lazy_results import lazy_filtered, lazy_smoothed
 from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import seeded
@@ -23,38 +20,19 @@ from ..simulation.simulate import observations_in_turn
 from . import hidden_markov_chain as chains
 from . import hidden_markov_scan as scan
 from .hidden_markov_online import OnlineForward
+from .hidden_markov_results import (
+    Backend,
+    Chain,
+    Expected,
+    chain_of,
+    cross_cov,
+    draws_of,
+    filtered_of,
+    pairs_of,
+    spread,
+)
+from .hidden_markov_results import forward_backward as forward_backward
 from .required import discrete_model, log_transitions
-
-Backend = Literal["sequential", "scan"]
-
-
-class _ChainFields(NamedTuple):
-    predicted: Tensor
-    filtered: Tensor
-    smoothed: Tensor
-    pairs: Tensor
-    log_likelihood: Tensor
-
-
-class Chain(LazyTuple, _ChainFields):
-    """What forward-backward finds, `(*batch, time, state)`.
-
-    `pairs`, with one state axis more, is made when it is first read.
-    """
-
-    @property
-    def pairs(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """`p(z_{t-1}, z_t | y)`, `(*batch, time, state, state)`; entry 0 is zero."""
-        return self[3]
-
-
-class Expected(NamedTuple):
-    """What an EM step reads; see `ClosedFormEM.maximize`."""
-
-    first: Tensor
-    pairs: Tensor
-    smoothed: Tensor
-    log_likelihood: Tensor
 
 
 @dataclass(frozen=True)
@@ -79,7 +57,7 @@ class ForwardBackward:
         """Return all probabilities at once, without a gradient."""
         with torch.no_grad():
             pi, A, B, batch = _logs(model, series)
-            return _chain(pi, A, B, batch, self.backend)
+            return chain_of(pi, A, B, batch, self.backend)
 
     def filter(self, model: StateSpaceModel, series: Series) -> Filtered:
         """Return the probabilities of states given the past, with and without the present.
@@ -92,9 +70,9 @@ class ForwardBackward:
                 before, after, score = scan.forward(pi, A, B)
                 found = before.exp(), after.exp(), score
             else:
-                found = _filtered(chains.filter_all(chains.as_logs(pi, A, B)), B)
+                found = filtered_of(chains.filter_all(chains.as_logs(pi, A, B)), B)
         p, q, score = (part.reshape(*batch, *part.shape[1:]) for part in found)
-        spreads = partial(_spread, q), partial(_spread, p)
+        spreads = partial(spread, q), partial(spread, p)
         return lazy_filtered(q, spreads[0], p, spreads[1], score, _impossible(score))
 
     def smooth(self, model: StateSpaceModel, series: Series) -> Smoothed:
@@ -105,7 +83,7 @@ class ForwardBackward:
         if self.backend == "scan":
             chain = self.run(model, series)
             p, score = chain.smoothed, chain.log_likelihood
-            cross = partial(_cross_cov, p, partial(_field, chain, 3))
+            cross = partial(cross_cov, p, partial(_field, chain, 3))
         else:
             with torch.no_grad():
                 pi, A, B, batch = _logs(model, series)
@@ -115,8 +93,8 @@ class ForwardBackward:
                 torch.from_numpy(x).to(B).reshape(*batch, *x.shape[1:])
                 for x in (found.states, found.score)
             )
-            cross = partial(_cross_cov, p, partial(_pairs, logs, B[..., :0], batch))
-        return lazy_smoothed(p, partial(_spread, p), cross, score, _impossible(score))
+            cross = partial(cross_cov, p, partial(pairs_of, logs, B[..., :0], batch))
+        return lazy_smoothed(p, partial(spread, p), cross, score, _impossible(score))
 
     def expect(self, model: StateSpaceModel, series: Series) -> Expected:
         """Return what an EM step reads.
@@ -127,7 +105,7 @@ class ForwardBackward:
         with torch.no_grad():
             pi, A, B, batch = _logs(model, series)
             if self.backend == "scan":
-                chain = _chain(pi, A, B, batch, "scan")
+                chain = chain_of(pi, A, B, batch, "scan")
                 first = chain.smoothed[..., 0, :]
                 return Expected(first, chain.pairs, chain.smoothed, chain.log_likelihood)
             logs = chains.as_logs(pi, A, B)
@@ -178,7 +156,7 @@ class ForwardBackward:
         with torch.no_grad():
             pi, A, B, batch = _logs(model, series)
             logs = chains.as_logs(pi, A, B)
-            return _draws(logs, chains.filter_all(logs), B, batch, 0, num_samples, generator)
+            return draws_of(logs, chains.filter_all(logs), B, batch, 0, num_samples, generator)
 
     def online(self, model: StateSpaceModel) -> OnlineForward:
         """Return a filter that takes one observation at a time."""
@@ -202,96 +180,20 @@ class ForwardBackward:
             pi, A, B, batch = _logs(model, series)
             logs = chains.as_logs(pi, A, B)
             forward = chains.filter_all(logs)
-            p = _filtered(forward, B)[0][:, first:].reshape(*batch, horizon, -1)
-            z = _draws(logs, forward, B, batch, first, count)
+            p = filtered_of(forward, B)[0][:, first:].reshape(*batch, horizon, -1)
+            z = draws_of(logs, forward, B, batch, first, count)
             if isinstance(model, ReadsEarlierObservations) and model.lags:
                 past = series.y[..., max(first - model.lags, 0) : first, :]
                 y = observations_in_turn(model, z, u, past.expand(count, *past.shape))
                 left = y - y.mean(0)
                 cov = torch.einsum("k...i,k...j->...ij", left, left) / max(count - 1, 1)
-                return Forecast(y.mean(0), cov, y, p, _spread(p), z)
+                return Forecast(y.mean(0), cov, y, p, spread(p), z)
             y = model.emission(z, None if u is None else u.expand(count, *u.shape)).sample()
-            return Forecast(*_mixture(model, p, u), y, p, _spread(p), z)
-
-
-def forward_backward(pi: Tensor, A: Tensor, B: Tensor) -> Chain:
-    """Return all probabilities of a chain given by its logarithms, without a gradient.
-
-    Args:
-        pi: Log-probabilities of the first state, `(state,)`.
-        A: Log transition matrices, `(time or 1, state, state)`, common to all series.
-        B: Log-likelihoods of the states, `(*batch, time, state)`.
-    """
-    with torch.no_grad():
-        flat = B.reshape(-1, *B.shape[-2:])
-        return _chain(pi, A[None], flat, B.shape[:-2], "sequential")
-
-
-def _chain(pi: Tensor, A: Tensor, B: Tensor, batch: torch.Size, backend: Backend) -> Chain:
-    def shaped(part: Tensor) -> Tensor:
-        return part.reshape(*batch, *part.shape[1:])
-
-    if backend == "scan":
-        before, after, score = scan.forward(pi, A, B)
-        smoothed, pairs = scan.backward(A, scan.possible(B, torch.isinf(score)), after)
-        parts = (shaped(x) for x in (before.exp(), after.exp(), smoothed.exp(), pairs, score))
-        return Chain(*parts)
-    logs = chains.as_logs(pi, A, B)
-    forward = chains.filter_all(logs)
-    smoothed = torch.from_numpy(chains.backward(logs, forward=forward).states).to(B)
-    before, after, score = _filtered(forward, B)
-    pairs = Lazy(partial(_pairs, logs, B[..., :0], batch))
-    return Chain(shaped(before), shaped(after), shaped(smoothed), cast(Any, pairs), shaped(score))
-
-
-def _filtered(forward: chains.Forward, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return predicted and filtered probabilities and log-likelihoods, in the dtype of `like`."""
-    steps = forward.filtered.shape[1]
-    before = chains.probabilities(forward.predicted[:, :steps], forward.in_logs)
-    found = (before, forward.filtered, forward.score)
-    return cast(Any, tuple(torch.from_numpy(x).to(like) for x in found))
-
-
-def _pairs(logs: chains.Logs, like: Tensor, batch: torch.Size) -> Tensor:
-    """Return `p(z_{t-1}, z_t | y)`, `(*batch, time, state, state)`."""
-    found = chains.backward(logs, logs.B.shape[:2], forward=chains.filter_all(logs)).pairs
-    return torch.from_numpy(found).to(like).reshape(*batch, *found.shape[1:])
+            return Forecast(*_mixture(model, p, u), y, p, spread(p), z)
 
 
 def _field(chain: Chain, index: int) -> Tensor:
     return chain[index]
-
-
-def _cross_cov(p: Tensor, pairs: Callable[[], Tensor]) -> Tensor:
-    between = pairs()
-    cross = torch.zeros_like(between)
-    outer = p[..., 1:, :, None] * p[..., :-1, None, :]
-    cross[..., 1:, :, :] = between[..., 1:, :, :].mT - outer
-    return cross
-
-
-def _draws(
-    logs: chains.Logs,
-    forward: chains.Forward,
-    like: Tensor,
-    batch: torch.Size,
-    first: int,
-    count: int,
-    generator: torch.Generator | None = None,
-) -> Tensor:
-    """Draw the states from step `first` on, one-hot, `(count, *batch, steps, state)`."""
-    from . import hidden_markov_path_kernels as kernels
-
-    N, T, K = logs.B.shape
-    uniform = torch.rand(
-        count, N, T - first, generator=generator, dtype=torch.float64,
-        device="cpu" if generator is None else generator.device,
-    )  # fmt: skip
-    path = np.empty(uniform.shape, np.int64)
-    kernels.draw(first, logs.A, logs.P, *forward[1:-2], uniform.cpu().numpy(), path)
-    index = torch.from_numpy(path).to(like.device)
-    one_hot = torch.nn.functional.one_hot(index, K).to(like.dtype)
-    return one_hot.reshape(count, *batch, T - first, K)
 
 
 class _Score(torch.autograd.Function):
@@ -353,13 +255,6 @@ def _logs(model: StateSpaceModel, series: Series) -> tuple[Tensor, Tensor, Tenso
     if A.ndim > 4:
         flat = A.expand(*batch, *A.shape[-3:]).reshape(-1, *A.shape[-3:])
     return discrete.log_initial(), flat, B.reshape(batch.numel(), *B.shape[-2:]), batch
-
-
-def _spread(p: Tensor) -> Tensor:
-    # A variance is `p_i` times the sum of the others: `p_i - p_i^2` may round to below zero.
-    between = p[..., :, None] * p[..., None, :]
-    between = between - torch.diag_embed(between.diagonal(dim1=-2, dim2=-1))
-    return torch.diag_embed(between.sum(-1)) - between
 
 
 def _impossible(score: Tensor) -> Tensor:

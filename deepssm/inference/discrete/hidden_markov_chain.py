@@ -113,7 +113,7 @@ def backward(
         forward: Of `filter_all`; by default it is found again, block by block.
         block: Steps of a block; all if 0.
     """
-    from . import hidden_markov_kernels as kernels
+    from . import hidden_markov_backward_kernels as kernels
 
     N, T, K = logs.B.shape
     states, carry = np.empty((N, T, K)), np.empty((N, K))

@@ -13,163 +13,11 @@ import numpy as np
 from ...ops.arrays import Marks, Matrices, Matrix, Space, Vector
 from ...ops.cache import cached
 from ...ops.small_matrices import DRIVER, FASTMATH, copy_matrix, copy_row
-from ..gaussian.kernels import absorb_rows, lay_identity, lay_row, triangle
+from ..gaussian.kernels import lay_row
+from .switching_part_kernels import condition, lay_mixture, log_sum, merge, predict
+from .switching_part_kernels import score as score_of
 
 _INF = math.inf
-
-
-@cached(**DRIVER)
-def _log_sum(x: Vector) -> float:
-    top, total = -_INF, 0.0
-    for value in x:
-        top = max(top, value)
-    if top == -_INF:
-        return -_INF
-    for value in x:
-        total += math.exp(value - top)
-    return top + math.log(total)
-
-
-@cached(**DRIVER)
-def _lay_mixture(
-    log_weight: Vector, mean: Matrix, factor: Matrices, W: Matrix, centre: Vector
-) -> int:
-    """Lay a factor of a mixture's covariance into `W`; write its mean. Returns columns."""
-    parts, n = mean.shape
-    total = _log_sum(log_weight)
-    centre[:] = 0.0
-    for i in range(parts):
-        share = math.exp(log_weight[i] - total) if total > -_INF else 1.0 / parts
-        for a in range(n):
-            centre[a] += share * mean[i, a]
-    for i in range(parts):
-        share = math.exp(log_weight[i] - total) if total > -_INF else 1.0 / parts
-        root = math.sqrt(share)
-        for a in range(n):
-            for k in range(n):
-                W[a, i * n + k] = root * factor[i, a, k]
-            W[a, parts * n + i] = root * (mean[i, a] - centre[a])
-    return parts * (n + 1)
-
-
-@cached(**DRIVER)
-def _predict(
-    A: Matrix, b: Vector, LQ: Matrix, cols: int, W: Matrix, V: Matrix, mean: Vector, out: Matrix
-) -> None:
-    """Move the Gaussian of mean `mean` and factor `W[:, :cols]`; write what comes of it."""
-    n = len(b)
-    for a in range(n):
-        for k in range(cols):
-            total = 0.0
-            for c in range(n):
-                total += A[a, c] * W[c, k]
-            V[a, k] = total
-        for k in range(n):
-            V[a, cols + k] = LQ[a, k]
-        total = b[a]
-        for c in range(n):
-            total += A[a, c] * mean[c]
-        out[a, 0] = total
-    for a in range(n):
-        mean[a] = out[a, 0]
-    triangle(0, 0, n, cols + n, V, out)
-
-
-@cached(**DRIVER)
-def _merge(
-    pasts: int, j: int, found: Space, joint: Space, W: Matrix, centre: Vector, out: Matrix
-) -> float:
-    """Write mean and factor of the mixture over pasts of a mode; return its log-weight."""
-    n = len(centre)
-    weight, mean, L = joint
-    for i in range(pasts):
-        weight[i] = found[0][i, j]
-        for a in range(n):
-            mean[i, a] = found[1][i, j, a]
-            for k in range(n):
-                L[i, a, k] = found[2][i, j, a, k]
-    if pasts == 1:
-        for a in range(n):
-            centre[a] = mean[0, a]
-            for k in range(n):
-                out[a, k] = L[0, a, k]
-        return weight[0]
-    cols = _lay_mixture(weight, mean, L, W, centre)
-    triangle(0, 0, n, cols, W, out)
-    return _log_sum(weight)
-
-
-@cached(**DRIVER)
-def _score(
-    C: Matrix,
-    d: Vector,
-    LR: Matrix,
-    mean: Vector,
-    L: Matrix,
-    y: Vector,
-    seen: Marks,
-    eps: float,
-    W: Matrix,
-    work: Matrix,
-) -> tuple[int, int, float, float]:
-    """Lay and absorb the rows of an observation.
-
-    Returns rows, columns used, log-density and squared distance; `work[2]` holds what is white.
-    """
-    p, n = C.shape
-    target, size, white = work[0], work[1], work[2]
-    o = 0
-    for i in range(p):
-        if not seen[i]:
-            continue
-        expected = d[i]
-        for a in range(n):
-            expected += C[i, a] * mean[a]
-        for k in range(n):
-            total = 0.0
-            for a in range(n):
-                total += C[i, a] * L[a, k]
-            W[o, k] = total
-        for k in range(p):
-            W[o, n + k] = LR[i, k]
-        target[o] = y[i] - expected
-        size[o] = 1.0 + abs(target[o]) + abs(expected)
-        o += 1
-    lay_identity(o, n, n + p, W)
-    c, found, _, wrong = absorb_rows(o, n, n + p, 10.0 * (p + n) * eps, W, target, size, white)
-    square = 0.0
-    for j in range(c):
-        square += white[j] * white[j]
-    return o, c, -_INF if wrong else found, square
-
-
-@cached(**DRIVER)
-def _condition(
-    o: int,
-    c: int,
-    cols: int,
-    W: Matrix,
-    white: Vector,
-    gain: Matrix,
-    mean: Vector,
-    L: Matrix,
-    out: Matrix,
-) -> None:
-    """Write the posterior of what `_score` absorbed: `mean` is moved, its factor goes to `out`."""
-    n = len(mean)
-    for i in range(n):
-        moved = 0.0
-        for j in range(c):
-            moved += W[o + i, j] * white[j]
-        for a in range(n):
-            mean[a] += L[a, i] * moved
-    triangle(o, c, n, cols, W, gain)
-    for a in range(n):
-        for k in range(n):
-            total = 0.0
-            for i in range(n):
-                total += L[a, i] * gain[i, k]
-            out[a, k] = total
 
 
 @cached(**DRIVER)
@@ -198,7 +46,7 @@ def _unmerged(
                 for a in range(n):
                     moved[a] = mean[h, i, a]
                     lay_row(L[h, i, a], L[h, i, a, :0], W[a])
-                _predict(
+                predict(
                     A[r, j],
                     b[min(t, len(b) - 1), j],
                     LQ[min(t, len(LQ) - 1), j],
@@ -209,7 +57,7 @@ def _unmerged(
                     factor,
                 )
                 given = moved, factor, y, seen, eps, W, work
-                found = _score(
+                found = score_of(
                     C[e, j], d[min(t, len(d) - 1), j], LR[min(t, len(LR) - 1), j], *given
                 )
                 value = log_weight[h, i] + log_A[i, j] + found[2]
@@ -250,10 +98,10 @@ def _step_all(
                 d[min(t, len(d) - 1), j],
                 LR[min(t, len(LR) - 1), j],
             )
-            o, c, found, square = _score(*emission, mean[i, j], L[i, j], y, seen, eps, W, work)
+            o, c, found, square = score_of(*emission, mean[i, j], L[i, j], y, seen, eps, W, work)
             fresh[0][i, j] = log_weight[i, j] + found
             nearest, count = min(nearest, square), max(count, c)
-            _condition(o, c, n + p, W, work[2], gain, fresh[1][i, j], L[i, j], fresh[2][i, j])
+            condition(o, c, n + p, W, work[2], gain, fresh[1][i, j], L[i, j], fresh[2][i, j])
     top, total = -_INF, -_INF
     for i in range(pasts):
         for j in range(modes):
@@ -298,9 +146,9 @@ def _move_all(
         if order == 1:
             for i in range(modes):
                 joint[i] = weight[i] + log_A[i, j]
-            cols = _lay_mixture(joint, mean, L, W, now[1][0, j])
-            now[0][0, j] = _log_sum(joint)
-            _predict(*step, cols, W, V, now[1][0, j], now[2][0, j])
+            cols = lay_mixture(joint, mean, L, W, now[1][0, j])
+            now[0][0, j] = log_sum(joint)
+            predict(*step, cols, W, V, now[1][0, j], now[2][0, j])
             continue
         for i in range(modes):
             now[0][i, j] = weight[i] + log_A[i, j]
@@ -308,7 +156,7 @@ def _move_all(
             for a in range(n):
                 for k in range(n):
                     W[a, k] = L[i, a, k]
-            _predict(*step, n, W, V, now[1][i, j], now[2][i, j])
+            predict(*step, n, W, V, now[1][i, j], now[2][i, j])
 
 
 @cached(error_model="numpy", fastmath=FASTMATH)
@@ -359,7 +207,7 @@ def _run(
         for kept, found in ((predicted, now), (filtered, fresh)):
             for j in range(K):
                 target = kept[1][t, j], kept[2][t, j]
-                kept[0][t, j] = _merge(pasts, j, found, several, scratch[0], *target)
+                kept[0][t, j] = merge(pasts, j, found, several, scratch[0], *target)
         before[0][:] = -_INF
         before[0][:pasts], before[1][:pasts], before[2][:pasts] = (
             fresh[0][:pasts],
