@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from .api.backtest import backtest as backtest
     from .api.counterfactual import counterfactual as counterfactual
     from .api.fit import Fit as Fit
+    from .api.fitting import fit as fit
     from .api.imputation import impute as impute
     from .api.validation import as_series as as_series
     from .api.verbs import disturbances as disturbances
     from .api.verbs import filter as filter
-    from .api.verbs import fit as fit
     from .api.verbs import forecast as forecast
     from .api.verbs import log_likelihood as log_likelihood
     from .api.verbs import online as online
@@ -49,10 +49,11 @@ _HOMES = {
     ".api.backtest": ("backtest",),
     ".api.counterfactual": ("counterfactual",),
     ".api.fit": ("Fit",),
+    ".api.fitting": ("fit",),
     ".api.imputation": ("impute",),
     ".api.validation": ("as_series",),
     ".api.verbs": (
-        "disturbances", "filter", "fit", "forecast", "log_likelihood", "online",
+        "disturbances", "filter", "forecast", "log_likelihood", "online",
         "sample_posterior", "simulate", "smooth",
     ),
     ".cli.saved_runs": ("load",),

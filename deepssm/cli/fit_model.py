@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from ..api.fit import Fit
+from ..api.fitting import fit
 from ..api.validation import as_labelled_series
-from ..api.verbs import fit
 from .model_specs import ModelSpec, build, build_guide, learner, season_inputs
 from .table import Table
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from .diffuse import Diffuse, image_cov
-from .lazy import Lazy
+from .labelled import Labelled
 from .tables import default_names, gaussian_quantile
 from .tables import labelled_frame as labelled_frame
 
@@ -16,42 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-_R = TypeVar("_R", bound="Labelled")
 _Trusted = TypeVar("_Trusted", bound="Filtered | Smoothed")
-
-
-class Labelled:
-    """Row and column labels a result inherits from the data; not part of its fields.
-
-    Attributes:
-        index: Time labels, or `None`.
-        names: Column names of the observations (or of the states), or `None`.
-    """
-
-    index: pd.Index | None = None
-    names: tuple[str, ...] | None = None
-
-    def labelled(self: _R, index: pd.Index | None, names: tuple[str, ...] | None) -> _R:
-        """Attach labels; return the result as numbers, without the graph of their computation.
-
-        Every verb hands its result out through here, so that it can be drawn, copied and pickled.
-        A gradient is that of `ds.log_likelihood`, or of a method's own result.
-        """
-        result = self
-        # Entries as they are: what is made when read stays unmade.
-        entries = tuple(tuple.__iter__(cast(Any, self)))
-        if any(map(_carries_graph, entries)):
-            result = type(self)(*map(_without_graph, entries))
-            vars(result).update(vars(self))
-        result.index, result.names = index, names
-        return result
-
-    def __repr__(self) -> str:
-        """Name the fields and their shapes, not their numbers."""
-        fields = zip(cast(Any, self)._fields, tuple.__iter__(cast(Any, self)), strict=True)
-        shapes = [f"{name}: {_shape(value)}" for name, value in fields if value is not None]
-        names = [] if self.names is None else [f"names: {_shortened(self.names)}"]
-        return f"{type(self).__name__}({', '.join(shapes + names)})"
 
 
 class _FilteredFields(NamedTuple):
@@ -366,27 +331,6 @@ class Forecast(Labelled, _ForecastFields):
             columns[f"{name}_mean"], columns[f"{name}_sd"] = self.mean[..., i], sd[..., i]
             columns[f"{name}_lower"], columns[f"{name}_upper"] = lower[..., i], upper[..., i]
         return labelled_frame(columns, index if index is not None else self.index)
-
-
-def _carries_graph(value: object) -> bool:
-    return isinstance(value, Tensor) and value.requires_grad
-
-
-def _without_graph(value: object) -> object:
-    if isinstance(value, Lazy):
-        return value.detached()
-    return value.detach() if isinstance(value, Tensor) else value
-
-
-def _shape(value: object) -> str:
-    if not isinstance(value, Tensor):
-        return repr(value)
-    return " x ".join(str(size) for size in value.shape) or f"{value.item():g}"
-
-
-def _shortened(names: tuple[str, ...], most: int = 4) -> str:
-    shown = ", ".join(str(name) for name in names[:most])
-    return shown if len(names) <= most else f"{shown}, ... ({len(names)})"
 
 
 def _moments_frame(result: Any, mean: Tensor, cov: Tensor, index: pd.Index | None) -> pd.DataFrame:  # noqa: ANN401

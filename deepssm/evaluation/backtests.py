@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from ..core.results import Forecast, Labelled
+from ..core.labelled import Labelled
+from ..core.results import Forecast
 from .scores import covered, crps, log_score, scaled_error
 
 if TYPE_CHECKING:

@@ -31,9 +31,9 @@ from .discrete_families import (
     start,
 )
 from .linear_families import CONSTANT, Draw
+from .parameters import first
 from .problems import Problem
 from .running import law
-from .test_linear import first
 
 PLAIN = (FULL, DIAGONAL, TIED, MIXTURE, RATES, BITS, SYMBOLS)
 

@@ -9,45 +9,17 @@ from torch import Tensor
 
 import deepssm as ds
 from deepssm.core.model import GaussianInitial, LinearConditional, LinearParameters
-from deepssm.inference import (
-    Cubature,
-    Extended,
-    GaussHermite,
-    Kalman,
-    Simplex,
-    Unscented,
-)
+from deepssm.inference import Cubature, Extended, GaussHermite, Kalman, Simplex, Unscented
 from tests import oracles
 from tests.given import Given
 
 from .comparing import close, indices
 from .linear_families import CONSTANT, FACTORS, KINEMATIC, PROPER, SINGULAR, STRUCTURAL, VARYING
+from .parameters import determined, first, parameters_of
 from .problems import Problem
 from .running import law
 
 SOLID = (CONSTANT, VARYING, KINEMATIC, FACTORS)
-
-
-def parameters_of(problem: Problem) -> LinearParameters:
-    """The matrices of one series' steps, detached."""
-    initial, transition, emission = problem.model.linear_parameters(problem.u, problem.dt)  # type: ignore[operator]
-    return LinearParameters(
-        GaussianInitial(*(None if x is None else x.detach() for x in initial)),  # type: ignore[arg-type]
-        LinearConditional(*(x.detach() for x in transition)),
-        LinearConditional(*(x.detach() for x in emission)),
-    )
-
-
-def first(problem: Problem) -> Problem:
-    """The first series of the batch."""
-    while problem.y.ndim > 2:
-        problem = problem.series((0,))
-    return problem
-
-
-def determined(problem: Problem) -> bool:
-    """Whether the data fix every direction of a diffuse start (else its scale is arbitrary)."""
-    return bool(problem.filter().cov[..., -1, :, :].isfinite().all())
 
 
 @law((*SOLID, STRUCTURAL))

@@ -20,9 +20,9 @@ from .nonlinear_families import (
     POSTERIOR,
     UNSCENTED,
 )
+from .parameters import first
 from .problems import Problem
 from .running import law
-from .test_linear import first
 
 
 @law((*POINTS, *GAUSSIAN[-1:]))

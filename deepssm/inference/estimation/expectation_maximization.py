@@ -16,13 +16,7 @@ from ...core.model import Series, StateSpaceModel
 from ...core.results import Smoothed
 from ..kalman.method import Kalman
 from .criteria import criteria
-from .learnable_matrices import (
-    learnable,
-    noiseless,
-    present,
-    require_no_prior,
-    write,
-)
+from .learnable_matrices import learnable, noiseless, present, require_no_prior, write
 from .objective import Objective
 from .offsets import OFFSETS, climb_offsets
 from .release import inside

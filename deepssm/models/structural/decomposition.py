@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from ...core.results import Labelled
+from ...core.labelled import Labelled
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -19,14 +19,7 @@ from deepssm.models.discrete.switching import SwitchingLinearGaussian
 from deepssm.models.gaussian.linear_gaussian import LinearGaussian
 from tests import oracles
 from tests.nonlinear_models import NAN, case_4, matrix
-from tests.switching_models import (
-    data,
-    drawn,
-    exact,
-    path_parameters,
-    random_mode,
-    two_modes,
-)
+from tests.switching_models import data, drawn, exact, path_parameters, random_mode, two_modes
 
 
 def gappy(model: SwitchingLinearGaussian, time: int, seed: int) -> Tensor:
