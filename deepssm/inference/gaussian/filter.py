@@ -14,6 +14,8 @@ from ...core.results import Filtered, Forecast, Smoothed
 from ..simulation.ahead import drawn_forecast, last_seen, run_on, state_at
 from ..simulation.conditionals import Conditionals, bind, gaussian_start
 from . import steps
+from .compiled import results as compiled
+from .compiled.rules import Rule
 from .linearized import Conditional, Linearized, Moments
 from .online import OnlineGaussian
 from .robust import Robust, gaussian_update
@@ -43,8 +45,16 @@ class GaussianFilter(ABC):
     def moments(self, state_dim: int) -> Moments:
         """Return the rule that pushes a Gaussian of this size through a distribution."""
 
+    def compiled_rule(self, state_dim: int) -> Rule | None:
+        """Return the rule for compiled loops; `None` where `moments` is all there is."""
+        return None
+
     def filter(self, model: StateSpaceModel, series: Series) -> Filtered:
         """Return `p(z_t | y_{1:t})` and `p(z_t | y_{1:t-1})`, Gaussian approximations."""
+        found = compiled.filtered(self, model, series, lambda: self._filter(model, series)[:5])
+        return self._filter(model, series) if found is None else found
+
+    def _filter(self, model: StateSpaceModel, series: Series) -> Filtered:
         forward = self._pass(model, series, joint=False)
         return Filtered(
             steps.over_time(forward.mean),
@@ -57,6 +67,10 @@ class GaussianFilter(ABC):
 
     def smooth(self, model: StateSpaceModel, series: Series) -> Smoothed:
         """Return `p(z_t | y_{1:T})`, Gaussian approximations, with lag-one covariances."""
+        found = compiled.smoothed(self, model, series, lambda: self._smooth(model, series)[:4])
+        return self._smooth(model, series) if found is None else found
+
+    def _smooth(self, model: StateSpaceModel, series: Series) -> Smoothed:
         forward = self._pass(model, series, joint=True)
         moments = steps.smooth(forward)
         return Smoothed(*moments, _log_likelihood(forward), _ill_conditioned(forward))
@@ -66,6 +80,12 @@ class GaussianFilter(ABC):
 
         It is differentiable in every parameter of the model.
         """
+        found = compiled.log_likelihood(
+            self, model, series, lambda: (self._log_likelihood(model, series),)
+        )
+        return self._log_likelihood(model, series) if found is None else found
+
+    def _log_likelihood(self, model: StateSpaceModel, series: Series) -> Tensor:
         return _log_likelihood(self._pass(model, series, joint=False))
 
     def sample_posterior(
@@ -76,7 +96,7 @@ class GaussianFilter(ABC):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Draw paths backwards, `(num_samples, *batch, time, state)`."""
-        forward = self._pass(model, series, joint=True)
+        forward = self._forward(model, series, joint=True)
         return steps.sample(forward, num_samples, generator)
 
     def forecast(
@@ -94,7 +114,7 @@ class GaussianFilter(ABC):
         its last observation the moments are those of the samples, 1000 by default.
         """
         conditionals = bind(model, series)
-        forward = self._pass(model, series, joint=False)
+        forward = self._forward(model, series, joint=False)
         if model.reads_past:
             count = num_samples or 1_000
             return _autoregressive_forecast(model, series, forward, horizon, count, generator)
@@ -123,6 +143,9 @@ class GaussianFilter(ABC):
 
         1 is in full, 0 is rejected by a gate, NaN is missing. Without `robust` all is trusted.
         """
+        found = compiled.trust(self, model, series)
+        if found is not None:
+            return found
         return torch.stack(self._pass(model, series, joint=False).trust, -2)
 
     def online(self, model: StateSpaceModel) -> OnlineGaussian:
@@ -138,6 +161,10 @@ class GaussianFilter(ABC):
         pairs = zip(sizes, conditionals.noise, strict=True)
         first, second = (inside(self.moments(size), noise) for size, noise in pairs)
         return first, second
+
+    def _forward(self, model: StateSpaceModel, series: Series, *, joint: bool) -> Passed:
+        found = compiled.passed(self, model, series, joint=joint)
+        return self._pass(model, series, joint=joint) if found is None else found
 
     def _pass(self, model: StateSpaceModel, series: Series, *, joint: bool) -> Passed:
         conditionals = bind(model, series)

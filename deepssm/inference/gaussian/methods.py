@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 
+from .compiled.rules import Rule, taylor_rule, unscented_rule, weighted_rule
 from .filter import GaussianFilter
 from .linearized import Moments
 from .robust import Robust
@@ -29,6 +30,10 @@ class Extended(GaussianFilter):
     def moments(self, state_dim: int) -> Moments:
         """Return the first-order Taylor rule."""
         return taylor
+
+    def compiled_rule(self, state_dim: int) -> Rule | None:
+        """Return the rule for compiled loops; a subclass may have changed anything."""
+        return taylor_rule(state_dim) if type(self) is Extended else None
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,12 @@ class Unscented(GaussianFilter):
             )
         return unscented(self.alpha, self.beta, self.kappa)
 
+    def compiled_rule(self, state_dim: int) -> Rule | None:
+        """Return the rule for compiled loops; a subclass may have changed anything."""
+        if type(self) is not Unscented:
+            return None
+        return unscented_rule(state_dim, self.alpha, self.beta, self.kappa)
+
 
 @dataclass(frozen=True)
 class Cubature(GaussianFilter):
@@ -95,6 +106,10 @@ class Cubature(GaussianFilter):
         """Return the spherical-radial rule of degree three."""
         return weighted(*cubature_points(state_dim))
 
+    def compiled_rule(self, state_dim: int) -> Rule | None:
+        """Return the rule for compiled loops; a subclass may have changed anything."""
+        return weighted_rule(*cubature_points(state_dim)) if type(self) is Cubature else None
+
 
 @dataclass(frozen=True)
 class Simplex(GaussianFilter):
@@ -113,6 +128,10 @@ class Simplex(GaussianFilter):
     def moments(self, state_dim: int) -> Moments:
         """Return the rule of the regular simplex, of degree two."""
         return weighted(*simplex_points(state_dim))
+
+    def compiled_rule(self, state_dim: int) -> Rule | None:
+        """Return the rule for compiled loops; a subclass may have changed anything."""
+        return weighted_rule(*simplex_points(state_dim)) if type(self) is Simplex else None
 
 
 @dataclass(frozen=True)
@@ -141,3 +160,9 @@ class GaussHermite(GaussianFilter):
     def moments(self, state_dim: int) -> Moments:
         """Return the product rule."""
         return weighted(*hermite_points(self.order, state_dim))
+
+    def compiled_rule(self, state_dim: int) -> Rule | None:
+        """Return the rule for compiled loops; a subclass may have changed anything."""
+        if type(self) is not GaussHermite:
+            return None
+        return weighted_rule(*hermite_points(self.order, state_dim))
