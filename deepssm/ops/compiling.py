@@ -19,11 +19,12 @@ def told(loop: Callable[..., Any], *args: Any) -> Any:  # noqa: ANN401
         loop: The loop.
         *args: Of the call.
     """
-    before = len(loop.signatures)  # type: ignore[attr-defined]
+    before = sum(loop.stats.cache_misses.values())  # type: ignore[attr-defined]
     start = perf_counter()
     result = loop(*args)
     seconds = perf_counter() - start
-    if len(loop.signatures) > before and seconds > SLOW:  # type: ignore[attr-defined]
+    misses = sum(loop.stats.cache_misses.values())  # type: ignore[attr-defined]
+    if misses > before and seconds > SLOW:
         name = loop.__name__
         LOG.warning("compiled `%s` in %.0f s; it is kept on disk for the next time", name, seconds)
     return result

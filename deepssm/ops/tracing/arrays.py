@@ -127,6 +127,23 @@ def _extreme(pick: Callable[..., Atom]) -> Handler:
     return handler
 
 
+def _logical(name: str) -> Handler:
+    def handler(program: Program, x: Atoms, dim: Sequence[int] | int | None = None,
+                keepdim: bool = False) -> Atoms:  # fmt: skip
+        return _reduced(program, x, dim, keepdim, lambda a, b: program.emit(name, a, b))
+
+    return handler
+
+
+def _index_put(program: Program, x: Atoms, indices: Sequence[object], values: object,
+               accumulate: bool = False) -> Atoms:  # fmt: skip
+    if accumulate or any(isinstance(i, np.ndarray) and i.dtype == object for i in indices):
+        raise Untraceable("it indexes by what depends on the state")
+    out = x.copy()
+    out[tuple(slice(None) if i is None else i for i in indices)] = array(values)
+    return out
+
+
 def _softmax(program: Program, x: Atoms, dim: int, half_to_float: bool = False) -> Atoms:
     top = _extreme(larger)(program, x, dim, True)
     powers = mapped(lambda a, b: program.emit("exp", program.emit("sub", a, b)), x, top)
@@ -295,6 +312,7 @@ ARRAYS: dict[str, Handler] = {
     "stack": lambda program, xs, dim=0: np.stack(xs, dim),
     "cat": lambda program, xs, dim=0: np.concatenate([x for x in xs if x.shape != (0,)], dim),
     "sum": _sum, "mean": _mean, "prod": _prod, "cumsum": _cumsum,
+    "all": _logical("and"), "any": _logical("or"), "index_put": _index_put,
     "amax": _extreme(larger), "amin": _extreme(smaller),
     "_softmax": _softmax, "_log_softmax": _log_softmax, "logsumexp": _logsumexp,
     "linalg_vector_norm": _norm, "linalg_cross": _cross,

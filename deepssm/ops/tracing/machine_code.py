@@ -7,7 +7,7 @@ numba's way to it takes a second and more for what LLVM does in milliseconds.
 from __future__ import annotations
 
 import struct
-from functools import cache
+from functools import lru_cache
 
 from . import objects
 from .program import COMPARISONS, INPUTS, LOGIC, Atom, Operation, Program, Untraceable
@@ -267,7 +267,7 @@ done:
 }}"""
 
 
-@cache
+@lru_cache(maxsize=256)
 def code(text: str) -> Code:
     """Return the machine code of a text, compiled once in a process and once on a disk."""
     return Code(text)

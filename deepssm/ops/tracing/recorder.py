@@ -100,11 +100,14 @@ class Recorder(TorchDispatchMode):
             raise Untraceable("it branches on values that depend on the state, input or time step")
         if name == "copy_":
             return self._copy(func, args, kwargs)
-        out = func(*args, **kwargs)
         if func._schema.is_mutable:
+            if depends and id(args[0]) not in self._shadows and id(args[0]) in self._made:
+                self.shadow(args[0])  # as it is before the change
+            out = func(*args, **kwargs)
             if traced:
                 self._change(name, args, kwargs)
             return out
+        out = func(*args, **kwargs)
         if depends or (traced and name in _VIEWS):
             self._write(name, args, kwargs, out)
         elif not inputs or traced:

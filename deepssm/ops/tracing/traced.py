@@ -51,7 +51,7 @@ class Traced:
     z: list[Atom]
     recorder: Recorder
     sizes: Sizes
-    _texts: dict[tuple[str, int], str] = field(default_factory=dict)
+    _codes: dict[tuple[str, int], Code] = field(default_factory=dict)
 
     @cached_property
     def flat(self) -> list[Atom]:
@@ -107,9 +107,9 @@ class Traced:
         return gradient(self.program, outputs, weights, self.z + p)
 
     def _code(self, name: str, lanes: int, outputs: Callable[[], list[Atom]]) -> Code:
-        if (name, lanes) not in self._texts:
-            self._texts[name, lanes] = text_of(self.program, outputs(), lanes=lanes)
-        return code(self._texts[name, lanes])
+        if (name, lanes) not in self._codes:
+            self._codes[name, lanes] = code(text_of(self.program, outputs(), lanes=lanes))
+        return self._codes[name, lanes]
 
 
 def packed(tensors: list[Tensor]) -> np.ndarray:

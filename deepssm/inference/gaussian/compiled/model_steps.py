@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -70,13 +69,14 @@ def steps_of(model: StateSpaceModel, series: Series) -> ModelSteps:
     Raises:
         Untraceable: Why the model runs as torch.
     """
+    with pyro.validation_enabled(False):
+        functions = step_functions(model)
     kept = _KNOWN.setdefault(model, {})
     key, sample = _key(series), _sample(model, series)
     if key in kept and _still_right(model, kept[key], sample):
         return kept[key]
     kept.pop(key, None)
     with pyro.validation_enabled(False):
-        functions = step_functions(model)
         names, steps = ("transition", "emission"), []
         for name, function in zip(names, functions, strict=True):
             wide = _widened(sample, function.inside)
@@ -111,8 +111,9 @@ def _key(series: Series) -> tuple[int, bool]:
 def _sample(model: StateSpaceModel, series: Series, count: int = 3) -> Sample:
     """Draw states from the start, with inputs and time steps of the series."""
     with torch.no_grad():
-        first = Series(series.y[..., :1, :].reshape(-1, 1, series.y.shape[-1])[0])
-        mean, factor = gaussian_start(_start(model, first), first)
+        mean, factor = gaussian_start(bind(model, series), series)
+        n = mean.shape[-1]
+        mean, factor = mean.reshape(-1, n)[0], factor.reshape(-1, n, n)[0]
         generator = torch.Generator().manual_seed(0)
         noise = torch.randn(count, mean.shape[-1], generator=generator, dtype=torch.float64)
         noise[0] = 0.1
@@ -123,10 +124,6 @@ def _sample(model: StateSpaceModel, series: Series, count: int = 3) -> Sample:
         return Sample(z, u, None)
     dt = series.dt if series.dt.ndim == 0 else series.dt.reshape(-1, series.time)[0][at]
     return Sample(z, u, dt.expand(count))
-
-
-def _start(model: StateSpaceModel, series: Series) -> object:
-    return bind(model, series)
 
 
 def _widened(sample: Sample, inside: int) -> Sample:
@@ -221,5 +218,3 @@ def _inputs(sample: Sample) -> np.ndarray:
         parts.append(sample.dt.detach().double().numpy()[:, None])
     return np.ascontiguousarray(np.concatenate(parts, -1))
 
-
-Make = Callable[[], np.ndarray]

@@ -223,7 +223,7 @@ def _room(
         return np.empty((count if wanted else 0, time, *shape))
 
     return Arrays(
-        room(True, n), room(covs, n * n), room(covs, n), room(covs, n * n), room(True),
+        room(True, n), room(covs, n * n), room(covs or joint, n), room(covs, n * n), room(True),
         room(trust, p), room(joint or factors, n * n), room(joint, n * n), room(joint, n * n),
         room(joint, n * n), room(joint, n * n), room(joint, n),
     )  # fmt: skip
