@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from pyro.nn import PyroModule
 from torch import Tensor
 from torch.distributions import (
     Categorical,
@@ -43,6 +44,8 @@ def step_functions(model: StateSpaceModel) -> tuple[StepFunction, StepFunction]:
         raise Untraceable("it is linear, for which `Kalman()` is exact and compiled")
     if model.reads_past:
         raise Untraceable("it reads its last observation")
+    if any(isinstance(x, PyroModule) and x._pyro_samples for x in model.modules()):
+        raise Untraceable("it has parameters with priors, which are drawn at each call")
     n = model.state_dim
     if isinstance(model, HasStepFunctions):
         inner = model.inner_noise if isinstance(model, NonAdditiveNoise) else None

@@ -31,6 +31,23 @@ def in_transform(model: StateSpaceModel, series: Series) -> bool:
     return False
 
 
+def foreign(tensors: list[Tensor], learnt: list[Tensor]) -> bool:
+    """Tell whether a gradient of the tensors reaches anything but what is to be learnt."""
+    known, seen = {id(x) for x in learnt}, set()
+    if any(x.requires_grad and x.is_leaf and id(x) not in known for x in tensors):
+        return True
+    waiting = [x.grad_fn for x in tensors if x.grad_fn is not None]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if node.name().endswith("AccumulateGrad") and id(node.variable) not in known:  # type: ignore[attr-defined]
+            return True
+        waiting += [following for following, _ in node.next_functions]
+    return False
+
+
 def attached(results: list[Tensor], route: Route, learnt: list[Tensor]) -> list[Tensor]:
     """Return the results with the gradients of `route`, which computes the same by torch.
 

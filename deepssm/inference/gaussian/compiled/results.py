@@ -12,8 +12,9 @@ from ....core.model import Series, StateSpaceModel
 from ....core.results import Filtered, Smoothed
 from ....ops.tracing.program import Untraceable
 from ..steps import Conditioned, Passed, Predicted
-from .gradients import attached, in_transform, learnables
-from .run import Arrays, CompiledMethod, backward, forward, prepare
+from . import adjoint
+from .gradients import attached, foreign, in_transform, learnables
+from .run import Arrays, CompiledMethod, Prepared, backward, forward, prepare
 
 Route = Callable[[], tuple[Tensor, ...]]
 """Computes the same by torch, differentiably."""
@@ -25,7 +26,8 @@ def filtered(
     """Return filtered and predicted moments."""
     try:
         learnt = _learnt(model, series)
-        arrays = forward(method, model, series, prepare(method, model, series), covs=True)
+        prepared = _own(model, series, prepare(method, model, series), learnt)
+        arrays = forward(method, model, series, prepared, covs=True)
     except Untraceable:
         return None
     n = arrays.mean.shape[-1]
@@ -43,7 +45,8 @@ def smoothed(
     """Return smoothed moments."""
     try:
         learnt = _learnt(model, series)
-        arrays = forward(method, model, series, prepare(method, model, series), joint=True)
+        prepared = _own(model, series, prepare(method, model, series), learnt)
+        arrays = forward(method, model, series, prepared, joint=True)
     except Untraceable:
         return None
     n = arrays.mean.shape[-1]
@@ -60,9 +63,13 @@ def log_likelihood(
     """Return the log-likelihood of each step."""
     try:
         learnt = _learnt(model, series)
-        arrays = forward(method, model, series, prepare(method, model, series))
+        prepared = _own(model, series, prepare(method, model, series), learnt)
+        backwards = bool(learnt) and adjoint.applies(method, model, series, prepared)
+        arrays = forward(method, model, series, prepared, covs=backwards)
     except Untraceable:
         return None
+    if backwards:
+        return adjoint.log_likelihood(model, series, prepared, arrays, route)
     return attached([_tensor(arrays.log_likelihood, series, ())], route, learnt)[0]
 
 
@@ -122,6 +129,20 @@ def _learnt(model: StateSpaceModel, series: Series) -> list[Tensor]:
     if in_transform(model, series):
         raise Untraceable("it runs inside a transform of torch")
     return learnables(model, series) if torch.is_grad_enabled() else []
+
+
+def _own(
+    model: StateSpaceModel, series: Series, prepared: Prepared, learnt: list[Tensor]
+) -> Prepared:
+    """Return the traced model if gradients reach its parameters and data only.
+
+    Raises:
+        Untraceable: Somebody learns other tensors through it.
+    """
+    if torch.is_grad_enabled():
+        if foreign(adjoint.inputs_of(model, series, prepared.steps).tensors, learnt):
+            raise Untraceable("gradients of tensors are wanted that are not its parameters")
+    return prepared
 
 
 def _tensor(array: np.ndarray, series: Series, event: tuple[int, ...]) -> Tensor:
