@@ -23,7 +23,8 @@ def evaluate(traced: Traced, z: np.ndarray, u: np.ndarray, *, slopes: bool) -> n
     call = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 5)(code.address)
     p, out = traced.parameter_values(), np.empty((len(z), size))
     z, u = np.ascontiguousarray(z), np.ascontiguousarray(u)
+    at, drive, row, numbers = z.ctypes.data, u.ctypes.data, out.ctypes.data, p.ctypes.data
     for i in range(len(z)):
-        given = z[i], u[i], p, p, out[i]
-        call(*(x.ctypes.data for x in given))
+        shift = (i * z.strides[0], i * u.strides[0], i * out.strides[0])
+        call(at + shift[0], drive + shift[1], numbers, numbers, row + shift[2])
     return out

@@ -51,7 +51,7 @@ def applies(
         return False
     if any(x is not None and x.requires_grad for x in series):
         return False
-    sizes = (step.traced.sizes.state for step in prepared.steps)
+    sizes = (step.traced.sizes.state for step in prepared.steps.both)
     if any(size != model.state_dim for size in sizes):
         return False
     return bind(model, series).initial.mean.ndim == 1
@@ -126,7 +126,7 @@ def _gradient(context: _Context, bar: Tensor) -> list[Tensor]:
     y, u, _, _ = laid_out(model, series)
     n, p = model.state_dim, model.obs_dim
     F, H = sides(model, prepared.steps, prepared.rules, series, 1)
-    transition, emission = (step.traced for step in prepared.steps)
+    transition, emission = (step.traced for step in prepared.steps.both)
     codes = np.array([transition.adjoint().address, emission.adjoint().address], dtype=np.int64)
     out = (
         np.zeros(transition.parameters), np.zeros(emission.parameters),
@@ -147,8 +147,8 @@ def _gradient(context: _Context, bar: Tensor) -> list[Tensor]:
 def _room(
     F: Side, H: Side, n: int, p: int, steps: ModelSteps
 ) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
-    sizes = [len(s.traced.flat) + len(s.traced.slopes) for s in steps]
-    most = max(s.traced.parameters for s in steps) + n
+    sizes = [len(s.traced.flat) + len(s.traced.slopes) for s in steps.both]
+    most = max(s.traced.parameters for s in steps.both) + n
     k = max(n, p)
     lengths = (max(sizes), sizes[0], sizes[1], most, *[k] * 7)
     vectors = tuple(np.zeros(size) for size in lengths)

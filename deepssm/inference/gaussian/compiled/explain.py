@@ -26,7 +26,7 @@ def explain(model: StateSpaceModel, method: object, series: Series | None = None
         prepared = prepare(method, model, data, at_once=True)
     except Untraceable as why:
         return f"torch: `{type(model).__name__}` runs as written with this method: {why}."
-    count = sum(len(step.traced.program.operations) for step in prepared.steps)
+    count = sum(len(step.traced.program.operations) for step in prepared.steps.both)
     return (
         f"compiled: transition and emission of `{type(model).__name__}` are traced, {count} "
         "operations with their derivatives, and run in a compiled loop."

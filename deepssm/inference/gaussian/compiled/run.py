@@ -99,7 +99,7 @@ def prepare(
     doubt, values = _doubt(method.robust, model.obs_dim)
     _rules(method, model.state_dim, model.state_dim)
     steps = steps_of(model, series)
-    inside = (step.traced.sizes.state for step in steps)
+    inside = (step.traced.sizes.state for step in steps.both)
     return Prepared(steps, _rules(method, *inside), values, doubt)
 
 

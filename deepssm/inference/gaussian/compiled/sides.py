@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -49,7 +49,7 @@ def sides(
     sizes = model.state_dim, model.obs_dim
     angles = model.circular_state, model.circular_obs
     first, second = (
-        _side(*given, lanes) for given in zip(steps, rules, noises, sizes, angles, strict=True)
+        _side(*given, lanes) for given in zip(steps.both, rules, noises, sizes, angles, strict=True)
     )
     return first, second
 
@@ -92,21 +92,22 @@ def _diagonal(step: Step, noise: Noise) -> bool:
 def _noises(model: StateSpaceModel, steps: ModelSteps, series: Series) -> tuple[Noise, Noise]:
     sizes = model.state_dim, model.obs_dim
     none = np.zeros((0, 0))
-    if steps.transition.noise != GIVEN or not isinstance(model, HasStepFunctions):
+    if steps.transition.noise != GIVEN:
         first, second = (
             Noise(np.zeros((1, 1, n, n if step.noise == VARIANCE else 0)), none)
-            for n, step in zip(sizes, steps, strict=True)
+            for n, step in zip(sizes, steps.both, strict=True)
         )
         return first, second
     with torch.no_grad():
-        inner = model.inner_noise if isinstance(model, NonAdditiveNoise) else None
-        if inner is not None:
+        if steps.inside:
+            inner = cast(NonAdditiveNoise, model).inner_noise
+            assert inner is not None
             first, second = (
                 Noise(np.zeros((1, 1, n, 0)), _array(factor))
                 for n, factor in zip(sizes, inner, strict=True)
             )
             return first, second
-        Q, R = model.noise_factors(None if series.dt is None else _later(series))
+        Q, R = cast(HasStepFunctions, model).noise_factors(None if series.dt is None else _later(series))
         Q = Q if Q.ndim == 2 else _with_first(Q, series)
         first, second = (Noise(_by_series(x), none) for x in (Q, R))
     return first, second
