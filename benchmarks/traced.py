@@ -15,6 +15,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -76,9 +77,7 @@ def main(quick: bool = False, jax: str | None = None) -> None:
             for label, method in METHODS.items():
                 one = method.filter(model, Series(series.y[0]))
 
-                def run(m: ds.inference.GaussianFilter = method, s: Series = series) -> object:
-                    return m.filter(model, s)
-
+                run = partial(method.filter, model, series)
                 for peer in ("dynamax", "cuthbert")[: 2 if label == "EKF" else 1]:
                     before = best_seconds(run, 3)
                     found = elsewhere(jax, peer, name, label, batch, length) if jax else None

@@ -66,9 +66,7 @@ def load(typing_context: TypingContext, X: types.Type, i: types.Type) -> Intrins
 
 
 @emitted
-def store(
-    typing_context: TypingContext, X: types.Type, i: types.Type, x: types.Type
-) -> Intrinsic:
+def store(typing_context: TypingContext, X: types.Type, i: types.Type, x: types.Type) -> Intrinsic:
     """`X[i] = x`; a plain number goes to every series."""
 
     def emit(context: Context, builder: Builder, sig: Signature, args: Values) -> Value:
@@ -158,9 +156,7 @@ def _function(count: int, compute: Callable[..., Value]) -> Callable[..., Any]:
 def _alike(builder: Builder, kinds: Values, args: Values) -> list[Value]:
     if not any(k == simd for k in kinds):
         return list(args)
-    return [
-        x if k == simd else broadcast(builder, x) for k, x in zip(kinds, args, strict=True)
-    ]
+    return [x if k == simd else broadcast(builder, x) for k, x in zip(kinds, args, strict=True)]
 
 
 def _call(builder: Builder, name: str, *args: Value) -> Value:

@@ -26,7 +26,7 @@ def _slice(program: Program, x: Atoms, dim: int = 0, start: int | None = None,
 def _select(program: Program, x: Atoms, dim: int, index: int) -> Atoms:
     place: list[object] = [slice(None)] * x.ndim
     place[dim] = index
-    # Through a slice, so that the entry stays a view of `x`: what is written to it is written there.
+    # Through a slice, so that the entry stays a view of `x`, which may be written to.
     place[dim] = slice(index, index + 1 if index != -1 else None)
     return np.squeeze(x[tuple(place)], dim)  # type: ignore[index]
 
@@ -92,7 +92,7 @@ def _reduced(
     moved = np.moveaxis(x, axes, range(len(axes))).reshape(-1, *_rest(x.shape, axes))
     if not len(moved):
         raise Untraceable("it reduces an axis without entries")
-    out = array(moved[0])if isinstance(moved[0], np.ndarray) else array_of(moved[0])
+    out = array(moved[0]) if isinstance(moved[0], np.ndarray) else array_of(moved[0])
     for part in moved[1:]:
         out = mapped(join, out, part if isinstance(part, np.ndarray) else array_of(part))
     return np.expand_dims(out, tuple(axes)) if keep else out

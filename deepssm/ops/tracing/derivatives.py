@@ -103,9 +103,7 @@ def gradient(
     return [total.get(x, 0.0) if isinstance(x, int) else 0.0 for x in inputs]
 
 
-def _product_gradient(
-    program: Program, place: int, bars: dict[int, Atom], add: object
-) -> None:
+def _product_gradient(program: Program, place: int, bars: dict[int, Atom], add: object) -> None:
     """Pass the weights of a product's entries on to its vector and to its matrix."""
     if not bars:
         return

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Atom: TypeAlias = int | float
-"""A number of a program: a variable (`int`, the place of its operation) or a constant (`float`)."""
+"""A number of a program: a variable (`int`, a place of an operation) or a constant (`float`)."""
 
 Atoms: TypeAlias = NDArray[np.object_]
 """An array of atoms: what a tensor is while its function is traced."""

@@ -173,7 +173,12 @@ class Recorder(TorchDispatchMode):
                     self.watch(tensor, _floats(tensor))
 
     def _remember(
-        self, func: Any, args: Any, kwargs: Any, out: Any, inputs: list[Tensor]  # noqa: ANN401
+        self,
+        func: Any,  # noqa: ANN401
+        args: Any,  # noqa: ANN401
+        kwargs: Any,  # noqa: ANN401
+        out: Any,  # noqa: ANN401
+        inputs: list[Tensor],
     ) -> None:
         several = isinstance(out, tuple | list)
         learnable = any(x.requires_grad or id(x) in self._learnable for x in inputs)
@@ -185,7 +190,7 @@ class Recorder(TorchDispatchMode):
                     self._learnable.add(id(tensor))
 
     def _leaf(self, tensor: Tensor) -> Atoms:
-        """Take the entries as parameters; fixed zeros and ones are structure and stay constants."""
+        """Take the entries as parameters; fixed zeros and ones are structure: constants."""
         if tensor.numel() > _SMALL:
             raise Untraceable(f"it reads a tensor of {tensor.numel()} numbers")
         learnable = tensor.requires_grad or id(tensor) in self._learnable
@@ -201,8 +206,8 @@ class Recorder(TorchDispatchMode):
 
 
 _VIEWS = {
-    "slice", "select", "view", "_unsafe_view", "expand", "transpose", "permute", "unsqueeze", "squeeze",
-    "alias", "detach", "t", "diagonal", "unbind",
+    "slice", "select", "view", "_unsafe_view", "expand", "transpose", "permute", "unsqueeze",
+    "squeeze", "alias", "detach", "t", "diagonal", "unbind",
 }  # fmt: skip
 """Operations whose results are other views of the same numbers, constants too."""
 
@@ -215,4 +220,3 @@ def _floats(tensor: Tensor) -> Atoms:
     values: list[Atom] = tensor.detach().double().reshape(-1).tolist()
     out.reshape(-1)[:] = values
     return out
-

@@ -142,7 +142,9 @@ def test_noise_that_grows_with_the_time_step(method: GaussianFilter) -> None:
 @pytest.mark.parametrize("batch", [(), (5,)])
 def test_noise_inside_the_functions(method: GaussianFilter, batch: tuple[int, ...]) -> None:
     def f(z: Tensor, u: Tensor | None, dt: Tensor | None, w: Tensor) -> Tensor:
-        pushed = z[..., 1] + 0.05 * (w[..., 0] - 9.81 * torch.sin(z[..., 0])) * torch.exp(0.1 * w[..., 0])
+        pushed = z[..., 1] + 0.05 * (w[..., 0] - 9.81 * torch.sin(z[..., 0])) * torch.exp(
+            0.1 * w[..., 0]
+        )
         return torch.stack((z[..., 0] + 0.05 * z[..., 1], pushed), -1)
 
     model = NonlinearGaussian(
@@ -204,8 +206,9 @@ def test_means_and_variances_of_emissions(family: str, batch: tuple[int, ...]) -
 
 @pytest.mark.parametrize("method", SHORT, ids=str)
 def test_gradients_are_those_of_torch(method: GaussianFilter) -> None:
-    model, series = pendulum(P0=nn.Parameter(matrix([[0.2, 0.02], [0.02, 0.1]]))), Series(
-        observations(TIME, 3)
+    model, series = (
+        pendulum(P0=nn.Parameter(matrix([[0.2, 0.02], [0.02, 0.1]]))),
+        Series(observations(TIME, 3)),
     )
     run.prepare(method, model, series)
     parameters = list(model.parameters())
@@ -220,6 +223,38 @@ def test_gradients_are_those_of_torch(method: GaussianFilter) -> None:
     torch.testing.assert_close(mean, want, rtol=1e-8, atol=1e-10)
 
 
+def learnable(form: str) -> tuple[StateSpaceModel, Series]:
+    """A model with learnable numbers everywhere, and a series with gaps for it."""
+    if form == "counts":
+        return Counts(FAMILIES["Poisson"]), Series(torch.randint(0, 3, (3, TIME, 2)).double())
+    start = nn.Parameter(0.1 * torch.eye(4, dtype=torch.float64) + 0.02)
+    changes: dict[str, object] = {"P0": start, "R": nn.Parameter(vehicle().R.clone())}
+    if form == "noise by time step":
+        changes["Q"] = lambda dt: dt[..., None, None] * 0.01 * torch.eye(4, dtype=torch.float64)
+    series = drive(3)
+    if form == "scalar time step":
+        series = series._replace(dt=torch.tensor(0.1, dtype=torch.float64))
+    return vehicle(**changes), series
+
+
+@pytest.mark.parametrize(
+    "form", ["counts", "full noises", "noise by time step", "scalar time step"]
+)
+def test_the_pass_back_has_the_gradient_of_autograd(form: str) -> None:
+    """All parameters, gaps, angles, inputs, variances that depend on the state."""
+    model, series = learnable(form)
+    series.y[..., 3, 0], series.y[0, 8, 1], series.y[..., 12, :] = NAN, NAN, NAN
+    run.prepare(Extended(), model, series)
+    found = []
+    for score in (Extended().log_likelihood, Extended()._log_likelihood):
+        value = score(model, series)
+        weights = torch.linspace(0.5, 1.5, value.numel(), dtype=torch.float64)
+        total = (weights.reshape(value.shape) * value).sum()
+        found.append(torch.autograd.grad(total, list(model.parameters())))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-8)
+
+
 def test_second_derivatives_are_those_of_torch() -> None:
     model, series = pendulum(), Series(observations(TIME))
     parameters, found = list(model.parameters()), []
@@ -229,7 +264,9 @@ def test_second_derivatives_are_those_of_torch() -> None:
     torch.testing.assert_close(found[0], found[1])
 
 
-def stepping(function: Callable[[Tensor, Tensor | None, Tensor | None], Tensor]) -> NonlinearGaussian:
+def stepping(
+    function: Callable[[Tensor, Tensor | None, Tensor | None], Tensor],
+) -> NonlinearGaussian:
     """The pendulum with another transition."""
     known = pendulum()
     numbers: dict[str, Tensor] = {name: getattr(known, name) for name in ("Q", "R", "m0", "P0")}
@@ -358,4 +395,6 @@ def test_a_rule_of_ones_own_runs_as_torch() -> None:
     assert "`Mine`" in ds.inference.explain(pendulum(), Mine())
     assert ds.inference.explain(pendulum(), Unscented(1e-3, 0.0, 0.0)).startswith("compiled")
     found = Mine().filter(pendulum(), Series(observations(TIME)))
-    torch.testing.assert_close(found.mean, Extended()._filter(pendulum(), Series(observations(TIME))).mean)
+    torch.testing.assert_close(
+        found.mean, Extended()._filter(pendulum(), Series(observations(TIME))).mean
+    )

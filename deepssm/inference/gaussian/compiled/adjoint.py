@@ -13,11 +13,11 @@ from ....core.abilities import HasStepFunctions
 from ....core.gaussian import outer
 from ....core.model import Series, StateSpaceModel
 from ....ops.compiling import told
-from ...simulation.conditionals import bind, gaussian_start
+from ...simulation.conditionals import bind
 from .model_steps import GIVEN, ModelSteps
 from .rules import TAYLOR
 from .run import Arrays, CompiledMethod, Prepared, laid_out
-from .sides import Side, sides
+from .sides import Side, later, sides
 
 Route = Callable[[], tuple[Tensor, ...]]
 
@@ -89,7 +89,13 @@ class _Context(NamedTuple):
 
 class _Adjoint(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, context: _Context, value: Tensor, learnt: int, *tensors: Tensor) -> Tensor:  # noqa: ANN401
+    def forward(
+        ctx: Any,  # noqa: ANN401
+        context: _Context,
+        value: Tensor,
+        learnt: int,
+        *tensors: Tensor,
+    ) -> Tensor:
         ctx.context, ctx.learnt, ctx.count = context, learnt, len(tensors)
         ctx.save_for_backward(*tensors[:learnt])
         return value.clone()
@@ -108,12 +114,17 @@ class _Adjoint(torch.autograd.Function):
 
 
 def inputs_of(model: StateSpaceModel, series: Series, steps: ModelSteps) -> Inputs:
+    """Return what the log-likelihood of a traced model depends on."""
     noises: list[Tensor] = []
     if steps.transition.noise == GIVEN and isinstance(model, HasStepFunctions):
-        Q, R = model.noise_factors(None if series.dt is None else series.dt[..., 1:])
+        Q, R = model.noise_factors(later(series))
         noises = [outer(Q), outer(R)]
-    first = Series(series.y.reshape(-1, *series.y.shape[-2:])[0])
-    mean, factor = gaussian_start(bind(model, first), first)
+    initial = model.initial()
+    mean = initial.mean
+    if isinstance(initial, torch.distributions.MultivariateNormal):
+        factor = initial.scale_tril
+    else:
+        factor = torch.diag_embed(initial.variance.sqrt())
     both = steps.transition.traced.tensors(), steps.emission.traced.tensors()
     return Inputs(*both, noises, [mean, outer(factor)])
 

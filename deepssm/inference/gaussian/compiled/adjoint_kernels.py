@@ -100,7 +100,7 @@ def pull(
     side: Spaces, address: int, n: int, z: Vector, u: Vector, values: Vector, weights: Vector,
     Nbar: Matrix, given: Matrices, s: int, t: int, total: Vector, out: Vector,
 ) -> None:  # fmt: skip
-    """Pass weights of mean, slopes and noise on to the state, the first of `out`, and parameters."""
+    """Pass weights of mean, slopes and noise on to state and parameters, in `out`."""
     whole, p = side[0], side[3]
     rows, columns = whole[OUT], whole[COLUMNS]
     for i in range(rows):
@@ -145,8 +145,8 @@ def observed_rows(
 
 @njit(**INLINE)
 def unsee(
-    n: int, o: int, g: float, P: Matrix, C: Matrix, S: Matrix, v: Vector, bar: Vector, Pbar: Matrix,
-    space: Spaces,
+    n: int, o: int, g: float, P: Matrix, C: Matrix, S: Matrix, v: Vector, bar: Vector,
+    Pbar: Matrix, space: Spaces,
 ) -> None:  # fmt: skip
     """Adjoints of an update: `Pbar` becomes that of `P`; `Cbar`, `Rbar`, `vbar` are in `space`."""
     PC, inverse, K, A, X, Y, Cbar, Rbar, w, q, Km, back, vbar = space
@@ -253,7 +253,9 @@ def adjoint_all(
                         wh[slope_h + seen[i] * n + b] = Cbar[i, b]
                     for j in range(o):
                         Nbar[seen[i], seen[j]] = Rbar[i, j]
-                pull(H, codes[1], n, ahead[s, t], drive, values, wh, Nbar, given_H, s, t, pH, pulled)
+                pull(
+                    H, codes[1], n, ahead[s, t], drive, values, wh, Nbar, given_H, s, t, pH, pulled
+                )
                 for i in range(n):
                     bar[i] += pulled[i]
             if t == 0:
@@ -268,7 +270,9 @@ def adjoint_all(
                 wf[i] = bar[i]
                 for j in range(n):
                     wf[slope_f + i * n + j] = 2.0 * Y[i, j]
-            pull(F, codes[0], n, means[s, t - 1], drive, values, wf, Pbar, given_F, s, t, pF, pulled)
+            pull(
+                F, codes[0], n, means[s, t - 1], drive, values, wf, Pbar, given_F, s, t, pF, pulled
+            )
             transposed_times(A, X, n, n, n, Pbar)
             for i in range(n):
                 bar[i] = pulled[i]

@@ -9,13 +9,31 @@ from numba import njit
 from ....ops.arrays import Arrays, Matrices, Matrix, Spaces, Vector, Whole
 from ....ops.cache import cached
 from ....ops.lanes import (
-    lanes_of, load, number, put_lane, size_of, some_less, store, where_less,
+    lanes_of,
+    load,
+    number,
+    put_lane,
+    size_of,
+    some_less,
+    store,
+    where_less,
 )  # fmt: skip
 from ....ops.small_matrices import DRIVER, pick
 from .push_kernels import lay_given, predict, push, width_of
 from .series_kernels import gather, scatter, scatter_cov, scatter_one
 from .step_kernels import (
-    ANGLES, COLUMNS, FACTOR, INLINE, INSIDE, NOISE, OUT, RULE, TAYLOR, observe, shift_mean, shrink,
+    ANGLES,
+    COLUMNS,
+    FACTOR,
+    INLINE,
+    INSIDE,
+    NOISE,
+    OUT,
+    RULE,
+    TAYLOR,
+    observe,
+    shift_mean,
+    shrink,
 )  # fmt: skip
 from .update_kernels import ITERATIONS, JOINT, MOVES, again_about, update
 

@@ -164,7 +164,9 @@ def _traced(call: Function, sample: Sample, model: StateSpaceModel) -> Step:
     except Untraceable:
         raise
     except Exception as error:
-        raise Untraceable(f"it fails on a single state ({type(error).__name__}: {error})") from error
+        raise Untraceable(
+            f"it fails on a single state ({type(error).__name__}: {error})"
+        ) from error
     if isinstance(model, HasStepFunctions):
         return Step(traced, call, GIVEN)
     return Step(traced, call, VARIANCE if traced.outputs[1].ndim == 1 else FACTOR)
@@ -201,7 +203,9 @@ def _check(step: Step, sample: Sample, *, slopes: bool) -> None:
     with torch.enable_grad() if slopes else torch.no_grad():
         results = step.call(z, sample.u, sample.dt)
     count = len(z)
-    want = torch.cat([x.detach().expand(count, *x.shape[1:]).reshape(count, -1) for x in results], -1)
+    want = torch.cat(
+        [x.detach().expand(count, *x.shape[1:]).reshape(count, -1) for x in results], -1
+    )
     parts = [want]
     if slopes:
         with torch.enable_grad():
@@ -242,4 +246,3 @@ def _inputs(sample: Sample) -> np.ndarray:
     if sample.dt is not None:
         parts.append(sample.dt.detach().double().numpy()[:, None])
     return np.ascontiguousarray(np.concatenate(parts, -1))
-

@@ -8,8 +8,23 @@ from ....ops.arrays import Matrix, Spaces, Vector
 from ....ops.lanes import lanes_of, load, put_lane, store
 from ....ops.small_matrices import pick
 from .step_kernels import (
-    ANGLES, COLUMNS, GIVEN, INLINE, INSIDE, NOISE, OUT, RULE, TAYLOR, UNSCENTED, VARIANCE,
-    evaluate, flip_row, join_unscented, join_weighted, lay_averaged_noise, lower, push_taylor,
+    COLUMNS,
+    GIVEN,
+    INLINE,
+    INSIDE,
+    NOISE,
+    OUT,
+    RULE,
+    TAYLOR,
+    UNSCENTED,
+    VARIANCE,
+    evaluate,
+    flip_row,
+    join_unscented,
+    join_weighted,
+    lay_averaged_noise,
+    lower,
+    push_taylor,
 )  # fmt: skip
 
 

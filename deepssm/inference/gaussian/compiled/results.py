@@ -109,9 +109,7 @@ def _passed(arrays: Arrays, series: Series) -> Passed:
     none = torch.zeros(series.batch_shape, dtype=torch.bool)
     shifts, scores = along(arrays.shift, n), along(arrays.log_likelihood)
     gains = lower.unbind(-3)
-    conditioned = [
-        Conditioned(*x, none) for x in zip(shifts, gains, scores, strict=True)
-    ]
+    conditioned = [Conditioned(*x, none) for x in zip(shifts, gains, scores, strict=True)]
     parts = (along(arrays.predicted_mean, n), along(arrays.predicted_factor, *square),
              along(arrays.gain, *square), along(arrays.rest, *square))  # fmt: skip
     first = Predicted(parts[0][0], parts[1][0], parts[1][0][..., :0], parts[1][0][..., :0])
@@ -153,4 +151,3 @@ def _tensor(array: np.ndarray, series: Series, event: tuple[int, ...]) -> Tensor
 def _bad(array: np.ndarray, series: Series) -> Tensor:
     wrong = ~np.isfinite(array).all((-2, -1))
     return torch.from_numpy(wrong.reshape(series.batch_shape))
-

@@ -195,7 +195,9 @@ def laid_out(
     if series.u is not None:
         parts.append(_flat(series.u, 2))
     if series.dt is not None:
-        parts.append(_flat(series.dt.reshape(1) if series.dt.ndim == 0 else series.dt, 1)[..., None])
+        parts.append(
+            _flat(series.dt.reshape(1) if series.dt.ndim == 0 else series.dt, 1)[..., None]
+        )
     lead = tuple(max(x.shape[i] for x in parts) for i in (0, 1))
     u = np.concatenate([np.broadcast_to(x, (*lead, x.shape[-1])) for x in parts], -1)
     return y, np.ascontiguousarray(u), _own(start), _own(square)

@@ -49,7 +49,8 @@ def sides(
     sizes = model.state_dim, model.obs_dim
     angles = model.circular_state, model.circular_obs
     first, second = (
-        _side(*given, lanes) for given in zip(steps.both, rules, noises, sizes, angles, strict=True)
+        _side(*given, lanes)
+        for given in zip(steps.both, rules, noises, sizes, angles, strict=True)
     )
     return first, second
 
@@ -107,16 +108,15 @@ def _noises(model: StateSpaceModel, steps: ModelSteps, series: Series) -> tuple[
                 for n, factor in zip(sizes, inner, strict=True)
             )
             return first, second
-        Q, R = cast(HasStepFunctions, model).noise_factors(None if series.dt is None else _later(series))
+        Q, R = cast(HasStepFunctions, model).noise_factors(later(series))
         Q = Q if Q.ndim == 2 else _with_first(Q, series)
         first, second = (Noise(_by_series(x), none) for x in (Q, R))
     return first, second
 
 
-def _later(series: Series) -> Tensor | None:
+def later(series: Series) -> Tensor | None:
     """Return the time steps but for the first, which drives nothing."""
-    assert series.dt is not None
-    if series.dt.ndim == 0:
+    if series.dt is None or series.dt.ndim == 0:
         return series.dt
     return series.dt[..., min(1, series.time - 1) :]
 

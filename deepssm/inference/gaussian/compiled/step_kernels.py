@@ -13,7 +13,18 @@ from numba import njit
 
 from ....ops.arrays import Matrix, Vector, Whole
 from ....ops.lanes import (
-    floor, load, log, number, root, size_of, some_less, store, where_less, where_number, with_sign,
+    floor,
+    lanes_of,
+    load,
+    log,
+    number,
+    root,
+    size_of,
+    some_less,
+    store,
+    where_less,
+    where_number,
+    with_sign,
 )  # fmt: skip
 from ....ops.small_matrices import FASTMATH, HALF_LOG_2PI, UNDERFLOW
 from ....ops.tracing.calls import call_step
@@ -27,7 +38,7 @@ TWO_PI = 2.0 * math.pi
 TAYLOR, WEIGHTED, UNSCENTED = 0, 1, 2
 """Rules: Jacobian at the mean, points of positive weight, pairs of points about the centre."""
 GIVEN, VARIANCE, FACTOR = 0, 1, 2
-"""Where noise comes from: numbers that no state changes, variances or a factor that the step gives."""
+"""Where noise comes from: given beside the step, or its variances or a factor that it computes."""
 RULE, INSIDE, OUT, NOISE, COLUMNS, DIAGONAL, ADDRESS, ANGLES = range(8)
 """Whole numbers of a side: rule; size of the state with noise inside; outputs; source, columns and
 form of the noise; address of the step; whether some output is an angle."""
@@ -39,7 +50,7 @@ SQUARE, PART = 0, 1
 def flip_row(
     W: Vector, width: int, i: int, c: int, first: int, last: int, above: int, below: int
 ) -> None:
-    """Zero `W[i, first:last]` against `W[i, c] >= 0` by a reflection of rows `above` to `below`."""
+    """Zero `W[i, first:last]` against `W[i, c] >= 0` by reflecting rows `above` to `below`."""
     head, at = load(W, i * width + c), i * width
     square = head * head
     for j in range(first, last):
@@ -79,6 +90,9 @@ def times_factor(
             store(W, i * width + j, 0.0)
         for m in range(n):
             slope = load(J, first + i * n + m)
+            # Jacobians have zeros, which one series can pass by; NaN is none.
+            if lanes_of(W) == 1 and some_less(size_of(slope), 1e-320):
+                continue
             for j in range(m + 1):
                 at = i * width + j
                 store(W, at, load(W, at) + slope * load(L, m * n + j))

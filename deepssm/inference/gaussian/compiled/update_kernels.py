@@ -11,8 +11,8 @@ from .step_kernels import DIAGONAL, INLINE, OUT, absorb, lower, whiten
 NO_DOUBT, GATE, GATE_EACH, STUDENT, HUBER = range(5)
 """What is made of outliers; see `robust.py`."""
 DOUBT, ROUNDS, ITERATIONS, JOINT, MOVES = range(5)
-"""Whole numbers of a pass: kind of doubt and its iterations; linearisations of an emission; whether
-a smoother follows; whether the first step moves too."""
+"""Whole numbers of a pass: kind of doubt and its iterations; linearisations of an emission;
+whether a smoother follows; whether the first step moves too."""
 EXACT = 1e-13
 """Share of a row's size below which its noise counts as none; the array form takes such rows."""
 
@@ -78,9 +78,7 @@ def gate(p: int, numbers: Vector, seen: Vector, distance: Vector) -> bool:
 
 
 @njit(**INLINE)
-def gate_each(
-    p: int, W: Vector, width: int, v: Vector, numbers: Vector, seen: Vector
-) -> bool:
+def gate_each(p: int, W: Vector, width: int, v: Vector, numbers: Vector, seen: Vector) -> bool:
     """Reject components whose own squared distance is beyond the limit for one."""
     changed = False
     for i in range(p):
