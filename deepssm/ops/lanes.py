@@ -198,14 +198,6 @@ _CASES = [signature(simd, simd, simd), signature(simd, simd, types.float64),
           signature(simd, types.float64, simd)]  # fmt: skip
 
 
-@infer_global(operator.add)
-@infer_global(operator.iadd)
-@infer_global(operator.sub)
-@infer_global(operator.isub)
-@infer_global(operator.mul)
-@infer_global(operator.imul)
-@infer_global(operator.truediv)
-@infer_global(operator.itruediv)
 class _Arithmetic(ConcreteTemplate):
     cases = _CASES
 
@@ -225,4 +217,5 @@ for _symbols, _name in (
     ((operator.truediv, operator.itruediv), "fdiv"),
 ):
     for _symbol in _symbols:
+        infer_global(_symbol)(_Arithmetic)  # pyright: ignore[reportOptionalCall]
         _lower(_symbol, _name)

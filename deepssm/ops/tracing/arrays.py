@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -55,7 +56,8 @@ def _transpose(program: Program, x: Atoms, first: int = 0, second: int = 1) -> A
 def _index(program: Program, x: Atoms, indices: Sequence[object]) -> Atoms:
     if any(i is not None and not isinstance(i, np.ndarray) for i in indices):
         raise Untraceable("it indexes by what depends on the state")
-    out = x[tuple(slice(None) if i is None else i for i in indices)]
+    place: Any = tuple(slice(None) if i is None else i for i in indices)
+    out = x[place]
     return out if isinstance(out, np.ndarray) else array_of(out)
 
 
@@ -140,7 +142,8 @@ def _index_put(program: Program, x: Atoms, indices: Sequence[object], values: ob
     if accumulate or any(isinstance(i, np.ndarray) and i.dtype == object for i in indices):
         raise Untraceable("it indexes by what depends on the state")
     out = x.copy()
-    out[tuple(slice(None) if i is None else i for i in indices)] = array(values)
+    place: Any = tuple(slice(None) if i is None else i for i in indices)
+    out[place] = array(values)
     return out
 
 

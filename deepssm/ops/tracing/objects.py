@@ -10,7 +10,7 @@ from typing import Any
 
 import llvmlite
 import llvmlite.binding as llvm
-from numba import config
+from numba.core import config
 
 _MARK = 32
 """Bytes of the digest before the object code, by which a torn file is told."""
@@ -61,7 +61,10 @@ def _name(text: str) -> str:
 @cache
 def _folder() -> Path | None:
     """Return where numba caches, the folder of this file unless told otherwise, if writable."""
-    folder = Path(config.CACHE_DIR or Path(__file__).parent / "__pycache__")
+    folder = Path(
+        config.CACHE_DIR  # pyright: ignore[reportAttributeAccessIssue]
+        or Path(__file__).parent / "__pycache__"
+    )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:

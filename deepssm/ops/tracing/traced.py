@@ -135,8 +135,8 @@ def trace(function: Function, z: Tensor, u: Tensor | None, dt: Tensor | None) ->
     recorder = Recorder(program)
     sizes = Sizes(z.shape[-1], 0 if u is None else u.shape[-1], dt is not None)
     states = [program.input("z", i) for i in range(sizes.state)]
-    z, u, dt = (None if x is None else x.detach().clone() for x in (z, u, dt))
-    assert z is not None
+    z = z.detach().clone()
+    u, dt = (None if x is None else x.detach().clone() for x in (u, dt))
     with torch.no_grad(), recorder:
         recorder.watch(z, _row(states))
         if u is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -147,9 +148,12 @@ def test_noise_inside_the_functions(method: GaussianFilter, batch: tuple[int, ..
         )
         return torch.stack((z[..., 0] + 0.05 * z[..., 1], pushed), -1)
 
+    def h(z: Tensor, u: Tensor | None, v: Tensor) -> Tensor:
+        return torch.stack((torch.sin(z[..., 0] + v[..., 0]) + v[..., 1], v[..., 1]), -1)
+
+    functions: Any = f, h
     model = NonlinearGaussian(
-        f,
-        lambda z, u, v: torch.stack((torch.sin(z[..., 0] + v[..., 0]) + v[..., 1], v[..., 1]), -1),
+        *functions,
         Q=matrix([[0.3]]),
         R=matrix([[0.05, 0.01], [0.01, 0.02]]),
         m0=torch.tensor([1.2, 0.0], dtype=torch.float64),
@@ -269,7 +273,7 @@ def stepping(
 ) -> NonlinearGaussian:
     """The pendulum with another transition."""
     known = pendulum()
-    numbers: dict[str, Tensor] = {name: getattr(known, name) for name in ("Q", "R", "m0", "P0")}
+    numbers: dict[str, Any] = {name: getattr(known, name) for name in ("Q", "R", "m0", "P0")}
     return NonlinearGaussian(function, lambda z, u: torch.sin(z[..., :1]), **numbers)
 
 

@@ -20,52 +20,8 @@ from ....ops.arrays import Arrays, Matrices, Matrix, Spaces, Vector, Whole
 from ....ops.cache import cached
 from ....ops.small_matrices import DRIVER, pick
 from ....ops.tracing.calls import call_step
+from .dense_kernels import invert, times, transposed_times
 from .step_kernels import ADDRESS, COLUMNS, FACTOR, INLINE, NOISE, OUT, VARIANCE
-
-
-@njit(**INLINE)
-def times(X: Matrix, Y: Matrix, rows: int, inner: int, cols: int, Z: Matrix) -> None:
-    """`Z = X Y`."""
-    for i in range(rows):
-        for j in range(cols):
-            Z[i, j] = 0.0
-        for m in range(inner):
-            x = X[i, m]
-            for j in range(cols):
-                Z[i, j] += x * Y[m, j]
-
-
-@njit(**INLINE)
-def transposed_times(X: Matrix, Y: Matrix, rows: int, inner: int, cols: int, Z: Matrix) -> None:
-    """`Z = X' Y`, `X` having `inner` rows."""
-    for i in range(rows):
-        for j in range(cols):
-            Z[i, j] = 0.0
-    for m in range(inner):
-        for i in range(rows):
-            x = X[m, i]
-            for j in range(cols):
-                Z[i, j] += x * Y[m, j]
-
-
-@njit(**INLINE)
-def invert(S: Matrix, o: int, inverse: Matrix) -> None:
-    """Invert a positive definite matrix by elimination; `S` is used up."""
-    for i in range(o):
-        for j in range(o):
-            inverse[i, j] = 0.0
-        inverse[i, i] = 1.0
-    for i in range(o):
-        scale = 1.0 / S[i, i]
-        for j in range(o):
-            S[i, j] *= scale
-            inverse[i, j] *= scale
-        for r in range(o):
-            factor = S[r, i]
-            if r != i and factor != 0.0:
-                for j in range(o):
-                    S[r, j] -= factor * S[i, j]
-                    inverse[r, j] -= factor * inverse[i, j]
 
 
 @njit(**INLINE)
@@ -74,14 +30,14 @@ def noise_of(side: Spaces, values: Vector, s: int, t: int, i: int, j: int) -> fl
     whole, factor = side[0], side[6]
     total, columns, out = 0.0, whole[COLUMNS], whole[OUT]
     if whole[NOISE] == VARIANCE:
-        return max(values[out + i], 0.0) if i == j else 0.0
+        return max(float(values[out + i]), 0.0) if i == j else 0.0
     for k in range(columns):
         if whole[NOISE] == FACTOR:
             total += values[out + i * columns + k] * values[out + j * columns + k]
         else:
             a, b = pick(s, factor.shape[0]), pick(t, factor.shape[1])
             total += factor[a, b, i, k] * factor[a, b, j, k]
-    return total
+    return float(total)
 
 
 @njit(**INLINE)
@@ -180,6 +136,15 @@ def unsee(
             q[i] += A[j, i] * bar[j]
         for j in range(o):
             back[i] += C[j, i] * w[j]
+    unsee_covariance(n, o, g, P, C, Pbar, space)
+
+
+@njit(**INLINE)
+def unsee_covariance(
+    n: int, o: int, g: float, P: Matrix, C: Matrix, Pbar: Matrix, space: Spaces
+) -> None:
+    """Adjoints of the covariances, from the gain and the residual."""
+    PC, inverse, K, A, X, Y, Cbar, Rbar, w, q, Km, back, _ = space
     # `K' Pbar`, then `Rbar` and the first part of `Cbar`.
     transposed_times(K, Pbar, o, n, n, X)
     times(X, K, o, n, o, Rbar)
@@ -219,6 +184,51 @@ def unsee_density(
             Rbar[i, j] += G - 0.5 * (Km[i] * w[j] + w[i] * Km[j])
 
 
+@njit(**INLINE)
+def back_through_emission(
+    H: Spaces, address: int, n: int, s: int, t: int, o: int, z: Vector, u: Vector, bar: Vector,
+    values: Vector, wh: Vector, Nbar: Matrix, given: Matrices, total: Vector, pulled: Vector,
+    seen: Whole, space: Spaces,
+) -> None:  # fmt: skip
+    """Add to `bar` what the emission says of the state."""
+    Cbar, Rbar, vbar, first = space[6], space[7], space[12], first_slope(H)
+    wh[:] = 0.0
+    Nbar[:] = 0.0
+    for i in range(o):
+        wh[seen[i]] = -vbar[i]
+        for b in range(n):
+            wh[first + seen[i] * n + b] = Cbar[i, b]
+        for j in range(o):
+            Nbar[seen[i], seen[j]] = Rbar[i, j]
+    pull(H, address, n, z, u, values, wh, Nbar, given, s, t, total, pulled)
+    for i in range(n):
+        bar[i] += pulled[i]
+
+
+@njit(**INLINE)
+def back_through_transition(
+    F: Spaces, address: int, n: int, s: int, t: int, z: Vector, u: Vector, cov: Vector,
+    bar: Vector, Pbar: Matrix, values: Vector, wf: Vector, given: Matrices, total: Vector,
+    pulled: Vector, P: Matrix, A: Matrix, X: Matrix, Y: Matrix,
+) -> None:  # fmt: skip
+    """Turn adjoints of the predicted state into those of the filtered state before."""
+    call_step(F[0][ADDRESS], z, u, F[3], F[3], values)
+    first = first_slope(F)
+    for i in range(n * n):
+        P[i // n, i % n] = cov[i]
+        A[i // n, i % n] = values[first + i]
+    times(Pbar, A, n, n, n, X)
+    times(X, P, n, n, n, Y)
+    for i in range(n):
+        wf[i] = bar[i]
+        for j in range(n):
+            wf[first + i * n + j] = 2.0 * Y[i, j]
+    pull(F, address, n, z, u, values, wf, Pbar, given, s, t, total, pulled)
+    transposed_times(A, X, n, n, n, Pbar)
+    for i in range(n):
+        bar[i] = pulled[i]
+
+
 @cached(**DRIVER)
 def adjoint_all(
     y: Matrices, u: Matrices, weights: Matrix, passed: Arrays, F: Spaces, H: Spaces, codes: Whole,
@@ -230,14 +240,11 @@ def adjoint_all(
     values, wf, wh, pulled, v, bar, w, q, Km, back, vbar = vectors
     P, C, S, Pbar, PC, inverse, K, A, X, Y, Cbar, Rbar, Nbar = squares
     space = (PC, inverse, K, A, X, Y, Cbar, Rbar, w, q, Km, back, vbar)
-    count, time, p = y.shape
-    n, slope_f, slope_h = means.shape[2], first_slope(F), first_slope(H)
-    for s in range(count):
-        for i in range(n):
-            bar[i] = 0.0
-            for j in range(n):
-                Pbar[i, j] = 0.0
-        for t in range(time - 1, -1, -1):
+    n = means.shape[2]
+    for s in range(y.shape[0]):
+        bar[:] = 0.0
+        Pbar[:] = 0.0
+        for t in range(y.shape[1] - 1, -1, -1):
             drive = u[pick(s, u.shape[0]), pick(t, u.shape[1])]
             for i in range(n * n):
                 P[i // n, i % n] = ahead_covs[s, t, i]
@@ -245,37 +252,15 @@ def adjoint_all(
             o = observed_rows(H, values, y[s, t], n, s, t, seen, v, C, S)
             if o > 0:
                 unsee(n, o, weights[s, t], P, C, S, v, bar, Pbar, space)
-                wh[:] = 0.0
-                Nbar[:] = 0.0
-                for i in range(o):
-                    wh[seen[i]] = -vbar[i]
-                    for b in range(n):
-                        wh[slope_h + seen[i] * n + b] = Cbar[i, b]
-                    for j in range(o):
-                        Nbar[seen[i], seen[j]] = Rbar[i, j]
-                pull(
-                    H, codes[1], n, ahead[s, t], drive, values, wh, Nbar, given_H, s, t, pH, pulled
-                )
-                for i in range(n):
-                    bar[i] += pulled[i]
-            if t == 0:
-                break
-            call_step(F[0][ADDRESS], means[s, t - 1], drive, F[3], F[3], values)
-            for i in range(n * n):
-                P[i // n, i % n] = covs[s, t - 1, i]
-                A[i // n, i % n] = values[slope_f + i]
-            times(Pbar, A, n, n, n, X)
-            times(X, P, n, n, n, Y)
-            for i in range(n):
-                wf[i] = bar[i]
-                for j in range(n):
-                    wf[slope_f + i * n + j] = 2.0 * Y[i, j]
-            pull(
-                F, codes[0], n, means[s, t - 1], drive, values, wf, Pbar, given_F, s, t, pF, pulled
-            )
-            transposed_times(A, X, n, n, n, Pbar)
-            for i in range(n):
-                bar[i] = pulled[i]
+                back_through_emission(
+                    H, codes[1], n, s, t, o, ahead[s, t], drive, bar, values, wh, Nbar, given_H,
+                    pH, pulled, seen, space,
+                )  # fmt: skip
+            if t > 0:
+                back_through_transition(
+                    F, codes[0], n, s, t, means[s, t - 1], drive, covs[s, t - 1], bar, Pbar,
+                    values, wf, given_F, pF, pulled, P, A, X, Y,
+                )  # fmt: skip
         for i in range(n):
             m0bar[i] += bar[i]
             for j in range(n):

@@ -8,8 +8,9 @@ from ....ops.arrays import Arrays, Spaces, Vector
 from ....ops.cache import cached
 from ....ops.lanes import lanes_of, load, number, store
 from ....ops.small_matrices import DRIVER
+from .condition_kernels import shift_mean, solve_upper_transposed
 from .series_kernels import gather, scatter, scatter_cov
-from .step_kernels import INLINE, lower, shift_mean, solve_upper_transposed
+from .step_kernels import INLINE, lower
 
 
 @njit(**INLINE)

@@ -19,9 +19,10 @@ from ....ops.lanes import (
     where_less,
 )  # fmt: skip
 from ....ops.small_matrices import DRIVER, pick
+from .condition_kernels import observe, shift_mean, shrink
 from .push_kernels import lay_given, predict, push, width_of
 from .series_kernels import gather, scatter, scatter_cov, scatter_one
-from .step_kernels import (
+from .step_kernels import (  # fmt: skip
     ANGLES,
     COLUMNS,
     FACTOR,
@@ -31,10 +32,7 @@ from .step_kernels import (
     OUT,
     RULE,
     TAYLOR,
-    observe,
-    shift_mean,
-    shrink,
-)  # fmt: skip
+)
 from .update_kernels import ITERATIONS, JOINT, MOVES, again_about, update
 
 

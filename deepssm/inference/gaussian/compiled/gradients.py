@@ -26,7 +26,7 @@ def in_transform(model: StateSpaceModel, series: Series) -> bool:
     for x in tensors:
         if forward_ad.unpack_dual(x).tangent is not None:
             return True
-        if torch._C._functorch.is_functorch_wrapped_tensor(x):
+        if torch._C._functorch.is_functorch_wrapped_tensor(x):  # pyright: ignore[reportAttributeAccessIssue]
             return True
     return False
 

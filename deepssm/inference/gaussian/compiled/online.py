@@ -49,7 +49,7 @@ class RunningSteps:
         self._row, self._drive, self._nothing = self._y[0, 0], self._u[0, 0], np.full(p, np.nan)
         empty = np.empty((0, 1, 0))
         made = [np.empty((1, 1, n)), *[empty] * 3, np.empty((1, 1)), np.empty((1, 1, p))]
-        self._out = Arrays(*made, np.empty((1, 1, n * n)), *[empty] * 5)
+        self._out = Arrays._make([*made, np.empty((1, 1, n * n)), *[empty] * 5])
         self._mean, self._factor = _array(mean)[None], _array(factor)[None]
         rules = np.array([*prepared.doubt, method.iterations, 0, 0], dtype=np.int64)
         self._stay, self._move = rules, rules.copy()

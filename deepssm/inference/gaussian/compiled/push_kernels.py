@@ -7,7 +7,7 @@ from numba import njit
 from ....ops.arrays import Matrix, Spaces, Vector
 from ....ops.lanes import lanes_of, load, put_lane, store
 from ....ops.small_matrices import pick
-from .step_kernels import (
+from .step_kernels import (  # fmt: skip
     COLUMNS,
     GIVEN,
     INLINE,
@@ -25,7 +25,7 @@ from .step_kernels import (
     lay_averaged_noise,
     lower,
     push_taylor,
-)  # fmt: skip
+)
 
 
 @njit(**INLINE)

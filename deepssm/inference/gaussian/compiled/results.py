@@ -36,7 +36,7 @@ def filtered(
         for x, event in zip(arrays[:5], ((n,), (n, n), (n,), (n, n), ()), strict=True)
     ]
     results = attached(found, route, learnt)
-    return Filtered(*results, _bad(arrays.cov, series))
+    return Filtered._make([*results, _bad(arrays.cov, series)])
 
 
 def smoothed(
@@ -54,7 +54,7 @@ def smoothed(
     shapes = (n,), (n, n), (n, n), ()
     both = zip((mean, cov, cross, arrays.log_likelihood), shapes, strict=True)
     results = attached([_tensor(x, series, event) for x, event in both], route, learnt)
-    return Smoothed(*results, _bad(arrays.factor, series))
+    return Smoothed._make([*results, _bad(arrays.factor, series)])
 
 
 def log_likelihood(

@@ -6,7 +6,8 @@ from numba import njit
 
 from ....ops.arrays import Spaces, Vector, Whole
 from ....ops.lanes import load, number, root, size_of, some_less, store, where_less
-from .step_kernels import DIAGONAL, INLINE, OUT, absorb, lower, whiten
+from .condition_kernels import absorb, whiten
+from .step_kernels import DIAGONAL, INLINE, OUT, lower
 
 NO_DOUBT, GATE, GATE_EACH, STUDENT, HUBER = range(5)
 """What is made of outliers; see `robust.py`."""
