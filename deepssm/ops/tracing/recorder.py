@@ -74,6 +74,11 @@ class Recorder(TorchDispatchMode):
             known[id(tensor)] = out if made.index is None else out[made.index]
         return known[id(tensor)]
 
+    def finish(self) -> None:
+        """Let go of what only tracing needed; leaves and what they were made of stay."""
+        self._shadows.clear()
+        self._alive.clear()
+
     def origins(self, tensor: Tensor) -> list[Tensor]:
         """Return the tensors that a leaf was made of, itself if of none."""
         made = self._made.get(id(tensor))

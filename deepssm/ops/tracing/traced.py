@@ -145,6 +145,7 @@ def trace(function: Function, z: Tensor, u: Tensor | None, dt: Tensor | None) ->
             recorder.watch(dt, _row([program.input("u", sizes.inputs)])[0])
         results = function(z, u, dt)
     outputs = [recorder.shadow(x) for x in results]
+    recorder.finish()
     if any(x.ndim == 0 or len(x) != 1 for x in outputs):
         raise Untraceable("it does not keep the axis of points")
     return Traced(program, [x[0] for x in outputs], states, recorder, sizes)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -303,6 +305,33 @@ def test_a_changed_parameter_or_closure_changes_the_answer() -> None:
         torch.testing.assert_close(
             method.log_likelihood(learnt, series), method._log_likelihood(learnt, series)
         )
+
+
+def test_a_model_that_nobody_holds_is_forgotten() -> None:
+    model = pendulum()
+    Extended().filter(model, Series(observations(TIME)))
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
+
+
+def test_inference_mode() -> None:
+    series, want = drive(2), Extended()._filter(vehicle(), drive(2)).mean
+    with torch.inference_mode():
+        found = Extended().filter(vehicle(), Series(*(x.clone() for x in series))).mean
+    torch.testing.assert_close(found.clone(), want, rtol=1e-9, atol=1e-9)
+
+
+def test_gradients_of_tensors_that_are_no_parameters() -> None:
+    """Somebody learns a covariance of his own through the model's buffers."""
+    scale = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
+    model, series = pendulum(), Series(observations(TIME))
+    model.R = scale * torch.ones(1, 1, dtype=torch.float64)
+    for method in (Extended(), Unscented()):
+        found = torch.autograd.grad(method.log_likelihood(model, series).sum(), scale)
+        want = torch.autograd.grad(method._log_likelihood(model, series).sum(), scale)
+        torch.testing.assert_close(found, want)
 
 
 def test_single_precision() -> None:

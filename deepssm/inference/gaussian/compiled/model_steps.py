@@ -16,7 +16,7 @@ from ....ops.tracing.evaluate import evaluate
 from ....ops.tracing.program import Untraceable
 from ....ops.tracing.traced import Function, Traced, trace
 from ...simulation.conditionals import bind, gaussian_start
-from .functions import dtype_tolerance, step_functions
+from .functions import StepFunction, dtype_tolerance, step_functions
 
 GIVEN, VARIANCE, FACTOR = 0, 1, 2
 
@@ -26,12 +26,10 @@ class Step(NamedTuple):
 
     Attributes:
         traced: Its program.
-        call: The torch function itself.
         noise: `GIVEN` beside it, or by its second output: `VARIANCE` or `FACTOR`.
     """
 
     traced: Traced
-    call: Function
     noise: int
 
 
@@ -85,11 +83,11 @@ def steps_of(model: StateSpaceModel, series: Series) -> ModelSteps:
     """
     kept = _KNOWN.setdefault(model, {})
     key = _key(series)
-    if key in kept and _still_right(model, kept[key], series):
-        return kept[key]
-    kept.pop(key, None)
-    with pyro.validation_enabled(False):
+    with torch.inference_mode(False), pyro.validation_enabled(False):
         functions = step_functions(model)
+        if key in kept and _still_right(model, kept[key], functions, series):
+            return kept[key]
+        kept.pop(key, None)
         sample = _sample(_states(model, series), series)
         names, steps = ("transition", "emission"), []
         for name, function in zip(names, functions, strict=True):
@@ -98,7 +96,7 @@ def steps_of(model: StateSpaceModel, series: Series) -> ModelSteps:
                 steps.append(_traced(function.call, wide, model))
         for name, step, function in zip(names, steps, functions, strict=True):
             with _named(name):
-                _check(step, _widened(sample, function.inside), slopes=True)
+                _check(step, function, sample, slopes=True)
     inside = any(function.inside > model.state_dim for function in functions)
     found = ModelSteps(steps[0], steps[1], sample.z, inside)
     kept[key] = found
@@ -144,7 +142,7 @@ def _sample(z: Tensor, series: Series) -> Sample:
     if series.dt is None:
         return Sample(z, u, None)
     dt = series.dt if series.dt.ndim == 0 else series.dt.reshape(-1, series.time)[0][at]
-    return Sample(z, u, dt.expand(len(z)))
+    return Sample(z, u, dt.expand(len(z)).clone())
 
 
 def _widened(sample: Sample, inside: int) -> Sample:
@@ -168,18 +166,22 @@ def _traced(call: Function, sample: Sample, model: StateSpaceModel) -> Step:
             f"it fails on a single state ({type(error).__name__}: {error})"
         ) from error
     if isinstance(model, HasStepFunctions):
-        return Step(traced, call, GIVEN)
-    return Step(traced, call, VARIANCE if traced.outputs[1].ndim == 1 else FACTOR)
+        return Step(traced, GIVEN)
+    return Step(traced, VARIANCE if traced.outputs[1].ndim == 1 else FACTOR)
 
 
-def _still_right(model: StateSpaceModel, steps: ModelSteps, series: Series) -> bool:
+def _still_right(
+    model: StateSpaceModel,
+    steps: ModelSteps,
+    functions: tuple[StepFunction, StepFunction],
+    series: Series,
+) -> bool:
     sample = _sample(steps.points, series)
     try:
         if torch.is_grad_enabled() and not all(_owned(model, step) for step in steps.both):
             return False
-        with pyro.validation_enabled(False):
-            for step in steps.both:
-                _check(step, _widened(sample, step.traced.sizes.state), slopes=False)
+        for step, function in zip(steps.both, functions, strict=True):
+            _check(step, function, sample, slopes=False)
     except Untraceable:
         return False
     return True
@@ -193,15 +195,21 @@ def _owned(model: StateSpaceModel, step: Step) -> bool:
     return all(id(x) in own for x in sources if x.requires_grad)
 
 
-def _check(step: Step, sample: Sample, *, slopes: bool) -> None:
+def _check(step: Step, function: StepFunction, sample: Sample, *, slopes: bool) -> None:
     """Compare values, and slopes if asked, with those of torch.
 
     Raises:
         Untraceable: They differ.
     """
+    sample = _widened(sample, function.inside)
     z = sample.z.detach().clone().requires_grad_(slopes)
-    with torch.enable_grad() if slopes else torch.no_grad():
-        results = step.call(z, sample.u, sample.dt)
+    try:
+        with torch.enable_grad() if slopes else torch.no_grad():
+            results = function.call(z, sample.u, sample.dt)
+    except Untraceable:
+        raise
+    except Exception as error:
+        raise Untraceable(f"it fails near the start ({type(error).__name__}: {error})") from error
     count = len(z)
     want = torch.cat(
         [x.detach().expand(count, *x.shape[1:]).reshape(count, -1) for x in results], -1
