@@ -225,7 +225,7 @@ def _times(program: Program, matrix: Atoms, vector: list[Atom]) -> list[Atom]:
 
 def _block(program: Program, matrix: Atoms) -> Block | None:
     """Find a matrix among the parameters; `None` if some entry is not where it should be."""
-    places = np.empty(matrix.shape, dtype=np.int64)
+    places: Any = np.empty(matrix.shape, dtype=np.int64)
     for index, atom in np.ndenumerate(matrix):
         operation = program.operations[atom] if isinstance(atom, int) else None
         if operation is None or operation.name != "input" or operation.args[0] != 2:
