@@ -210,6 +210,7 @@ class OnlineGaussian:
     def __getstate__(self) -> dict[str, object]:
         """Leave machine code behind: it means nothing elsewhere."""
         self._leave_compiled()
+        self._calls = 0
         return self.__dict__.copy()
 
     def _count(self, timed: bool) -> None:
@@ -222,7 +223,7 @@ class OnlineGaussian:
         if self._calls != TRIAL:
             return
         self._calls += 1
-        given = self._method, self._model, self._mean, self._factor
+        given = self._method, self._model, self._mean, self._factor, self._trust
         try:
             self._compiled = RunningSteps(*given, self._timed)
         except Untraceable:

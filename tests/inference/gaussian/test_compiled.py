@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import weakref
 from collections.abc import Callable
@@ -305,6 +306,27 @@ def test_a_changed_parameter_or_closure_changes_the_answer() -> None:
         torch.testing.assert_close(
             method.log_likelihood(learnt, series), method._log_likelihood(learnt, series)
         )
+
+
+@pytest.mark.parametrize("method", [Extended(robust=Gate(0.9)), Unscented()], ids=str)
+def test_a_running_filter_is_the_filter_of_the_series(method: GaussianFilter) -> None:
+    """Inputs, time steps, gaps; copied in the middle, and read before an observation."""
+    model, series = vehicle(), drive()
+    assert series.u is not None
+    assert series.dt is not None
+    want, trusted = method._filter(model, series), method.trust(model, series)
+    running = method.online(model)
+    for t in range(TIME):
+        if t:
+            running.predict(float(series.dt[t]), series.u[t])
+            torch.testing.assert_close(running.mean, want.predicted_mean[t], rtol=1e-9, atol=1e-9)
+        gained = running.update(series.y[t], series.u[0] if t == 0 else None)
+        assert gained == pytest.approx(float(want.log_likelihood[t]), abs=1e-8)
+        torch.testing.assert_close(running.trust, trusted[t], equal_nan=True)
+        if t == 40:
+            running = copy.deepcopy(running)
+    torch.testing.assert_close(running.cov, want.cov[-1], rtol=1e-9, atol=1e-9)
+    assert running._compiled is not None
 
 
 def test_a_model_that_nobody_holds_is_forgotten() -> None:

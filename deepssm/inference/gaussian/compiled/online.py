@@ -25,6 +25,7 @@ class RunningSteps:
         model: The model; its numbers are read once.
         mean: `(state,)`.
         factor: Lower triangular, `(state, state)`.
+        trust: In the last observation, `(obs,)`.
         timed: Whether steps have lengths.
 
     Raises:
@@ -33,6 +34,7 @@ class RunningSteps:
 
     def __init__(
         self, method: CompiledMethod, model: StateSpaceModel, mean: Tensor, factor: Tensor,
+        trust: Tensor,
         timed: bool,
     ) -> None:  # fmt: skip
         y = torch.full((2, model.obs_dim), torch.nan, dtype=model.dtype)
@@ -51,6 +53,7 @@ class RunningSteps:
         made = [np.empty((1, 1, n)), *[empty] * 3, np.empty((1, 1)), np.empty((1, 1, p))]
         self._out = Arrays._make([*made, np.empty((1, 1, n * n)), *[empty] * 5])
         self._mean, self._factor = _array(mean)[None], _array(factor)[None]
+        self._out.trust[0, 0] = _array(trust)
         rules = np.array([*prepared.doubt, method.iterations, 0, 0], dtype=np.int64)
         self._stay, self._move = rules, rules.copy()
         self._move[-1] = 1
