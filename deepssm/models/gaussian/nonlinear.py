@@ -172,7 +172,7 @@ class NonlinearGaussian(StateSpaceModel):
 
     def _factor(self, name: str) -> Tensor:
         cov = getattr(self, name)
-        if cov.requires_grad or torch.is_inference_mode_enabled():
+        if cov.requires_grad or cov.is_inference() or torch.is_inference_mode_enabled():
             return psd_factor(cov, name)
         known = self._factors.get(name)
         if known is None or known[:2] != (cov.data_ptr(), cov._version):

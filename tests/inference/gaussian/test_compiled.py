@@ -352,8 +352,12 @@ def test_gradients_of_tensors_that_are_no_parameters() -> None:
     model, series = pendulum(), Series(observations(TIME))
     model.R = scale * torch.ones(1, 1, dtype=torch.float64)
     for method in (Extended(), Unscented()):
-        found = torch.autograd.grad(method.log_likelihood(model, series).sum(), scale)
-        want = torch.autograd.grad(method._log_likelihood(model, series).sum(), scale)
+        found = torch.autograd.grad(
+            method.log_likelihood(model, series).sum(), scale, retain_graph=True
+        )
+        want = torch.autograd.grad(
+            method._log_likelihood(model, series).sum(), scale, retain_graph=True
+        )
         torch.testing.assert_close(found, want)
 
 
