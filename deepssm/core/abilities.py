@@ -260,6 +260,28 @@ class ClosedFormEM(Protocol):
 
 
 @runtime_checkable
+class HasStepFunctions(Protocol):
+    """A model of two plain functions and Gaussian noise whose size the state does not change.
+
+    Gaussian filters trace the functions and run them compiled.
+    """
+
+    def transition_function_of(
+        self, z: Tensor, u: Tensor | None, dt: Tensor | None, w: Tensor | None
+    ) -> Tensor:
+        """Return `f(z, u, dt)`, or `f(z, u, dt, w)` where the noise enters inside."""
+        ...
+
+    def emission_function_of(self, z: Tensor, u: Tensor | None, v: Tensor | None) -> Tensor:
+        """Return `h(z, u)`, or `h(z, u, v)` where the noise enters inside."""
+        ...
+
+    def noise_factors(self, dt: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return factors of `Q`, `(*axes, state, state)` with the axes of `dt`, and of `R`."""
+        ...
+
+
+@runtime_checkable
 class NonAdditiveNoise(Protocol):
     """A model whose noise enters inside its functions, `f(z, w)`, where it is told so.
 

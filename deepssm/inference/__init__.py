@@ -39,6 +39,7 @@ from .estimation.observation_distribution import ObservationDistribution as Obse
 from .estimation.parameter_average import ParameterAverage as ParameterAverage
 from .estimation.particle_metropolis import ParticleMetropolis as ParticleMetropolis
 from .estimation.variational_em import VariationalEM as VariationalEM
+from .gaussian.compiled.explain import explain as explain
 from .gaussian.filter import GaussianFilter as GaussianFilter
 from .gaussian.linearized import Conditional as Conditional
 from .gaussian.linearized import Linearized as Linearized

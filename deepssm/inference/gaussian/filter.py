@@ -18,6 +18,8 @@ from ..simulation.angles import Wrap
 from ..simulation.conditionals import Conditionals, bind, gaussian_start
 from ..simulation.visibility import require_visible
 from . import steps
+from .compiled import results as compiled
+from .compiled.rules import Rule
 from .linearized import Conditional, Linearized, Moments, require_linearized
 from .online import OnlineGaussian
 from .robust import Robust, gaussian_update, require_robust
@@ -58,8 +60,20 @@ class GaussianFilter(ABC):
     def moments(self, state_dim: int) -> Moments:
         """Return the rule that pushes a Gaussian of this size through a distribution."""
 
+    def compiled_rule(self, state_dim: int) -> Rule | None:
+        """Return the rule for compiled loops; `None` where `moments` is all there is."""
+        return None
+
     def filter(self, model: StateSpaceModel, series: Series) -> Filtered:
         """Return `p(z_t | y_{1:t})` and `p(z_t | y_{1:t-1})`, Gaussian approximations."""
+        require_visible(model, series, type(self).__name__)
+        found = compiled.filtered(self, model, series, lambda: self._filter(model, series)[:5])
+        # Where nothing was learnt the other path knows why, and warns.
+        if found is None or _stands_still(found, series):
+            return self._filter(model, series)
+        return found
+
+    def _filter(self, model: StateSpaceModel, series: Series) -> Filtered:
         forward = self._pass(model, series, joint=False)
         found = Filtered(
             steps.over_time(forward.mean),
@@ -73,6 +87,11 @@ class GaussianFilter(ABC):
 
     def smooth(self, model: StateSpaceModel, series: Series) -> Smoothed:
         """Return `p(z_t | y_{1:T})`, Gaussian approximations, with lag-one covariances."""
+        require_visible(model, series, type(self).__name__)
+        found = compiled.smoothed(self, model, series, lambda: self._smooth(model, series)[:4])
+        return self._smooth(model, series) if found is None else found
+
+    def _smooth(self, model: StateSpaceModel, series: Series) -> Smoothed:
         forward = self._pass(model, series, joint=True)
         moments = steps.smooth(forward)
         found = Smoothed(*moments, _log_likelihood(forward), _ill_conditioned(forward))
@@ -83,6 +102,13 @@ class GaussianFilter(ABC):
 
         It is differentiable in every parameter of the model.
         """
+        require_visible(model, series, type(self).__name__)
+        found = compiled.log_likelihood(
+            self, model, series, lambda: (self._log_likelihood(model, series),)
+        )
+        return self._log_likelihood(model, series) if found is None else found
+
+    def _log_likelihood(self, model: StateSpaceModel, series: Series) -> Tensor:
         return _log_likelihood(self._pass(model, series, joint=False))
 
     def sample_posterior(
@@ -93,7 +119,7 @@ class GaussianFilter(ABC):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Draw paths backwards, `(num_samples, *batch, time, state)`."""
-        forward = self._pass(model, series, joint=True)
+        forward = self._forward(model, series, joint=True)
         return steps.sample(forward, num_samples, generator)
 
     def forecast(
@@ -111,7 +137,7 @@ class GaussianFilter(ABC):
         its last observation the moments are those of the samples, 1000 by default.
         """
         conditionals = bind(model, series)
-        forward = self._pass(model, series, joint=False)
+        forward = self._forward(model, series, joint=False)
         if model.reads_past:
             count = num_samples or 1_000
             return _autoregressive_forecast(model, series, forward, horizon, count, generator)
@@ -140,7 +166,8 @@ class GaussianFilter(ABC):
 
         1 is in full, 0 is rejected by a gate, NaN is missing. Without `robust` all is trusted.
         """
-        return _trust(self._pass(model, series, joint=False))
+        found = compiled.trust(self, model, series)
+        return _trust(self._pass(model, series, joint=False)) if found is None else found
 
     def online(self, model: StateSpaceModel) -> OnlineGaussian:
         """Return a filter at the model's start that takes one observation at a time."""
@@ -155,6 +182,10 @@ class GaussianFilter(ABC):
         pairs = zip(sizes, conditionals.noise, strict=True)
         first, second = (inside(self.moments(size), noise) for size, noise in pairs)
         return first, second
+
+    def _forward(self, model: StateSpaceModel, series: Series, *, joint: bool) -> Passed:
+        found = compiled.passed(self, model, series, joint=joint)
+        return self._pass(model, series, joint=joint) if found is None else found
 
     def _pass(self, model: StateSpaceModel, series: Series, *, joint: bool) -> Passed:
         require_visible(model, series, type(self).__name__)
@@ -306,3 +337,13 @@ def _ill_conditioned(forward: Passed) -> Tensor:
     exact = torch.stack([update.ill_conditioned for update in forward.conditioned]).any(0)
     factors = torch.stack(forward.factor)
     return exact | ~torch.isfinite(factors).all((0, -2, -1))
+
+
+def _stands_still(found: Filtered, series: Series) -> bool:
+    """Tell whether most observed steps of a series left the covariance as it was predicted."""
+    with torch.no_grad():
+        observed = (~series.y.isnan()).any(-1)
+        size = found.predicted_cov.abs().amax((-2, -1))
+        moved = (found.cov - found.predicted_cov).abs().amax((-2, -1))
+        still = (observed & (moved <= 1e-9 * size)).sum(-1)
+        return bool((2 * still > observed.sum(-1)).any())

@@ -6,6 +6,7 @@ import warnings
 from dataclasses import dataclass
 
 from ...core.arguments import checked
+from .compiled.rules import Rule, taylor_rule, unscented_rule, weighted_rule
 from .filter import GaussianFilter
 from .linearized import Moments
 from .robust import Robust
@@ -31,6 +32,10 @@ class Extended(GaussianFilter):
     def moments(self, state_dim: int) -> Moments:
         """Return the first-order Taylor rule."""
         return taylor
+
+    def compiled_rule(self, state_dim: int) -> Rule | None:
+        """Return the rule for compiled loops; a subclass may have changed anything."""
+        return taylor_rule(state_dim) if type(self) is Extended else None
 
 
 @checked
@@ -80,6 +85,12 @@ class Unscented(GaussianFilter):
             )
         return unscented(self.alpha, self.beta, self.kappa)
 
+    def compiled_rule(self, state_dim: int) -> Rule | None:
+        """Return the rule for compiled loops; a subclass may have changed anything."""
+        if type(self) is not Unscented:
+            return None
+        return unscented_rule(state_dim, self.alpha, self.beta, self.kappa)
+
 
 @checked
 @dataclass(frozen=True)
@@ -100,6 +111,10 @@ class Cubature(GaussianFilter):
         """Return the spherical-radial rule of degree three."""
         return weighted(*cubature_points(state_dim))
 
+    def compiled_rule(self, state_dim: int) -> Rule | None:
+        """Return the rule for compiled loops; a subclass may have changed anything."""
+        return weighted_rule(*cubature_points(state_dim)) if type(self) is Cubature else None
+
 
 @checked
 @dataclass(frozen=True)
@@ -119,6 +134,10 @@ class Simplex(GaussianFilter):
     def moments(self, state_dim: int) -> Moments:
         """Return the rule of the regular simplex, of degree two."""
         return weighted(*simplex_points(state_dim))
+
+    def compiled_rule(self, state_dim: int) -> Rule | None:
+        """Return the rule for compiled loops; a subclass may have changed anything."""
+        return weighted_rule(*simplex_points(state_dim)) if type(self) is Simplex else None
 
 
 @checked
@@ -149,3 +168,9 @@ class GaussHermite(GaussianFilter):
     def moments(self, state_dim: int) -> Moments:
         """Return the product rule."""
         return weighted(*hermite_points(self.order, state_dim))
+
+    def compiled_rule(self, state_dim: int) -> Rule | None:
+        """Return the rule for compiled loops; a subclass may have changed anything."""
+        if type(self) is not GaussHermite:
+            return None
+        return weighted_rule(*hermite_points(self.order, state_dim))

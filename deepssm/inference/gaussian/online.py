@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,18 +13,39 @@ from ...core.abilities import LinearGaussianModel
 from ...core.gaussian import outer
 from ...core.model import Data, Series, StateSpaceModel
 from ...io.arrays import read_step
+from ...ops.tracing.program import Untraceable
 from ..online.state import as_numbers, require_state
 from ..online.wrapping import checked_observation
 from ..simulation.conditionals import Conditionals, bind, gaussian_start
 from ..simulation.visibility import require_visible
 from . import steps
+from .compiled.online import RunningSteps
+from .compiled.rules import Rule
 from .linearized import Linearized, Moments
+from .robust import Robust
 from .steps import Conditioned, Predicted
 from .vanishing_slope import warn_if_nothing_is_learnt
+
+TRIAL = 16
+"""Calls of `predict` and `update` after which the model is traced."""
 
 
 class Stepping(Protocol):
     """What a Gaussian filter does in a step, and which rules it follows."""
+
+    @property
+    def iterations(self) -> int:
+        """Linearisations of an emission."""
+        ...
+
+    @property
+    def robust(self) -> Robust | None:
+        """What is made of outliers."""
+        ...
+
+    def compiled_rule(self, state_dim: int) -> Rule | None:
+        """Return the rule for compiled loops, if it has one."""
+        ...
 
     def rules(self, model: StateSpaceModel, conditionals: Conditionals) -> tuple[Moments, Moments]:
         """Return the rules for transitions and emissions."""
@@ -65,11 +88,13 @@ class OnlineGaussian:
 
     def __init__(self, method: Stepping, model: StateSpaceModel) -> None:
         self.log_likelihood = 0.0
-        self.trust = torch.full((model.obs_dim,), torch.nan, dtype=model.dtype)
+        self._trust = torch.full((model.obs_dim,), torch.nan, dtype=model.dtype)
         require_visible(model, None, type(method).__name__)
         self._method, self._model = method, model
         self._first = not isinstance(model, LinearGaussianModel)
         self._input: Data | None = None
+        self._compiled: RunningSteps | None = None
+        self._calls, self._timed = 0, False
         with torch.no_grad():
             conditionals, series = self._bind(0.0, None)
             self._move, self._emit = method.rules(model, conditionals)
@@ -77,10 +102,11 @@ class OnlineGaussian:
 
     def refresh(self) -> None:
         """Read the model's parameters again, keeping the state."""
+        self._leave_compiled()
+        self._calls = 0
         with torch.no_grad():
             self._move, self._emit = self._method.rules(self._model, self._bind(0.0, None)[0])
 
-    @torch.no_grad()
     def predict(self, dt: float | None = None, u: Data | None = None) -> None:
         """Move the state one step.
 
@@ -89,12 +115,21 @@ class OnlineGaussian:
             u: Input of the arriving step, `(input,)`.
         """
         self._input = u
+        if self._compiled is not None and (dt is not None) == self._timed:
+            drive = None if u is None else np.asarray(u, dtype=np.float64)
+            self._compiled.predict(dt, drive)
+            return
+        self._count(dt is not None)
+        self._leave_compiled()
+        self._predict(dt, u)
+
+    @torch.no_grad()
+    def _predict(self, dt: float | None, u: Data | None) -> None:
         conditionals, _ = self._bind(dt, u)
         step = self._method.moved(self._move, conditionals, 1, self._mean, self._factor)
         predicted = steps.predict(step, joint=False)
         self._mean, self._factor = predicted.mean, predicted.factor
 
-    @torch.no_grad()
     def update(self, y: Data, u: Data | None = None) -> float:
         """Condition on one observation and return its log-density in nats.
 
@@ -106,19 +141,37 @@ class OnlineGaussian:
         Raises:
             ValueError: `y` has the wrong size or is infinite.
         """
+        if self._compiled is not None:
+            values = np.asarray(y, dtype=np.float64)
+            if values.shape == (self._model.obs_dim,) and _finite(values):
+                drive = None if u is None else np.asarray(u, dtype=np.float64)
+                try:
+                    gained = self._compiled.update(values, drive)
+                except Untraceable:  # an exact observation, which the other path takes
+                    self._leave_compiled()
+                    return self._update(y, u)
+                self.log_likelihood += gained
+                return gained
+            self._leave_compiled()
+        gained = self._update(y, u)
+        self._enter_compiled()
+        return gained
+
+    @torch.no_grad()
+    def _update(self, y: Data, u: Data | None) -> float:
         observation = checked_observation(self._model, y, self._mean)
         observed = ~torch.isnan(observation)
         if not bool(observed.any()):
-            self.trust = observation
+            self._trust = observation
             return 0.0
         conditionals, _ = self._bind(0.0, self._input if u is None else u)
         none = self._factor[..., :0]
         prior = Predicted(self._mean, self._factor, none, none)
         data = torch.where(observed, observation, 0.0), observed
-        posterior, self.trust = self._method.updated(self._emit, conditionals, 1, prior, *data)
+        posterior, self._trust = self._method.updated(self._emit, conditionals, 1, prior, *data)
         if self._first:
             warn_if_nothing_is_learnt(
-                self._method, conditionals, [prior], [posterior], self.trust[None]
+                self._method, conditionals, [prior], [posterior], self._trust[None]
             )
             self._first = False
         self._mean, self._factor = steps.move(prior, posterior)
@@ -128,17 +181,26 @@ class OnlineGaussian:
     @property
     def mean(self) -> Tensor:
         """Mean of the current state, `(state,)`."""
+        self._read_compiled()
         return self._mean.clone()
 
     @property
     def cov(self) -> Tensor:
         """Covariance of the current state, `(state, state)`."""
+        self._read_compiled()
         return outer(self._factor)
+
+    @property
+    def trust(self) -> Tensor:
+        """Trust in each component of the last observation, `(obs,)`."""
+        self._read_compiled()
+        return self._trust
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return mean and factor, to go on later."""
+        self._read_compiled()
         total = torch.tensor(self.log_likelihood, dtype=torch.float64)
-        state = {"mean": self._mean, "factor": self._factor, "trust": self.trust}
+        state = {"mean": self._mean, "factor": self._factor, "trust": self._trust}
         return {name: value.clone() for name, value in state.items()} | {"log_likelihood": total}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -147,13 +209,47 @@ class OnlineGaussian:
         Raises:
             ValueError: The sizes are those of another model.
         """
-        own = {"mean": self._mean, "factor": self._factor, "trust": self.trust}
+        self._compiled, self._calls = None, 0
+        own = {"mean": self._mean, "factor": self._factor, "trust": self._trust}
         require_state(state, **{name: value.shape for name, value in own.items()})
-        mean, factor, self.trust = (
+        mean, factor, self._trust = (
             state[name].to(value, copy=True) for name, value in own.items()
         )
         self._mean, self._factor, self._input = mean, factor, None
         self.log_likelihood = float(state["log_likelihood"])
+
+    def __getstate__(self) -> dict[str, object]:
+        """Leave machine code behind: it means nothing elsewhere."""
+        self._leave_compiled()
+        self._calls = 0
+        return self.__dict__.copy()
+
+    def _count(self, timed: bool) -> None:
+        """Count steps of one kind, after some of which tracing pays."""
+        self._calls = self._calls + 1 if timed == self._timed else 0
+        self._timed = timed
+
+    def _enter_compiled(self) -> None:
+        """Go on compiled where that is possible; asked for once."""
+        if self._calls != TRIAL:
+            return
+        self._calls += 1
+        given = self._method, self._model, self._mean, self._factor, self._trust
+        try:
+            self._compiled = RunningSteps(*given, self._timed)
+        except Untraceable:
+            self._compiled = None
+
+    def _read_compiled(self) -> None:
+        """Bring mean, factor and trust up to date."""
+        if self._compiled is not None:
+            mean, factor = self._compiled.state
+            self._mean, self._factor = mean.to(self._mean), factor.to(self._factor)
+            self._trust = self._compiled.trust.to(self._mean)
+
+    def _leave_compiled(self) -> None:
+        self._read_compiled()
+        self._compiled = None
 
     def _bind(self, dt: float | None, u: Data | None) -> tuple[Conditionals, Series]:
         """Bind one step: entry 1 of a series of two, since entry 0 has no transition."""
@@ -167,3 +263,9 @@ class OnlineGaussian:
         step = None if dt is None else nothing.new_full((2,), read_step("dt", dt))
         series = Series(nothing, inputs, step)
         return bind(model, series), series
+
+
+def _finite(y: np.ndarray) -> bool:
+    """Tell whether nothing is infinite; NaN may hide it in a sum."""
+    total = float(y.sum())
+    return math.isfinite(total) or (math.isnan(total) and not bool(np.isinf(y).any()))

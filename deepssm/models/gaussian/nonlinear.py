@@ -128,6 +128,26 @@ class NonlinearGaussian(StateSpaceModel):
         """Factors of `Q` and `R` if the noises enter inside the functions, else `None`."""
         return None if self.noise == "added" else (self._factor("Q"), self._factor("R"))
 
+    def transition_function_of(
+        self, z: Tensor, u: Tensor | None, dt: Tensor | None, w: Tensor | None
+    ) -> Tensor:
+        """Return `f(z, u, dt)`, or `f(z, u, dt, w)` if the noise enters inside."""
+        f: Callable[..., Tensor] = _own(self.transition_function)
+        value = f(z, u, dt) if w is None else f(z, u, dt, w)
+        return _shaped("transition", value, z, self.state_dim)
+
+    def emission_function_of(self, z: Tensor, u: Tensor | None, v: Tensor | None) -> Tensor:
+        """Return `h(z, u)`, or `h(z, u, v)` if the noise enters inside."""
+        h: Callable[..., Tensor] = _own(self.emission_function)
+        value = h(z, u) if v is None else h(z, u, v)
+        return _shaped("emission", value, z, self.obs_dim)
+
+    def noise_factors(self, dt: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return factors of `Q`, with the axes of `dt` where it depends on it, and of `R`."""
+        noise = self.noise_function
+        factor = self._factor("Q") if noise is None else psd_factor(noise(dt), "Q")
+        return factor, self._factor("R")
+
     def _observation_size(self) -> int:
         if self.noise == "added":
             return self.R.shape[-1]
@@ -154,7 +174,7 @@ class NonlinearGaussian(StateSpaceModel):
 
     def _factor(self, name: str) -> Tensor:
         cov = getattr(self, name)
-        if cov.requires_grad or torch.is_inference_mode_enabled():
+        if cov.requires_grad or cov.is_inference() or torch.is_inference_mode_enabled():
             return psd_factor(cov, name)
         known = self._factors.get(name)
         if known is None or known[:2] != (cov.data_ptr(), cov._version):

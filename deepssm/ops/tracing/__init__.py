@@ -1,0 +1,1 @@
+"""Plain torch functions as machine code with exact derivatives; names live in the modules."""
