@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -11,11 +11,15 @@ from torch import Tensor
 
 from ....core.model import GaussianInitial, LinearConditional, LinearParameters
 from ....ops.threads import in_threads
+from ..dense.serves import dense_serves
 from ..diffuse import posterior_mix
 from .problem import Pass, Problem, prepare
 from .run import NOTHING, SCORE, run_forward, shared_pattern
 from .shared import SharedRun, filter_for_score
 from .shared_gradient import constant, score_shared, shapes
+
+if TYPE_CHECKING:
+    from ..dense.filtering import Filtering
 
 
 def exact_log_likelihood(parameters: LinearParameters, y: Tensor) -> Tensor:
@@ -48,11 +52,14 @@ class _LogLikelihood(torch.autograd.Function):
         needed = any(ctx.needs_input_grad)
         pattern = shared_pattern(problem) if needed else None
         if pattern is not None:
-            result = filter_for_score(problem, pattern)
+            result = kept = filter_for_score(problem, pattern)
+        elif needed and dense_serves(problem):
+            kept = _dense_run(problem)
+            result = kept.result
         else:
-            result = run_forward(problem, SCORE if needed else NOTHING)
+            result = kept = run_forward(problem, SCORE if needed else NOTHING)
         if needed:
-            ctx.problem, ctx.result = problem, result
+            ctx.problem, ctx.result = problem, kept
             ctx.templates = [(x.shape, x.dtype, x.device) for x in (y, *tensors)]
         ll = torch.from_numpy(result.log_likelihood).reshape(*problem.batch, problem.sizes.time)
         return ll.to(y.device, y.dtype)
@@ -69,8 +76,11 @@ class _LogLikelihood(torch.autograd.Function):
         result, given = ctx.result, (scale, ctx.needs_input_grad[0])
         if isinstance(result, SharedRun):
             grads = score_shared(ctx.problem, result, *given)
-        else:
+        elif isinstance(result, Pass):
             grads = _score(ctx.problem, result, *given)
+        else:
+            needs = ctx.needs_input_grad[2:]
+            grads = _dense_score(ctx.problem, result, scale, (needs[2], needs[5], needs[7]))
         wanted = (ctx.needs_input_grad[0], *ctx.needs_input_grad[2:])
         parts = zip(grads, ctx.templates, wanted, strict=True)
         out = [_reduce(g, batch, *t) if wish else None for g, t, wish in parts]
@@ -111,6 +121,27 @@ def _score(
         space = partial(score_space, n, size.p, size.k)
         in_threads(kernel, size, *arguments, (*g, gy, gm0, gP0), space=space)
     return tuple(x * scale.reshape(-1, *(1,) * (x.ndim - 1)) for x in (gy, gm0, gP0, *g))
+
+
+def _dense_run(problem: Problem) -> Filtering:
+    from ..dense.filtering import run
+
+    return run(problem, store=True, gains=True)
+
+
+def _dense_score(
+    problem: Problem, found: Filtering, scale: np.ndarray, wanted: tuple[bool, ...]
+) -> tuple[np.ndarray, ...]:
+    """As `_score`; `wanted` says which of the derivatives by `A, C, R` are."""
+    from ..dense.backward import score
+
+    size, S = problem.sizes, problem.sizes.series
+    g = [np.zeros((S, *shape)) for shape in shapes(problem)]
+    start = (np.zeros((S, size.n)), np.zeros((S, size.n, size.n)))
+    gy = np.zeros((S, size.time, size.p))
+    mix = np.ascontiguousarray(posterior_mix(torch.from_numpy(found.result.info[:, -1]))[0].numpy())
+    score(problem, found, mix, (*g, gy, *start), wanted)
+    return tuple(x * scale.reshape(-1, *(1,) * (x.ndim - 1)) for x in (gy, *start, *g))
 
 
 def _reduce(

@@ -9,12 +9,14 @@ import numpy as np
 import torch
 
 from ....ops.threads import in_threads
+from ..dense.serves import dense_serves
 from .individual import individual_log_likelihood, individual_smoother
 from .problem import Pass, Problem, allocate
 from .shared import run_shared, smooth_shared
 
 Arrays = tuple[np.ndarray, ...]
 _FIRST_SLOTS = 256
+_LARGE = 12  # states from which on whole matrix products are faster than a loop
 
 
 class Backward(NamedTuple):
@@ -51,6 +53,8 @@ def run_forward(problem: Problem, keep: Keep) -> Pass:
     pattern = shared_pattern(problem)
     if pattern is not None:
         return run_shared(problem, pattern, keep)
+    if dense_serves(problem):
+        return _dense(problem, store=any(keep), gains=keep.innovations)
     found = None if any(keep) else individual_log_likelihood(problem)
     return _run(problem, store=any(keep)) if found is None else found
 
@@ -61,6 +65,8 @@ def run_smoother(problem: Problem) -> tuple[Pass, Backward]:
     if pattern is not None:
         result, found = smooth_shared(problem, pattern)
         return result, _second_moments(problem, *found)
+    if not problem.sizes.k and dense_serves(problem):
+        return dense_smoother(problem)
     found = individual_smoother(problem)
     if found is not None:
         return found[0], Backward(*found[1])
@@ -74,8 +80,19 @@ def shared_pattern(problem: Problem) -> Pass | None:
     if size.series == 0 or size.time == 0 or not shares_covariances(problem):
         return None
     first = _first_series(problem)
-    pattern = _start_alone(first) or _run(first, store=True)
+    if dense_serves(first):
+        pattern = _dense(first, store=True, gains=True)
+    else:
+        pattern = _start_alone(first) or _run(first, store=True)
     return pattern if _regular(first, pattern) else None
+
+
+def dense_smoother(problem: Problem) -> tuple[Pass, Backward]:
+    """As `run_smoother`, for larger states."""
+    from ..dense import backward, filtering
+
+    found = filtering.run(problem, store=True, gains=True)
+    return found.result, Backward(*backward.smooth(problem, found, cross=True))
 
 
 def covariances(
@@ -85,8 +102,23 @@ def covariances(
     from .scalar.covariances import gram
 
     cov = np.empty((*slot.shape, *factor.shape[2:])) if out is None else out
+    if factor.shape[-1] >= _LARGE:
+        return _large_covariances(slot, factor, cov)
     in_threads(gram, problem.sizes._replace(series=slot.shape[0]), slot, factor, cov)
     return cov
+
+
+def _large_covariances(slot: np.ndarray, factor: np.ndarray, out: np.ndarray) -> np.ndarray:
+    """`L L'` of each step as whole products, once for each slot that is used."""
+    for s, steps in enumerate(slot):
+        if (np.diff(steps) == 1).all():
+            L = factor[s, steps[0] : steps[-1] + 1]
+            np.matmul(L, L.swapaxes(-1, -2), out=out[s])
+        else:
+            used, place = np.unique(steps, return_inverse=True)
+            L = factor[s, used]
+            np.take(L @ L.swapaxes(-1, -2), place, 0, out=out[s])
+    return out
 
 
 def _second_moments(
@@ -110,6 +142,12 @@ def _run(problem: Problem, *, store: bool) -> Pass:
         return run_with(problem, allocate(size, 2))
     out = run_with(problem, allocate(size, size.time, factor_slots(problem)))
     return run_with(problem, allocate(size, size.time)) if (out.worst < 0).any() else out
+
+
+def _dense(problem: Problem, *, store: bool, gains: bool) -> Pass:
+    from ..dense.filtering import run
+
+    return run(problem, store=store, gains=gains).result
 
 
 def factor_slots(problem: Problem) -> int:

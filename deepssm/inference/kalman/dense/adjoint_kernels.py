@@ -1,0 +1,286 @@
+r"""The backward pass of larger states: scores and smoothed moments from `r_t` and `N_t`.
+
+With whitened innovations `e`, gains `G`, whitened emission `H = S^-1/2 C` and filtered covariance
+`P`, run backwards from `r = 0, N = 0`
+
+    q = A' r,  M = A' N A,  r <- q + H' (e - G' q),  N <- H' H + (I - G H)' M (I - G H).
+
+Smoothed means are `m + P q`, covariances `P - P M P`, and `Cov(z_{t+1}, z_t)` is
+`A P - P_{t+1} N A P`. The subtraction loses digits where the future says much more than the past:
+there the pass stops, and `smoother_kernels.py` goes on.
+
+Source: Koopman & Shephard (1992); de Jong (1989); Durbin & Koopman (2012), ch. 4 and 7.3.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from ....ops.arrays import Arrays, Batch, Matrices, Matrix, Space, Whole
+from ....ops.cache import cached
+from ....ops.lapack import add_gram, multiply, solve_lower, solve_lower_right
+from ....ops.small_matrices import DRIVER, clear, copy_matrix, pick
+from ..cpu.scalar.score import cross_scores, emission_scores, moment_scores
+from .filter_kernels import Model, is_settled
+from .step_kernels import STEP, mirror, transition_times, transposed_times
+
+# Part of a filtered variance that the future must leave for the subtraction to be exact enough.
+_LEFT = 1e-5
+_STEADY_STEPS = 16
+
+
+class Wants(NamedTuple):
+    """What a backward pass is for.
+
+    Attributes:
+        scores: Derivatives of the offsets, the data and the start. A, C, R: Of these matrices.
+        moments: Smoothed means and covariances. cross: Lag-one covariances.
+    """
+
+    scores: bool
+    A: bool
+    C: bool
+    R: bool
+    moments: bool
+    cross: bool
+
+
+class Adjoint(NamedTuple):
+    """The pass between two steps, and what a step computes, `(n, n)` unless said otherwise.
+
+    Attributes:
+        r: `(n, 1 + k)`. N: Of the later step. new: `N` of this step.
+        q: `A' r`. z: Smoothed mean. w: Smoothed errors, `(p, 1 + k)`. next: The new `r`.
+        NA: `N A`. M: `A' N A`. P: Filtered covariance. NAP, MP: Products with it.
+        H: `(p, n)`. Z: Derivative by `C` of the volume, `(p, n)`. MG: `(n, p)`. X: `(p, n)`.
+        D: Precision of the errors, `(p, p)`. T: Scratch.
+    """
+
+    r: Matrix
+    N: Matrix
+    new: Matrix
+    q: Matrix
+    z: Matrix
+    w: Matrix
+    next: Matrix
+    NA: Matrix
+    M: Matrix
+    P: Matrix
+    NAP: Matrix
+    MP: Matrix
+    H: Matrix
+    Z: Matrix
+    MG: Matrix
+    X: Matrix
+    D: Matrix
+    T: Matrix
+
+
+def adjoint_space(n: int, p: int, k: int) -> Adjoint:
+    """The pass before the last step."""
+    shapes = (
+        (n, 1 + k), (n, n), (n, n), (n, 1 + k), (n, 1 + k), (p, 1 + k), (n, 1 + k),
+        (n, n), (n, n), (n, n), (n, n), (n, n), (p, n), (p, n), (n, p), (p, n), (p, p), (n, n),
+    )  # fmt: skip
+    return Adjoint(*(np.zeros(shape) for shape in shapes))
+
+
+@njit(**STEP)
+def through_transition(
+    n: int, K: int, A: Matrix, links: tuple[Whole, Whole], own: Adjoint
+) -> None:
+    """`NA`, `M` and `q`."""
+    transposed_times(n, n, A, links, own.N, own.T)
+    for i in range(n):
+        for j in range(n):
+            own.NA[i, j] = own.T[j, i]
+    transposed_times(n, n, A, links, own.NA, own.M)
+    transposed_times(n, K, A, links, own.r, own.q)
+
+
+@njit(**STEP)
+def with_filtered(
+    n: int, A: Matrix, links: tuple[Whole, Whole], F: Matrix, cross: bool, own: Adjoint
+) -> None:
+    """`P`, `MP`, and `NAP` where it is wanted."""
+    add_gram(False, n, n, 1.0, F, 0.0, own.P)
+    mirror(n, own.P)
+    if cross:
+        multiply(False, False, n, n, n, 1.0, own.NA, own.P, 0.0, own.NAP)
+        transposed_times(n, n, A, links, own.NAP, own.MP)
+    else:
+        multiply(False, False, n, n, n, 1.0, own.M, own.P, 0.0, own.MP)
+
+
+@njit(**STEP)
+def through_update(n: int, c: int, G: Matrix, own: Adjoint) -> None:
+    """`MG`, `X = H - G' M (I - G H)` and the new `N`."""
+    H, X, Y, N = own.H, own.X, own.T, own.new
+    for i in range(n):
+        for j in range(n):
+            Y[i, j] = own.M[i, j]
+    multiply(False, False, n, c, n, 1.0, own.M, G, 0.0, own.MG)
+    multiply(False, False, n, n, c, -1.0, own.MG, H, 1.0, Y)
+    for i in range(c):
+        for j in range(n):
+            X[i, j] = H[i, j]
+    multiply(True, False, c, n, n, -1.0, G, Y, 1.0, X)
+    multiply(True, False, n, n, c, 1.0, H, X, 1.0, Y)
+    for i in range(n):
+        for j in range(i + 1):
+            N[i, j] = 0.5 * (Y[i, j] + Y[j, i])
+            N[j, i] = N[i, j]
+
+
+@njit(**STEP)
+def emission_terms(
+    n: int, c: int, G: Matrix, chol: Matrix, wants: Wants, own: Adjoint
+) -> None:
+    """`Z = S^-T/2 G' (I - M P)` and `D = S^-T/2 (I + G' M G) S^-1/2`, where wanted."""
+    if wants.C:
+        for i in range(c):
+            for j in range(n):
+                own.Z[i, j] = G[j, i]
+        multiply(True, False, c, n, n, -1.0, G, own.MP, 1.0, own.Z)
+        solve_lower(True, c, n, chol, own.Z)
+    if wants.R:
+        D = own.D
+        for i in range(c):
+            for j in range(c):
+                D[i, j] = 1.0 if i == j else 0.0
+        multiply(True, False, c, c, n, 1.0, G, own.MG, 1.0, D)
+        solve_lower(True, c, c, chol, D)
+        solve_lower_right(False, c, c, chol, D)
+
+
+@njit(**STEP)
+def means(
+    n: int, K: int, c: int, m: Matrix, E: Matrix, mix: Matrix, G: Matrix, own: Adjoint
+) -> None:
+    """Smoothed mean `z`, errors `w = e - G' q` and the new `r`."""
+    multiply(False, False, n, K, K, 1.0, m, mix, 0.0, own.z)
+    multiply(False, False, n, K, n, 1.0, own.P, own.q, 1.0, own.z)
+    multiply(False, False, c, K, K, 1.0, E, mix, 0.0, own.w)
+    multiply(True, False, c, K, n, -1.0, G, own.q, 1.0, own.w)
+    copy_matrix(n, K, own.q, own.next)
+    multiply(True, False, n, K, c, 1.0, own.H, own.w, 1.0, own.next)
+
+
+@njit(**STEP)
+def smoothed_cov(n: int, later: bool, own: Adjoint, cov: Matrix) -> bool:
+    """`P - P M P`; false where too little is left of a variance."""
+    copy_matrix(n, n, own.P, cov)
+    if not later:
+        return True
+    multiply(False, False, n, n, n, -1.0, own.P, own.MP, 1.0, cov)
+    for i in range(n):
+        if not cov[i, i] >= _LEFT * own.P[i, i]:
+            return False
+        for j in range(i):
+            cov[i, j] = 0.5 * (cov[i, j] + cov[j, i])
+            cov[j, i] = cov[i, j]
+    return True
+
+
+@njit(**STEP)
+def lag_one(
+    n: int, A: Matrix, links: tuple[Whole, Whole], L: Matrix, own: Adjoint, cross: Matrix
+) -> None:
+    """`A P - L L' N A P`."""
+    transition_times(n, n, A, links, own.P, cross)
+    multiply(True, False, n, n, n, 1.0, L, own.NAP, 0.0, own.T)
+    multiply(False, False, n, n, n, -1.0, L, own.T, 1.0, cross)
+
+
+@njit(**STEP)
+def run_below(slot: Whole, t: int) -> int:
+    """Number of steps up to `t`, after the very first, that share its slot."""
+    i = t
+    while i > 0 and slot[i] == slot[t]:
+        i -= 1
+    return t - i
+
+
+@njit(**STEP)
+def add_scores(
+    n: int, K: int, c: int, s: int, t: int, later: bool, rows: Whole, chol: Matrix, own: Adjoint,
+    grads: Space,
+) -> None:  # fmt: skip
+    """Add the derivatives of one step; `r` and `N` are still those of the step after it."""
+    gA, gb, gQ, gC, gd, gR, gy, _, _ = grads
+    if later:
+        cross_scores(n, K, own.r, own.z, own.NAP, gA[s, pick(t + 1, gA.shape[1])])
+    solve_lower(True, c, K, chol, own.w)
+    emission_scores(
+        n, c, K, rows, own.w, own.z, own.D, own.Z, gy[s, t], gd[s, pick(t, gd.shape[1])],
+        gR[s, pick(t, gR.shape[1])], gC[s, pick(t, gC.shape[1])],
+    )  # fmt: skip
+    if t > 0:
+        gb_t, gQ_t = gb[s, pick(t, gb.shape[1])], gQ[s, pick(t, gQ.shape[1])]
+        moment_scores(n, K, own.next, own.new, gb_t, gQ_t)
+
+
+@cached(**DRIVER)
+def retreat(
+    s: int, t: int, model: Model, stored: Arrays, hard: Whole, mix: Matrix, wants: Wants,
+    own: Adjoint, grads: Space, smoothed: Space, same: bool,
+) -> tuple[int, bool]:  # fmt: skip
+    """Go back from step `t` on; return the next step to do and whether a steady run begins there.
+
+    A step below -1 is where the pass must be left to the careful smoother, counted from -2 down.
+
+    Args:
+        s: Series. t: First step to do. model: Of all series.
+        stored: What the filter left: `slot, L, m, F, G, chol, E, rows, count`.
+        hard: Which slots hold updates that needed reflections.
+        mix: Posterior of the diffuse coefficients. wants: What for. own: See `Adjoint`.
+        grads: Derivatives `A, b, Q, C, d, R, y, m0, P0` to add to.
+        smoothed: Means, covariances and lag-one covariances.
+        same: Whether no matrix varies in time.
+    """
+    slot, L, m, F, G, chol, E, rows, count = stored
+    mean, cov, cross = smoothed
+    n, p, K, T = model.A.shape[3], model.C.shape[2], m.shape[3], m.shape[1]
+    links = (model.first, model.place)
+    while t >= 0:
+        i, later, c = slot[s, t], t < T - 1, count[s, slot[s, t]]
+        if wants.moments and hard[s, i]:
+            return -2 - t, False
+        A = model.A[pick(s, model.A.shape[0]), pick(min(t + 1, T - 1), model.A.shape[1])]
+        C = model.C[pick(s, model.C.shape[0]), pick(t, model.C.shape[1])]
+        for r in range(c):
+            for j in range(n):
+                own.H[r, j] = C[rows[s, i, r], j]
+        solve_lower(False, c, n, chol[s, i], own.H)
+        if later:
+            through_transition(n, K, A, links, own)
+        else:
+            clear(n, n, own.NA)
+            clear(n, n, own.M)
+            clear(n, K, own.q)
+        with_filtered(n, A, links, F[s, i], wants.A or wants.cross, own)
+        if wants.moments and not smoothed_cov(n, later, own, cov[s, t]):
+            return -2 - t, False
+        means(n, K, c, m[s, t], E[s, t], mix, G[s, i], own)
+        if wants.moments:
+            copy_matrix(n, K, own.z, mean[s, t])
+            if wants.cross and later:
+                lag_one(n, A, links, L[s, slot[s, t + 1]], own, cross[s, t + 1])
+        through_update(n, c, G[s, i], own)
+        if wants.scores:
+            emission_terms(n, c, G[s, i], chol[s, i], wants, own)
+            add_scores(n, K, c, s, t, later, rows[s, i], chol[s, i], own, grads)
+        steady = same and later and c == p and K == 1 and slot[s, t + 1] == i and t > 0
+        steady = steady and run_below(slot[s], t - 1) > _STEADY_STEPS and slot[s, t - 1] == i
+        steady = steady and is_settled(n, own.new, own.N)
+        copy_matrix(n, K, own.next, own.r)
+        copy_matrix(n, n, own.new, own.N)
+        t -= 1
+        if steady:
+            return t, True
+    if wants.scores:
+        moment_scores(n, K, own.r, own.N, grads[7][s], grads[8][s])
+    return -1, False
