@@ -101,7 +101,14 @@ def multiply(
 
 @njit(**INLINE)
 def multiply_vector(
-    ta: bool, m: int, n: int, alpha: float, A: np.ndarray, x: np.ndarray, beta: float, y: np.ndarray
+    ta: bool,
+    m: int,
+    n: int,
+    alpha: float,
+    A: np.ndarray,
+    x: np.ndarray,
+    beta: float,
+    y: np.ndarray,
 ) -> None:
     """`y = alpha op(A) x + beta y`, `A` of size `m x n`."""
     if m > 0 and n > 0:
@@ -124,9 +131,7 @@ def add_gram(
 
 
 @njit(**INLINE)
-def solve_lower(
-    trans: bool, n: int, cols: int, M: np.ndarray, X: np.ndarray
-) -> None:
+def solve_lower(trans: bool, n: int, cols: int, M: np.ndarray, X: np.ndarray) -> None:
     """`X = M^-1 X`, or `M^-T X`; `M` lower triangular `n x n`, `X` of size `n x cols`."""
     if n > 0 and cols > 0:
         _dtrsm(
@@ -136,9 +141,7 @@ def solve_lower(
 
 
 @njit(**INLINE)
-def solve_lower_right(
-    trans: bool, rows: int, n: int, M: np.ndarray, X: np.ndarray
-) -> None:
+def solve_lower_right(trans: bool, rows: int, n: int, M: np.ndarray, X: np.ndarray) -> None:
     """`X = X M^-1`, or `X M^-T`; `M` lower triangular `n x n`, `X` of size `rows x n`."""
     if n > 0 and rows > 0:
         _dtrsm(
@@ -148,9 +151,7 @@ def solve_lower_right(
 
 
 @njit(**INLINE)
-def multiply_lower_right(
-    trans: bool, rows: int, n: int, M: np.ndarray, X: np.ndarray
-) -> None:
+def multiply_lower_right(trans: bool, rows: int, n: int, M: np.ndarray, X: np.ndarray) -> None:
     """`X = X M`, or `X M'`; `M` lower triangular `n x n`, `X` of size `rows x n`."""
     if n > 0 and rows > 0:
         _dtrmm(

@@ -124,9 +124,9 @@ def _score(
 
 
 def _dense_run(problem: Problem) -> Filtering:
-    from ..dense.filtering import run
+    from ..dense.filtering import SMOOTHER, run
 
-    return run(problem, store=True, gains=True)
+    return run(problem, SMOOTHER)
 
 
 def _dense_score(
@@ -139,7 +139,9 @@ def _dense_score(
     g = [np.zeros((S, *shape)) for shape in shapes(problem)]
     start = (np.zeros((S, size.n)), np.zeros((S, size.n, size.n)))
     gy = np.zeros((S, size.time, size.p))
-    mix = np.ascontiguousarray(posterior_mix(torch.from_numpy(found.result.info[:, -1]))[0].numpy())
+    mix = np.ascontiguousarray(
+        posterior_mix(torch.from_numpy(found.result.info[:, -1]))[0].numpy()
+    )
     score(problem, found, mix, (*g, gy, *start), wanted)
     return tuple(x * scale.reshape(-1, *(1,) * (x.ndim - 1)) for x in (gy, *start, *g))
 

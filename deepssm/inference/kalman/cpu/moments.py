@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ..conditioning import Answer
+from ..dense.serves import dense_serves
 from ..diffuse import diffuse_moments, posterior_mix
 from .individual import has_individual_moments, individual_filter
 from .problem import Pass, Problem, allocate
@@ -29,6 +30,8 @@ def filtered(problem: Problem) -> tuple[Answer, Pass]:
         result, (m, a, cov, predicted_cov) = found[0], map(torch.from_numpy, found[1])
         ll = torch.from_numpy(result.log_likelihood)
         return Answer(m[..., 0], cov, a[..., 0], predicted_cov, ll), result
+    if dense_serves(problem) and not shares_covariances(problem):
+        return _of_larger_states(problem)
     size = problem.sizes
     if size.series > _SERIES_PER_THREAD and size.time > 0 and not size.k:
         if factor_slots(problem) == size.time and not shares_covariances(problem):
@@ -39,10 +42,22 @@ def filtered(problem: Problem) -> tuple[Answer, Pass]:
 
 def moments(problem: Problem, result: Pass) -> Answer:
     """Return filtered and predicted moments of a run that stored its means."""
-    a, m = torch.from_numpy(result.a), torch.from_numpy(result.m)
     room = np.empty((2, *result.slot.shape, *result.F.shape[2:]))
-    cov = torch.from_numpy(covariances(problem, result.slot, result.F, room[0]))
-    predicted_cov = torch.from_numpy(covariances(problem, result.slot, result.L, room[1]))
+    cov = covariances(problem, result.slot, result.F, room[0])
+    return _answer(problem, result, cov, covariances(problem, result.slot, result.L, room[1]))
+
+
+def _of_larger_states(problem: Problem) -> tuple[Answer, Pass]:
+    from ..dense import filtering
+
+    result = filtering.run(problem, filtering.MOMENTS).result
+    cov, predicted_cov = (filtering.spread_slots(result.slot, x) for x in (result.F, result.L))
+    return _answer(problem, result, cov, predicted_cov), result
+
+
+def _answer(problem: Problem, result: Pass, filtered: np.ndarray, predicted: np.ndarray) -> Answer:
+    a, m = torch.from_numpy(result.a), torch.from_numpy(result.m)
+    cov, predicted_cov = torch.from_numpy(filtered), torch.from_numpy(predicted)
     ll = torch.from_numpy(result.log_likelihood)
     if problem.sizes.k == 0:
         return Answer(m[..., 0], cov, a[..., 0], predicted_cov, ll)

@@ -54,7 +54,7 @@ def run_forward(problem: Problem, keep: Keep) -> Pass:
     if pattern is not None:
         return run_shared(problem, pattern, keep)
     if dense_serves(problem):
-        return _dense(problem, store=any(keep), gains=keep.innovations)
+        return _dense(problem, any(keep))
     found = None if any(keep) else individual_log_likelihood(problem)
     return _run(problem, store=any(keep)) if found is None else found
 
@@ -81,7 +81,7 @@ def shared_pattern(problem: Problem) -> Pass | None:
         return None
     first = _first_series(problem)
     if dense_serves(first):
-        pattern = _dense(first, store=True, gains=True)
+        pattern = _dense(first, True)
     else:
         pattern = _start_alone(first) or _run(first, store=True)
     return pattern if _regular(first, pattern) else None
@@ -91,7 +91,7 @@ def dense_smoother(problem: Problem) -> tuple[Pass, Backward]:
     """As `run_smoother`, for larger states."""
     from ..dense import backward, filtering
 
-    found = filtering.run(problem, store=True, gains=True)
+    found = filtering.run(problem, filtering.SMOOTHER)
     return found.result, Backward(*backward.smooth(problem, found, cross=True))
 
 
@@ -113,11 +113,13 @@ def _large_covariances(slot: np.ndarray, factor: np.ndarray, out: np.ndarray) ->
     for s, steps in enumerate(slot):
         if (np.diff(steps) == 1).all():
             L = factor[s, steps[0] : steps[-1] + 1]
-            np.matmul(L, L.swapaxes(-1, -2), out=out[s])
+            torch.bmm(
+                *(torch.from_numpy(x) for x in (L, L.swapaxes(1, 2))), out=torch.from_numpy(out[s])
+            )
         else:
             used, place = np.unique(steps, return_inverse=True)
             L = factor[s, used]
-            np.take(L @ L.swapaxes(-1, -2), place, 0, out=out[s])
+            np.take(L @ L.swapaxes(-1, -2), place, 0, out=out[s], mode="clip")
     return out
 
 
@@ -144,10 +146,10 @@ def _run(problem: Problem, *, store: bool) -> Pass:
     return run_with(problem, allocate(size, size.time)) if (out.worst < 0).any() else out
 
 
-def _dense(problem: Problem, *, store: bool, gains: bool) -> Pass:
-    from ..dense.filtering import run
+def _dense(problem: Problem, store: bool) -> Pass:
+    from ..dense.filtering import LIKELIHOOD, PATTERN, run
 
-    return run(problem, store=store, gains=gains).result
+    return run(problem, PATTERN if store else LIKELIHOOD).result
 
 
 def factor_slots(problem: Problem) -> int:

@@ -5,6 +5,9 @@ With whitened innovations `e`, gains `G`, whitened emission `H = S^-1/2 C` and f
 
     q = A' r,  M = A' N A,  r <- q + H' (e - G' q),  N <- H' H + (I - G H)' M (I - G H).
 
+After an update in the form for many rows the same holds with the whitened rows as `H`, `P H'` as
+`G`, the whitened filtered residuals as `e`, and `H' (I - H G) H` in place of `H' H`.
+
 Smoothed means are `m + P q`, covariances `P - P M P`, and `Cov(z_{t+1}, z_t)` is
 `A P - P_{t+1} N A P`. The subtraction loses digits where the future says much more than the past:
 there the pass stops, and `smoother_kernels.py` goes on.
@@ -22,10 +25,18 @@ from numba import njit
 from ....ops.arrays import Arrays, Batch, Matrices, Matrix, Space, Whole
 from ....ops.cache import cached
 from ....ops.lapack import add_gram, multiply, solve_lower, solve_lower_right
-from ....ops.small_matrices import DRIVER, clear, copy_matrix, pick
+from ....ops.small_matrices import DRIVER, clear, copy_matrix, copy_row, pick
 from ..cpu.scalar.score import cross_scores, emission_scores, moment_scores
-from .filter_kernels import Model, is_settled
-from .step_kernels import STEP, mirror, transition_times, transposed_times
+from .filter_kernels import HARD, MANY, Model, is_settled, residuals
+from .step_kernels import (
+    STEP,
+    mirror,
+    set_identity,
+    transition_times,
+    transposed_times,
+    whiten,
+    whiten_apart,
+)
 
 # Part of a filtered variance that the future must leave for the subtraction to be exact enough.
 _LEFT = 1e-5
@@ -56,7 +67,9 @@ class Adjoint(NamedTuple):
         q: `A' r`. z: Smoothed mean. w: Smoothed errors, `(p, 1 + k)`. next: The new `r`.
         NA: `N A`. M: `A' N A`. P: Filtered covariance. NAP, MP: Products with it.
         H: `(p, n)`. Z: Derivative by `C` of the volume, `(p, n)`. MG: `(n, p)`. X: `(p, n)`.
-        D: Precision of the errors, `(p, p)`. T: Scratch.
+        D: Precision of the errors, `(p, p)`. T, Y: Scratch.
+        G: Gain, `(n, p)`, e: residuals, `(p, 1 + k)`, noise: factor of `R`, `(p, p)`, of an update
+            in the form for many rows. spare: Scratch, `(p, 1 + k)`.
     """
 
     r: Matrix
@@ -77,13 +90,20 @@ class Adjoint(NamedTuple):
     X: Matrix
     D: Matrix
     T: Matrix
+    Y: Matrix
+    G: Matrix
+    e: Matrix
+    noise: Matrix
+    spare: Matrix
 
 
 def adjoint_space(n: int, p: int, k: int) -> Adjoint:
     """The pass before the last step."""
+    K = 1 + k
     shapes = (
-        (n, 1 + k), (n, n), (n, n), (n, 1 + k), (n, 1 + k), (p, 1 + k), (n, 1 + k),
-        (n, n), (n, n), (n, n), (n, n), (n, n), (p, n), (p, n), (n, p), (p, n), (p, p), (n, n),
+        (n, K), (n, n), (n, n), (n, K), (n, K), (p, K), (n, K), (n, n), (n, n), (n, n), (n, n),
+        (n, n), (p, n), (p, n), (n, p), (p, n), (p, p), (n, n), (n, n), (n, p), (p, K), (p, p),
+        (p, K),
     )  # fmt: skip
     return Adjoint(*(np.zeros(shape) for shape in shapes))
 
@@ -136,9 +156,24 @@ def through_update(n: int, c: int, G: Matrix, own: Adjoint) -> None:
 
 
 @njit(**STEP)
-def emission_terms(
-    n: int, c: int, G: Matrix, chol: Matrix, wants: Wants, own: Adjoint
-) -> None:
+def through_many(n: int, c: int, own: Adjoint) -> None:
+    """The new `N` after an update in the form for many rows."""
+    left, T, N = own.Y, own.T, own.new
+    set_identity(n, left)
+    multiply(False, False, n, n, c, -1.0, own.G, own.H, 1.0, left)
+    add_gram(True, n, c, 1.0, own.H, 0.0, T)
+    mirror(n, T)
+    multiply(False, False, n, n, n, 1.0, T, left, 0.0, N)
+    multiply(False, False, n, n, n, 1.0, own.M, left, 0.0, T)
+    multiply(True, False, n, n, n, 1.0, left, T, 1.0, N)
+    for i in range(n):
+        for j in range(i):
+            N[i, j] = 0.5 * (N[i, j] + N[j, i])
+            N[j, i] = N[i, j]
+
+
+@njit(**STEP)
+def emission_terms(n: int, c: int, G: Matrix, chol: Matrix, wants: Wants, own: Adjoint) -> None:
     """`Z = S^-T/2 G' (I - M P)` and `D = S^-T/2 (I + G' M G) S^-1/2`, where wanted."""
     if wants.C:
         for i in range(c):
@@ -147,13 +182,66 @@ def emission_terms(
         multiply(True, False, c, n, n, -1.0, G, own.MP, 1.0, own.Z)
         solve_lower(True, c, n, chol, own.Z)
     if wants.R:
-        D = own.D
+        set_identity(c, own.D)
+        multiply(True, False, c, c, n, 1.0, G, own.MG, 1.0, own.D)
+        solve_lower(True, c, c, chol, own.D)
+        solve_lower_right(False, c, c, chol, own.D)
+
+
+@njit(**STEP)
+def emission_terms_of_many(n: int, c: int, apart: bool, wants: Wants, own: Adjoint) -> None:
+    """`Z = R^-T/2 H P_s` and `D = R^-T/2 (I - H P_s H') R^-1/2`, where wanted."""
+    if not (wants.C or wants.R):
+        return
+    smoothed = own.T
+    copy_matrix(n, n, own.P, smoothed)
+    multiply(False, False, n, n, n, -1.0, own.P, own.MP, 1.0, smoothed)
+    multiply(False, False, c, n, n, 1.0, own.H, smoothed, 0.0, own.Z)
+    if wants.R:
+        set_identity(c, own.D)
+        multiply(False, True, c, c, n, -1.0, own.Z, own.H, 1.0, own.D)
+        unwhiten(c, c, apart, own.noise, own.D)
+        if apart:
+            for i in range(c):
+                for j in range(c):
+                    own.D[i, j] /= own.noise[j, j]
+        else:
+            solve_lower_right(False, c, c, own.noise, own.D)
+    unwhiten(c, n, apart, own.noise, own.Z)
+
+
+@njit(**STEP)
+def unwhiten(c: int, cols: int, apart: bool, noise: Matrix, X: Matrix) -> None:
+    """`X <- M^-T X` for a factor `M`, or for a diagonal one where `apart`."""
+    if not apart:
+        solve_lower(True, c, cols, noise, X)
+        return
+    for i in range(c):
+        scale = 1.0 / noise[i, i]
+        for j in range(cols):
+            X[i, j] *= scale
+
+
+@njit(**STEP)
+def load_many(
+    n: int, c: int, K: int, s: int, t: int, model: Model, order: Whole, y: Matrices, m: Matrix,
+    own: Adjoint,
+) -> bool:  # fmt: skip
+    """Whitened rows, filtered residuals and the factor of `R`; return whether that is diagonal."""
+    C = model.C[pick(s, model.C.shape[0]), pick(t, model.C.shape[1])]
+    d = model.d[pick(s, model.d.shape[0]), pick(t, model.d.shape[1])]
+    residuals(n, c, K, order, C, d, y[s, t], m, own.e, own.spare)
+    apart = model.deviation.shape[3] > 0
+    if apart:
+        deviation = model.deviation
+        scale = deviation[pick(s, deviation.shape[0]), pick(t, deviation.shape[1]), 0]
+        whiten_apart(n, c, K, order, C, scale, True, own.H, own.e)
         for i in range(c):
-            for j in range(c):
-                D[i, j] = 1.0 if i == j else 0.0
-        multiply(True, False, c, c, n, 1.0, G, own.MG, 1.0, D)
-        solve_lower(True, c, c, chol, D)
-        solve_lower_right(False, c, c, chol, D)
+            own.noise[i, i] = scale[order[i]]
+    else:
+        R = model.R[pick(s, model.R.shape[0]), pick(t, model.R.shape[1])]
+        whiten(n, c, K, order, C, R, True, own.H, own.noise, own.e)
+    return apart
 
 
 @njit(**STEP)
@@ -206,14 +294,12 @@ def run_below(slot: Whole, t: int) -> int:
 
 @njit(**STEP)
 def add_scores(
-    n: int, K: int, c: int, s: int, t: int, later: bool, rows: Whole, chol: Matrix, own: Adjoint,
-    grads: Space,
-) -> None:  # fmt: skip
+    n: int, K: int, c: int, s: int, t: int, later: bool, rows: Whole, own: Adjoint, grads: Space
+) -> None:
     """Add the derivatives of one step; `r` and `N` are still those of the step after it."""
     gA, gb, gQ, gC, gd, gR, gy, _, _ = grads
     if later:
         cross_scores(n, K, own.r, own.z, own.NAP, gA[s, pick(t + 1, gA.shape[1])])
-    solve_lower(True, c, K, chol, own.w)
     emission_scores(
         n, c, K, rows, own.w, own.z, own.D, own.Z, gy[s, t], gd[s, pick(t, gd.shape[1])],
         gR[s, pick(t, gR.shape[1])], gC[s, pick(t, gC.shape[1])],
@@ -223,38 +309,78 @@ def add_scores(
         moment_scores(n, K, own.next, own.new, gb_t, gQ_t)
 
 
+@njit(**STEP)
+def load_step(
+    n: int, c: int, K: int, s: int, t: int, kind: int, model: Model, stored: Arrays, y: Matrices,
+    own: Adjoint,
+) -> bool:  # fmt: skip
+    """Whitened emission `H`; of updates in the form for many rows also residuals and `R`."""
+    slot, _, m, _, _, chol, _, rows, _ = stored
+    i = slot[s, t]
+    if kind == MANY:
+        return load_many(n, c, K, s, t, model, rows[s, i], y, m[s, t], own)
+    C = model.C[pick(s, model.C.shape[0]), pick(t, model.C.shape[1])]
+    for r in range(c):
+        copy_row(n, C[rows[s, i, r]], own.H[r])
+    solve_lower(False, c, n, chol[s, i], own.H)
+    return False
+
+
+@njit(**STEP)
+def through_step(
+    n: int, K: int, c: int, s: int, t: int, kind: int, apart: bool, later: bool, stored: Arrays,
+    mix: Matrix, wants: Wants, own: Adjoint, grads: Space,
+) -> None:  # fmt: skip
+    """Means, the new `r` and `N`, and scores of step `t`."""
+    slot, _, m, _, G, chol, E, rows, _ = stored
+    i = slot[s, t]
+    if kind == MANY:
+        multiply(False, True, n, c, n, 1.0, own.P, own.H, 0.0, own.G)
+        means(n, K, c, m[s, t], own.e, mix, own.G, own)
+        through_many(n, c, own)
+    else:
+        means(n, K, c, m[s, t], E[s, t], mix, G[s, i], own)
+        through_update(n, c, G[s, i], own)
+    if not wants.scores:
+        return
+    if kind == MANY:
+        emission_terms_of_many(n, c, apart, wants, own)
+        unwhiten(c, K, apart, own.noise, own.w)
+    else:
+        emission_terms(n, c, G[s, i], chol[s, i], wants, own)
+        solve_lower(True, c, K, chol[s, i], own.w)
+    add_scores(n, K, c, s, t, later, rows[s, i], own, grads)
+
+
 @cached(**DRIVER)
 def retreat(
-    s: int, t: int, model: Model, stored: Arrays, hard: Whole, mix: Matrix, wants: Wants,
-    own: Adjoint, grads: Space, smoothed: Space, same: bool,
+    s: int, t: int, model: Model, y: Matrices, stored: Arrays, kinds: Whole, mix: Matrix,
+    wants: Wants, own: Adjoint, grads: Space, smoothed: Space, same: bool,
 ) -> tuple[int, bool]:  # fmt: skip
     """Go back from step `t` on; return the next step to do and whether a steady run begins there.
 
     A step below -1 is where the pass must be left to the careful smoother, counted from -2 down.
 
     Args:
-        s: Series. t: First step to do. model: Of all series.
+        s: Series. t: First step to do. model: Of all series. y: Data.
         stored: What the filter left: `slot, L, m, F, G, chol, E, rows, count`.
-        hard: Which slots hold updates that needed reflections.
-        mix: Posterior of the diffuse coefficients. wants: What for. own: See `Adjoint`.
+        kinds: What each slot holds. mix: Posterior of the diffuse coefficients.
+        wants: What for. own: See `Adjoint`.
         grads: Derivatives `A, b, Q, C, d, R, y, m0, P0` to add to.
         smoothed: Means, covariances and lag-one covariances.
         same: Whether no matrix varies in time.
     """
-    slot, L, m, F, G, chol, E, rows, count = stored
+    slot, L, m, F, _, _, _, _, count = stored
     mean, cov, cross = smoothed
     n, p, K, T = model.A.shape[3], model.C.shape[2], m.shape[3], m.shape[1]
     links = (model.first, model.place)
     while t >= 0:
-        i, later, c = slot[s, t], t < T - 1, count[s, slot[s, t]]
-        if wants.moments and hard[s, i]:
+        i, later = slot[s, t], t < T - 1
+        c, kind = count[s, i], kinds[s, i]
+        if wants.moments and kind == HARD:
             return -2 - t, False
         A = model.A[pick(s, model.A.shape[0]), pick(min(t + 1, T - 1), model.A.shape[1])]
-        C = model.C[pick(s, model.C.shape[0]), pick(t, model.C.shape[1])]
-        for r in range(c):
-            for j in range(n):
-                own.H[r, j] = C[rows[s, i, r], j]
-        solve_lower(False, c, n, chol[s, i], own.H)
+        apart = load_step(n, c, K, s, t, kind, model, stored, y, own)
         if later:
             through_transition(n, K, A, links, own)
         else:
@@ -264,15 +390,11 @@ def retreat(
         with_filtered(n, A, links, F[s, i], wants.A or wants.cross, own)
         if wants.moments and not smoothed_cov(n, later, own, cov[s, t]):
             return -2 - t, False
-        means(n, K, c, m[s, t], E[s, t], mix, G[s, i], own)
+        if wants.cross and later:
+            lag_one(n, A, links, L[s, slot[s, t + 1]], own, cross[s, t + 1])
+        through_step(n, K, c, s, t, kind, apart, later, stored, mix, wants, own, grads)
         if wants.moments:
             copy_matrix(n, K, own.z, mean[s, t])
-            if wants.cross and later:
-                lag_one(n, A, links, L[s, slot[s, t + 1]], own, cross[s, t + 1])
-        through_update(n, c, G[s, i], own)
-        if wants.scores:
-            emission_terms(n, c, G[s, i], chol[s, i], wants, own)
-            add_scores(n, K, c, s, t, later, rows[s, i], chol[s, i], own, grads)
         steady = same and later and c == p and K == 1 and slot[s, t + 1] == i and t > 0
         steady = steady and run_below(slot[s], t - 1) > _STEADY_STEPS and slot[s, t - 1] == i
         steady = steady and is_settled(n, own.new, own.N)

@@ -9,7 +9,7 @@ import numpy as np
 from ....ops.threads import in_threads
 from ..cpu.problem import Problem
 from .adjoint_kernels import Adjoint, Wants, adjoint_space, retreat
-from .filter_kernels import recur
+from .filter_kernels import MANY, recur
 from .filtering import Filtering
 from .smoother_kernels import smooth_carefully, smoother_space
 
@@ -83,7 +83,17 @@ def _series(
     stored = (r.slot, r.L, r.m, r.F, r.G, r.chol, r.E, r.rows, r.count)
     own.r[:], own.N[:] = 0.0, 0.0
     t = problem.sizes.time - 1
-    rest = (filtering.model, stored, filtering.hard, mix[s], wants, own, grads, smoothed)
+    rest = (
+        filtering.model,
+        problem.y,
+        stored,
+        filtering.kinds,
+        mix[s],
+        wants,
+        own,
+        grads,
+        smoothed,
+    )
     while t >= 0:
         t, steady = retreat(s, t, *rest, filtering.same)
         if t < -1:
@@ -114,8 +124,8 @@ def _steady_run(
     """Do all steps whose `N` is that of the step after them."""
     out, span = filtering.result, slice(*steps)
     A = filtering.model.A[min(s, len(filtering.model.A) - 1), 0]
-    i = out.slot[s, steps[0]]
-    G, e, m = out.G[s, i], out.E[s, span, :, 0], out.m[s, span, :, 0]
+    G, noise, e = _steady_gain(problem, filtering, s, span, own)
+    m = out.m[s, span, :, 0]
     later = np.empty((len(e) + 1, len(A)))
     later[0] = own.r[:, 0]
     np.matmul(e[::-1], own.H, out=later[1:])
@@ -130,9 +140,24 @@ def _steady_run(
         if wants.cross:
             cross[s, steps[0] + 1 : steps[1] + 1] = cross[s, steps[1] + 1]
     if wants.scores:
-        w = np.linalg.solve(out.chol[s, i].T, (e - q @ G).T).T
+        w = np.linalg.solve(noise.T, (e - q @ G).T).T
         _add_scores(own, grads, s, span, (r, after, z, w))
     own.r[:, 0] = later[-1]
+
+
+def _steady_gain(
+    problem: Problem, filtering: Filtering, s: int, span: slice, own: Adjoint
+) -> Arrays:
+    """Gain, factor that residuals are whitened by, and whitened residuals."""
+    out = filtering.result
+    i = out.slot[s, span.start]
+    if filtering.kinds[s, i] != MANY:
+        return out.G[s, i], out.chol[s, i], out.E[s, span, :, 0]
+    C, d = (x[min(s, len(x) - 1)] for x in (filtering.model.C, filtering.model.d))
+    noise = np.tril(own.noise)
+    offset = d if len(d) == 1 else d[span]
+    residual = problem.y[s, span] - offset - out.m[s, span, :, 0] @ C[0].T
+    return own.G, noise, np.linalg.solve(noise, residual.T).T
 
 
 def _add_scores(own: Adjoint, grads: Arrays, s: int, span: slice, means: Arrays) -> None:

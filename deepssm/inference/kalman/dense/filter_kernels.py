@@ -13,7 +13,7 @@ from numba import njit
 
 from ....ops.arrays import Arrays, Batch, Matrices, Matrix, Space, Whole
 from ....ops.cache import cached
-from ....ops.lapack import multiply
+from ....ops.lapack import add_gram, multiply, multiply_vector
 from ....ops.small_matrices import DRIVER, EPS, HALF_LOG_2PI, copy_matrix, pick
 from ..cpu.scalar.predict import absorb, observed
 from ..cpu.scalar.update import smallest_part
@@ -21,6 +21,8 @@ from .step_kernels import (
     STEP,
     is_strong,
     log_diagonal,
+    lower_only,
+    mirror,
     predict,
     transition_times,
     update_carefully,
@@ -35,6 +37,11 @@ from .step_kernels import (
 _CAREFUL_STEPS = 12
 # Complete steps ahead for which the steady state is worth leaving the loop.
 _STEADY_STEPS = 16
+# What a slot holds: gains, gains of an update that needed reflections, or none of an update in the
+# form for many rows, which needs none.
+PLAIN, HARD, MANY = 0, 1, 2
+# Which gains are wanted: none, those of updates in the form for few rows, all.
+NO_GAINS, SOME_GAINS, ALL_GAINS = 0, 1, 2
 # Units of round-off by which a steady factor may still move: Cholesky factors move by some.
 _SETTLED = 64.0 * EPS
 
@@ -151,21 +158,22 @@ def log_density(o: int, k: int, e: Matrix, U: Matrix) -> float:
 
 @njit(**STEP)
 def condition(
-    n: int, o: int, k: int, gains: bool, state: State, space: Space
-) -> tuple[float, float]:
-    """Condition on whitened rows; return log-density and the part left of a variance, 1 if unknown.
+    n: int, o: int, k: int, gains: int, state: State, space: Space
+) -> tuple[float, float, int]:
+    """Condition on whitened rows; return log-density, part left of a variance and kind of update.
 
-    Where `gains` are wanted, `state.S` and `state.G` hold them, and `e` is whitened by `S`.
+    The part is 1 where it is large enough. Where `gains` are wanted, `state.S` and `state.G` hold
+    them, and `e` is whitened by `S`.
     """
     V, w, K = space[4], space[8], 1 + k
     e, L, F = state.e, state.L, state.F
     multiply(False, False, o, n, n, 1.0, state.rows, L, 0.0, V)
     strong = is_strong(n, o, V)
-    if not strong and (gains or 3 * o <= n):
+    if not strong and (gains == ALL_GAINS or k > 0 or 3 * o <= n):
         whitened_gain(n, o, K, L, V, True, state.S, state.G, e, space)
         update_few(n, o, L, V, state.S, state.G, F, space)
         add_update(n, K, o, state.a, state.G, e, state.m)
-        return log_density(o, k, e, state.U) - log_diagonal(o, state.S), 1.0
+        return log_density(o, k, e, state.U) - log_diagonal(o, state.S), 1.0, PLAIN
     square = 0.0
     for i in range(o):
         square += e[i, 0] * e[i, 0]
@@ -173,25 +181,26 @@ def condition(
         volume = update_many(n, o, K, L, V, e, F, w, space)
         for i in range(n):
             square -= w[i, 0] * w[i, 0]
-    else:
-        volume, square = update_carefully(n, o, state.rows, e, L, F, w, space)
-        if gains:
-            whitened_gain(n, o, K, L, V, False, state.S, state.G, e, space)
-    if gains and k > 0:
+        add_update(n, K, n, state.a, F, w, state.m)
+        return -0.5 * square - volume, 1.0, MANY
+    volume, square = update_carefully(n, o, state.rows, e, L, F, w, space)
+    ll = -0.5 * square - volume
+    if gains > NO_GAINS or k > 0:
+        whitened_gain(n, o, K, L, V, False, state.S, state.G, e, space)
+    if k > 0:
         add_update(n, K, o, state.a, state.G, e, state.m)
         ll = log_density(o, k, e, state.U) - log_diagonal(o, state.S)
     else:
         add_update(n, K, n, state.a, F, w, state.m)
-        ll = -0.5 * square - volume
-    return ll, smallest_part(n, L, F) if strong else 1.0
+    return ll, smallest_part(n, L, F), HARD
 
 
 @njit(**STEP)
 def update(
-    n: int, k: int, s: int, t: int, gains: bool, model: Model, y: Matrices, state: State,
+    n: int, k: int, s: int, t: int, gains: int, model: Model, y: Matrices, state: State,
     space: Space,
-) -> tuple[int, float, float]:  # fmt: skip
-    """Condition on step `t`; return the number of its rows, log-density and part left."""
+) -> tuple[int, float, float, int]:  # fmt: skip
+    """Condition on step `t`; return the number of its rows, and as `condition`."""
     p, K = y.shape[2], 1 + k
     C = model.C[pick(s, model.C.shape[0]), pick(t, model.C.shape[1])]
     d = model.d[pick(s, model.d.shape[0]), pick(t, model.d.shape[1])]
@@ -203,7 +212,7 @@ def update(
                 state.m[i, c] = state.a[i, c]
             for c in range(n):
                 state.F[i, c] = state.L[i, c]
-        return 0, 0.0, 1.0
+        return 0, 0.0, 1.0, PLAIN
     residuals(n, o, K, state.order, C, d, y[s, t], state.a, state.e, space[10])
     if model.deviation.shape[3] > 0:
         deviation = model.deviation
@@ -214,14 +223,12 @@ def update(
         R = model.R[pick(s, model.R.shape[0]), pick(t, model.R.shape[1])]
         new = not same or model.C.shape[1] > 1 or model.R.shape[1] > 1
         volume = whiten(n, o, K, state.order, C, R, new, state.rows, state.noise, state.e)
-    ll, left = condition(n, o, k, gains, state, space)
-    return o, ll - volume - o * HALF_LOG_2PI, left
+    ll, left, kind = condition(n, o, k, gains, state, space)
+    return o, ll - volume - o * HALF_LOG_2PI, left, kind
 
 
 @njit(**STEP)
-def move(
-    n: int, K: int, s: int, t: int, model: Model, state: State, space: Space
-) -> None:
+def move(n: int, K: int, s: int, t: int, model: Model, state: State, space: Space) -> None:
     """Predict step `t` from the filtered moments of the step before."""
     A = model.A[pick(s, model.A.shape[0]), pick(t, model.A.shape[1])]
     b = model.b[pick(s, model.b.shape[0]), pick(t, model.b.shape[1])]
@@ -231,59 +238,73 @@ def move(
     transition_times(n, K, A, links, state.m, state.a)
     for i in range(n):
         state.a[i, 0] += b[i]
-        for j in range(n):
-            state.before[i, j] = state.L[i, j]
     careful = state.counts[2] > 0
     if predict(n, A, links, state.F, Q, LQ, careful, state.L, space):
         state.counts[2] = state.counts[2] - 1 if careful else _CAREFUL_STEPS
 
 
 @njit(**STEP)
-def store_step(
-    n: int, k: int, o: int, s: int, t: int, gains: bool, state: State, out: Arrays
-) -> None:
-    """Write means at step `t`, second moments in the next slot."""
-    _, slot, a, L, m, F, G, chol, E, rows, count, info, _ = out
-    i = state.counts[0]
-    state.counts[0] += 1
-    slot[s, t], count[s, i] = i, o
+def store_means(n: int, k: int, s: int, t: int, state: State, out: Arrays) -> None:
+    """Write means, and the slot of step `t`."""
+    _, slot, a, _, m, _, _, _, _, _, _, info, _ = out
+    slot[s, t] = state.counts[0]
     copy_matrix(n, 1 + k, state.a, a[s, t])
     copy_matrix(n, 1 + k, state.m, m[s, t])
-    copy_matrix(n, n, state.L, L[s, i])
-    copy_matrix(n, n, state.F, F[s, i])
-    for r in range(k):
-        for c in range(k + 1):
-            info[s, t, r, c] = state.U[r, c]
-    if gains:
-        copy_matrix(n, o, state.G, G[s, i])
-        for r in range(o):
-            rows[s, i, r] = state.order[r]
-            for c in range(1 + k):
-                E[s, t, r, c] = state.e[r, c]
+    copy_matrix(k, k + 1, state.U, info[s, t])
 
 
 @njit(**STEP)
-def store_chol(s: int, t: int, o: int, i: int, model: Model, state: State, chol: Batch) -> None:
+def store_covs(n: int, o: int, kind: int, s: int, i: int, state: State, out: Arrays) -> None:
+    """Write predicted and filtered covariances in place of their factors."""
+    P, PF = out[3][s, i], out[5][s, i]
+    add_gram(False, n, n, 1.0, state.L, 0.0, P)
+    if kind == PLAIN:
+        for r in range(n):
+            for c in range(r + 1):
+                PF[r, c] = P[r, c]
+        add_gram(False, n, o, -1.0, state.G, 1.0, PF)
+    else:
+        add_gram(False, n, n, 1.0, state.F, 0.0, PF)
+    mirror(n, P)
+    mirror(n, PF)
+
+
+@njit(**STEP)
+def store_factors(
+    n: int, k: int, o: int, kind: int, s: int, t: int, model: Model, state: State, out: Arrays
+) -> None:
+    """Write factors, and gains where the update left some."""
+    _, _, _, L, _, F, G, chol, E, rows, count, _, _ = out
+    i = state.counts[0]
+    count[s, i] = o
+    copy_matrix(n, n, state.L, L[s, i])
+    copy_matrix(n, n, state.F, F[s, i])
+    for r in range(o):
+        rows[s, i, r] = state.order[r]
+    if kind != MANY:
+        copy_matrix(n, o, state.G, G[s, i])
+        copy_matrix(o, 1 + k, state.e, E[s, t])
+        store_chol(s, t, o, model, state, chol[s, i])
+
+
+@njit(**STEP)
+def store_chol(s: int, t: int, o: int, model: Model, state: State, chol: Matrix) -> None:
     """Factor of the innovation covariance in the user's components, `M S`."""
     if model.deviation.shape[3] > 0:
         deviation = model.deviation
         own = deviation[pick(s, deviation.shape[0]), pick(t, deviation.shape[1]), 0]
         for r in range(o):
-            for c in range(r + 1):
-                chol[s, i, r, c] = own[state.order[r]] * state.S[r, c]
-            for c in range(r + 1, o):
-                chol[s, i, r, c] = 0.0
+            for c in range(o):
+                chol[r, c] = own[state.order[r]] * state.S[r, c] if c <= r else 0.0
         return
-    for r in range(o):
-        for c in range(r + 1, o):
-            state.S[r, c] = 0.0
-    multiply(False, False, o, o, o, 1.0, state.noise, state.S, 0.0, chol[s, i])
+    lower_only(o, state.S)
+    multiply(False, False, o, o, o, 1.0, state.noise, state.S, 0.0, chol)
 
 
 @cached(**DRIVER)
 def advance(
-    s: int, t: int, model: Model, y: Matrices, runs: Whole, state: State, out: Arrays, hard: Whole,
-    store: bool, gains: bool, space: Space,
+    s: int, t: int, model: Model, y: Matrices, runs: Whole, state: State, out: Arrays, kinds: Whole,
+    keep: tuple[bool, bool, int], space: Space,
 ) -> int:  # fmt: skip
     """Filter from step `t` on; return the step from which on the gain is steady, or the last.
 
@@ -291,25 +312,32 @@ def advance(
         s: Series. t: First step; `state` has the predicted moments of step 0, or those before.
         model: See `Model`. y: Data.
         runs: Number of complete steps from each step on, zeros where steady gains are not wanted.
-        state: See `State`. out: A `Pass`. hard: Which slots hold updates that needed reflections.
-        store: Whether to write moments. gains: Whether to write gains as well.
+        state: See `State`. out: A `Pass`. kinds: What each slot holds.
+        keep: Whether to write moments, whether covariances in place of factors, and which gains.
         space: From `step_space`.
     """
     n, k = state.L.shape[0], state.a.shape[1] - 1
     ll, worst = out[0], out[12]
+    store, covs, gains = keep
     while t < y.shape[1]:
         if t > 0:
+            settling = t > 1 and runs[s, t - 1] > _STEADY_STEPS
+            if settling:
+                copy_matrix(n, n, state.L, state.before)
             move(n, 1 + k, s, t, model, state, space)
-            settled = t > 1 and runs[s, t - 1] > _STEADY_STEPS
-            if settled and is_settled(n, state.L, state.before):
+            if settling and is_settled(n, state.L, state.before):
                 return t
-        o, ll[s, t], left = update(n, k, s, t, gains, model, y, state, space)
-        worst[s] = min(worst[s], math.sqrt(left))
-        if gains and store:
-            store_chol(s, t, o, state.counts[0], model, state, out[7])
+        o, ll[s, t], left, kind = update(n, k, s, t, gains, model, y, state, space)
+        if left < 1.0:
+            worst[s] = min(worst[s], math.sqrt(left))
         if store:
-            hard[s, state.counts[0]] = left < 1.0
-            store_step(n, k, o, s, t, gains, state, out)
+            kinds[s, state.counts[0]] = kind
+            store_means(n, k, s, t, state, out)
+            if covs:
+                store_covs(n, o, kind, s, state.counts[0], state, out)
+            else:
+                store_factors(n, k, o, kind, s, t, model, state, out)
+            state.counts[0] += 1
         t += 1
     return t
 
@@ -317,10 +345,5 @@ def advance(
 @cached(**DRIVER)
 def recur(M: Matrix, x: Matrix) -> None:
     """`x[t + 1] += M x[t]`, in place."""
-    n = M.shape[0]
     for t in range(x.shape[0] - 1):
-        for i in range(n):
-            total = 0.0
-            for j in range(n):
-                total += M[i, j] * x[t, j]
-            x[t + 1, i] += total
+        multiply_vector(False, M.shape[0], M.shape[0], 1.0, M, x[t], 1.0, x[t + 1])

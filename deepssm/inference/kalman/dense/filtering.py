@@ -9,7 +9,15 @@ import numpy as np
 from ....ops.small_matrices import HALF_LOG_2PI
 from ....ops.threads import in_threads
 from ..cpu.problem import Pass, Problem, allocate
-from .filter_kernels import Model, State, advance, recur
+from .filter_kernels import (
+    ALL_GAINS,
+    NO_GAINS,
+    SOME_GAINS,
+    Model,
+    State,
+    advance,
+    recur,
+)
 from .model import is_constant, model_of
 from .step_kernels import step_space
 
@@ -21,13 +29,13 @@ class Filtering(NamedTuple):
 
     Attributes:
         model: As the loops take it. result: What it left.
-        hard: Which slots hold updates that needed reflections, `(series, slots)`.
+        kinds: What each slot holds, `(series, slots)`.
         same: Whether no matrix varies in time.
     """
 
     model: Model
     result: Pass
-    hard: Array
+    kinds: Array
     same: bool
 
 
@@ -44,28 +52,59 @@ class Steady(NamedTuple):
     chol: Array
 
 
-def run(problem: Problem, *, store: bool, gains: bool) -> Filtering:
+class Keep(NamedTuple):
+    """What a run writes.
+
+    Attributes:
+        moments: Means and second moments of every step.
+        covs: Covariances in place of their factors.
+        gains: Which gains; see `filter_kernels.py`.
+    """
+
+    moments: bool
+    covs: bool
+    gains: int
+
+
+LIKELIHOOD, MOMENTS = Keep(False, False, NO_GAINS), Keep(True, True, NO_GAINS)
+SMOOTHER, PATTERN = Keep(True, False, SOME_GAINS), Keep(True, False, ALL_GAINS)
+
+
+def run(problem: Problem, keep: Keep) -> Filtering:
     """Filter all series.
 
     Args:
         problem: With a regular `R`.
-        store: Whether moments of every step are wanted. gains: Whether gains are, too.
+        keep: What is wanted.
     """
     size, model = problem.sizes, model_of(problem)
-    time = size.time if store else min(size.time, 2)
-    out = _room(problem, time, gains=gains and store)
-    hard = np.zeros((size.series, time), np.int64)
+    time = size.time if keep.moments else min(size.time, 2)
+    out = _room(problem, time, gains=keep.moments and keep.gains > NO_GAINS)
+    kinds = np.zeros((size.series, time), np.int64)
     same = is_constant(problem)
     runs = complete_runs(problem.y) if same and not size.k else np.zeros(problem.y.shape[:2], int)
 
     def some(first: int, last: int, space: tuple[Array, ...]) -> None:
         for s in range(first, last):
             state = _begin(problem, s)
-            keep = (store, gains or bool(size.k))
-            _series(problem, model, runs, state, (out, hard), keep, s, space)
+            _series(problem, model, runs, state, (out, kinds), keep, s, space)
 
     in_threads(some, size, space=lambda: step_space(size.n, size.p, size.k))
-    return Filtering(model, out, hard, same)
+    return Filtering(model, out, kinds, same)
+
+
+def spread_slots(slot: Array, held: Array) -> Array:
+    """Give each step what its slot holds, `(series, time, ...)`; without a copy where it can be.
+
+    Args:
+        slot: `(series, time)`. held: `(series, slots, ...)`.
+    """
+    if (slot[:, -1] == slot.shape[1] - 1).all():
+        return held
+    out = np.empty((*slot.shape, *held.shape[2:]))
+    for s, steps in enumerate(slot):
+        np.take(held[s], steps, 0, out=out[s], mode="clip")
+    return out
 
 
 def complete_runs(y: Array) -> Array:
@@ -108,17 +147,18 @@ def _series(
     runs: Array,
     state: State,
     outputs: tuple[Pass, Array],
-    keep: tuple[bool, bool],
+    keep: Keep,
     s: int,
     space: Any,  # noqa: ANN401
 ) -> None:
-    out, hard = outputs
+    out, kinds = outputs
     t, time = 0, problem.sizes.time
     while t < time:
-        t = advance(s, t, model, problem.y, runs, state, tuple(out), hard, *keep, space)
+        given = (model, problem.y, runs, state, tuple(out), kinds, tuple(keep), space)
+        t = advance(s, t, *given)
         if t < time:
             until = t + int(runs[s, t])
-            _steady_run(problem, model, state, out, keep[0], s, (t, until))
+            _steady_run(problem, model, state, out, keep.moments, s, (t, until))
             t = until
 
 

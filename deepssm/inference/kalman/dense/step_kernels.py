@@ -39,7 +39,7 @@ from ....ops.small_matrices import DRIVER
 STEP: dict[str, Any] = {k: v for k, v in DRIVER.items() if k != "nogil"}
 # Part of a variance that earlier states must leave of each for a Cholesky factor to do.
 _PIVOT = 1e-4
-# Size of `V V'` up to which `I + V V'` is factored as it is.
+# Largest square of a row of `V` with which `I + V V'` is factored as it is.
 _STRONG = 1e4
 
 
@@ -197,16 +197,6 @@ def whiten_apart(
 
 
 @njit(**STEP)
-def size_of(rows: int, cols: int, X: Matrix) -> float:
-    """Sum of squares."""
-    total = 0.0
-    for i in range(rows):
-        for j in range(cols):
-            total += X[i, j] * X[i, j]
-    return total
-
-
-@njit(**STEP)
 def log_diagonal(n: int, X: Matrix) -> float:
     """Sum of the logarithms of the diagonal's sizes."""
     total, product = 0.0, 1.0
@@ -326,4 +316,12 @@ def update_carefully(
 @njit(**STEP)
 def is_strong(n: int, o: int, V: Matrix) -> bool:
     """True where `I + V V'` must not be formed."""
-    return not size_of(o, n, V) <= _STRONG
+    total = 0.0
+    for i in range(o):
+        square = 0.0
+        for j in range(n):
+            square += V[i, j] * V[i, j]
+        if not square <= _STRONG:
+            return True
+        total += square
+    return not total <= 100.0 * _STRONG
