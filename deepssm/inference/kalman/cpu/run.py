@@ -65,7 +65,7 @@ def run_smoother(problem: Problem) -> tuple[Pass, Backward]:
     if pattern is not None:
         result, found = smooth_shared(problem, pattern)
         return result, _second_moments(problem, *found)
-    if not problem.sizes.k and dense_serves(problem):
+    if not problem.sizes.k and dense_serves(problem, smoother=True):
         return dense_smoother(problem)
     found = individual_smoother(problem)
     if found is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -103,7 +104,9 @@ def spread_slots(slot: Array, held: Array) -> Array:
         return held
     out = np.empty((*slot.shape, *held.shape[2:]))
     for s, steps in enumerate(slot):
-        np.take(held[s], steps, 0, out=out[s], mode="clip")
+        edges = [0, *(np.flatnonzero(np.diff(steps)) + 1).tolist(), len(steps)]
+        for first, until in pairwise(edges):
+            out[s, first:until] = held[s, steps[first]]
     return out
 
 
