@@ -10,8 +10,7 @@ from ...core.results import Filtered, Smoothed
 from .conditioning import Answer, conditioning_check
 from .cpu import moments
 from .cpu.problem import Pass, Problem, prepare
-from .cpu.run import Backward, run_smoother
-from .diffuse import diffuse_moments, posterior_mix
+from .diffuse import posterior_mix
 
 
 def filtered(parameters: LinearParameters, y: Tensor) -> Filtered:
@@ -32,8 +31,7 @@ def filtered(parameters: LinearParameters, y: Tensor) -> Filtered:
 def smoothed(parameters: LinearParameters, y: Tensor) -> Smoothed:
     """Return smoothed moments and lag-one covariances; arguments as in `filtered`."""
     problem = prepare(parameters, y)
-    result, found = run_smoother(problem)
-    mean, cov, cross = _smooth_moments(problem, result, found)
+    (mean, cov, cross), result = moments.smoothed(problem)
     return Smoothed(
         mean=_restore(mean, problem, y),
         cov=_restore(cov, problem, y),
@@ -46,7 +44,7 @@ def smoothed(parameters: LinearParameters, y: Tensor) -> Smoothed:
 def smoothed_mean(parameters: LinearParameters, y: Tensor) -> Tensor:
     """Return smoothed means alone, `(*batch, time, state)`; arguments as in `filtered`."""
     problem = prepare(parameters, y)
-    return _restore(_smooth_moments(problem, *run_smoother(problem))[0], problem, y)
+    return _restore(moments.smoothed(problem)[0][0], problem, y)
 
 
 def _ill_conditioned(
@@ -62,18 +60,6 @@ def _ill_conditioned(
     bad, worst = _certainly_bad(problem, result), torch.from_numpy(result.worst)
     bad = conditioning_check(bad, worst, parameters, y, again, answer)
     return bad.reshape(problem.batch).to(y.device)
-
-
-def _smooth_moments(
-    problem: Problem, result: Pass, found: Backward
-) -> tuple[Tensor, Tensor, Tensor]:
-    columns, cov, cross = (torch.from_numpy(x) for x in found)
-    if problem.sizes.k == 0 or problem.sizes.time == 0:
-        return columns[..., 0], cov, cross
-    mix, undetermined = posterior_mix(torch.from_numpy(result.info[:, -1:]))
-    slopes = (columns @ mix)[..., 1:]
-    cross[:, 1:] += slopes[:, 1:] @ slopes[:, :-1].mT
-    return *diffuse_moments(columns, cov, mix, undetermined), cross
 
 
 def _restore(x: Tensor, problem: Problem, y: Tensor) -> Tensor:

@@ -8,13 +8,25 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..conditioning import Answer
 from ..dense.serves import dense_serves
 from ..diffuse import diffuse_moments, posterior_mix
 from .individual import has_individual_moments, individual_filter
 from .problem import Pass, Problem, allocate
-from .run import MOMENTS, covariances, factor_slots, run_forward, run_with, shares_covariances
+from .run import (
+    MOMENTS,
+    Backward,
+    covariances,
+    factor_slots,
+    folded,
+    folded_smoother,
+    run_forward,
+    run_smoother,
+    run_with,
+    shares_covariances,
+)
 
 _SERIES_PER_THREAD = 16
 
@@ -30,6 +42,11 @@ def filtered(problem: Problem) -> tuple[Answer, Pass]:
         result, (m, a, cov, predicted_cov) = found[0], map(torch.from_numpy, found[1])
         ll = torch.from_numpy(result.log_likelihood)
         return Answer(m[..., 0], cov, a[..., 0], predicted_cov, ll), result
+    parts = folded(problem)
+    if parts is not None:
+        head, (tail, rest) = moments(parts.head, parts.result), filtered(parts.tail)
+        answer = Answer(*(torch.cat(x, 1) for x in zip(head, _each(tail, head), strict=True)))
+        return answer, parts.result._replace(worst=np.minimum(parts.result.worst, rest.worst))
     if dense_serves(problem) and not shares_covariances(problem):
         return _of_larger_states(problem)
     size = problem.sizes
@@ -38,6 +55,40 @@ def filtered(problem: Problem) -> tuple[Answer, Pass]:
             return _in_turns(problem)
     result = run_forward(problem, MOMENTS)
     return moments(problem, result), result
+
+
+def _each(answer: Answer, like: Answer) -> Answer:
+    """Repeat moments that all series share."""
+    return Answer(*(x.expand(y.shape[0], *x.shape[1:]) for x, y in zip(answer, like, strict=True)))
+
+
+def smoothed(problem: Problem) -> tuple[tuple[Tensor, Tensor, Tensor], Pass]:
+    """Run the smoother: means, covariances and lag-one covariances; the rest as in `filtered`."""
+    parts = folded(problem) if dense_serves(problem, smoother=True) else None
+    both = None if parts is None else folded_smoother(parts)
+    if parts is None or both is None:
+        result, found = run_smoother(problem)
+        return _smoothed(problem, result, found), result
+    head, tail = both
+    first = _smoothed(parts.whole, *head)
+    last = (torch.from_numpy(x) for x in (tail[1].mean[..., 0], tail[1].cov, tail[1].cross))
+    # The head ends with the tail's first step; the lag-one covariance into it is the head's.
+    mean, cov, cross = (torch.cat((x[:, :-1], y), 1) for x, y in zip(first, last, strict=True))
+    cross[:, parts.length] = first[2][:, -1]
+    passes = (parts.result, tail[0])
+    ll = np.concatenate([x.log_likelihood for x in passes], 1)
+    worst = np.minimum(*(x.worst for x in passes))
+    return (mean, cov, cross), parts.result._replace(log_likelihood=ll, worst=worst)
+
+
+def _smoothed(problem: Problem, result: Pass, found: Backward) -> tuple[Tensor, Tensor, Tensor]:
+    columns, cov, cross = (torch.from_numpy(x) for x in found)
+    if problem.sizes.k == 0 or problem.sizes.time == 0:
+        return columns[..., 0], cov, cross
+    mix, undetermined = posterior_mix(torch.from_numpy(result.info[:, -1:]))
+    slopes = (columns @ mix)[..., 1:]
+    cross[:, 1:] += slopes[:, 1:] @ slopes[:, :-1].mT
+    return *diffuse_moments(columns, cov, mix, undetermined), cross
 
 
 def moments(problem: Problem, result: Pass) -> Answer:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 
 from ....ops.threads import in_threads
+from ..dense.model import part_of
 from ..dense.serves import dense_serves
+from .folding import Folded, fold, folded_at, lengths, with_later, worth_folding
 from .individual import individual_log_likelihood, individual_smoother
 from .problem import Pass, Problem, allocate
 from .shared import run_shared, smooth_shared
+
+if TYPE_CHECKING:
+    from ..dense.backward import Equations
 
 Arrays = tuple[np.ndarray, ...]
 _FIRST_SLOTS = 256
@@ -50,13 +55,37 @@ def run_forward(problem: Problem, keep: Keep) -> Pass:
     size = problem.sizes
     if size.series == 0 or size.time == 0:
         return allocate(size, size.time)
+    parts = None if any(keep) else folded(problem)
+    if parts is not None:
+        tail = run_forward(parts.tail, keep)
+        ll = np.concatenate((parts.result.log_likelihood, tail.log_likelihood), 1)
+        worst = np.minimum(parts.result.worst, tail.worst)
+        return parts.result._replace(log_likelihood=ll, worst=worst)
     pattern = shared_pattern(problem)
     if pattern is not None:
         return run_shared(problem, pattern, keep)
+    return run_alone(problem, keep)
+
+
+def run_alone(problem: Problem, keep: Keep) -> Pass:
+    """As `run_forward`, with moments of its own for each series and diffuse starts unfolded."""
     if dense_serves(problem):
         return _dense(problem, any(keep))
     found = None if any(keep) else individual_log_likelihood(problem)
     return _run(problem, store=any(keep)) if found is None else found
+
+
+def folded(problem: Problem) -> Folded | None:
+    """Filter the head of a problem with a diffuse start; `None` where folding does not pay."""
+    if not worth_folding(problem):
+        return None
+    for length in lengths(problem):
+        head = part_of(problem, 0, length)
+        result = run_alone(head, SMOOTHER)
+        until = folded_at(head, result)
+        if until is not None:
+            return fold(problem, result, until)
+    return None
 
 
 def run_smoother(problem: Problem) -> tuple[Pass, Backward]:
@@ -89,10 +118,31 @@ def shared_pattern(problem: Problem) -> Pass | None:
 
 def dense_smoother(problem: Problem) -> tuple[Pass, Backward]:
     """As `run_smoother`, for larger states."""
+    result, found, _ = _dense_smoother(problem)
+    return result, found
+
+
+def folded_smoother(parts: Folded) -> tuple[tuple[Pass, Backward], tuple[Pass, Backward]] | None:
+    """Run the smoother of both parts; `None` where the tail says too much of its start.
+
+    Returns:
+        Those of the head, which ends with the first step of the tail, and of the tail.
+    """
+    result, found, said = _dense_smoother(parts.tail)
+    if any(x is None for x in said):
+        return None
+    U, zeta = (np.stack(x) for x in zip(*(x for x in said if x is not None), strict=True))
+    head = with_later(parts.whole, parts.length, U, zeta, parts.tail.start[0][..., 0])
+    first = run_alone(head, SMOOTHER)
+    return (first, _second_moments(head, *_smooth(head, first))), (result, found)
+
+
+def _dense_smoother(problem: Problem) -> tuple[Pass, Backward, list[Equations | None]]:
     from ..dense import backward, filtering
 
-    found = filtering.run(problem, filtering.SMOOTHER)
-    return found.result, Backward(*backward.smooth(problem, found, cross=True))
+    run = filtering.run(problem, filtering.SMOOTHER)
+    found, said = backward.smooth(problem, run, cross=True)
+    return run.result, Backward(*found), said
 
 
 def covariances(
@@ -177,7 +227,11 @@ def run_with(problem: Problem, out: Pass) -> Pass:
 def shares_covariances(problem: Problem) -> bool:
     """True when all series have the same proper model and the same pattern of gaps."""
     size = problem.sizes
-    if size.series == 1 or size.k or any(x.shape[0] > 1 for x in problem.params + problem.start):
+    if (
+        size.series == 1
+        or size.k
+        or any(x.shape[0] > 1 for x in (*problem.params, problem.start[1]))
+    ):
         return False
     # A finite sum means that nothing is missing.
     if math.isfinite(torch.from_numpy(problem.y).sum()):

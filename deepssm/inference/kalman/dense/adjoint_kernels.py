@@ -38,8 +38,9 @@ from .step_kernels import (
     whiten_apart,
 )
 
-# Part of a filtered variance that the future must leave for the subtraction to be exact enough.
-_LEFT = 1e-5
+# Part of a filtered variance that the future must leave for the subtraction to be exact enough, and
+# the size of what the future says in units of filtered deviations: far above one of skew states.
+_LEFT, _SAID = 1e-5, 1e5
 _STEADY_STEPS = 16
 
 
@@ -259,10 +260,15 @@ def means(
 
 @njit(**STEP)
 def smoothed_cov(n: int, later: bool, own: Adjoint, cov: Matrix) -> bool:
-    """`P - P M P`; false where too little is left of a variance."""
+    """`P - P M P`; false where that is not exact enough."""
     copy_matrix(n, n, own.P, cov)
     if not later:
         return True
+    said = 0.0
+    for i in range(n):
+        said += own.P[i, i] * own.M[i, i]
+    if not said <= _SAID:
+        return False
     multiply(False, False, n, n, n, -1.0, own.P, own.MP, 1.0, cov)
     for i in range(n):
         if not cov[i, i] >= _LEFT * own.P[i, i]:

@@ -26,12 +26,17 @@ class Equations(NamedTuple):
     zeta: Array
 
 
-def smooth(problem: Problem, filtering: Filtering, *, cross: bool) -> Arrays:
+def smooth(
+    problem: Problem, filtering: Filtering, *, cross: bool
+) -> tuple[Arrays, list[Equations | None]]:
     """Return smoothed means `(series, time, n, 1)`, covariances and lag-one covariances.
 
     Args:
         problem: With a proper start. filtering: A run with moments and gains.
         cross: Whether lag-one covariances are wanted.
+
+    Returns:
+        These, and for each series what its data say of the first state.
     """
     (S, T, n), size = problem.sizes[:3], problem.sizes
     smoothed = (np.empty((S, T, n, 1)), np.empty((S, T, n, n)), np.empty((S, T, n, n)))
@@ -39,13 +44,14 @@ def smooth(problem: Problem, filtering: Filtering, *, cross: bool) -> Arrays:
     wants = Wants(False, False, False, False, True, cross)
     none = tuple(np.empty((0,) * axes) for axes in (4, 3, 4, 4, 3, 4, 3, 2, 3))
     mix = np.ones((S, 1, 1))
+    said: list[Equations | None] = [None] * S
 
     def some(first: int, last: int, own: Adjoint) -> None:
         for s in range(first, last):
-            _series(problem, filtering, s, mix, wants, own, none, smoothed)
+            said[s] = _series(problem, filtering, s, mix, wants, own, none, smoothed)
 
     in_threads(some, size, space=lambda: adjoint_space(n, size.p, 0))
-    return smoothed
+    return smoothed, said
 
 
 def score(
@@ -78,7 +84,7 @@ def _series(
     own: Adjoint,
     grads: Arrays,
     smoothed: Arrays,
-) -> None:
+) -> Equations | None:
     r = filtering.result
     stored = (r.slot, r.L, r.m, r.F, r.G, r.chol, r.E, r.rows, r.count)
     own.r[:], own.N[:] = 0.0, 0.0
@@ -97,12 +103,12 @@ def _series(
     while t >= 0:
         t, steady = retreat(s, t, *rest, filtering.same)
         if t < -1:
-            _carefully(problem, filtering, s, -2 - t, own, smoothed)
-            return
+            return _carefully(problem, filtering, s, -2 - t, own, smoothed)
         if steady:
             first = t + 1 - _shared(r.slot[s], t)
             _steady_run(problem, filtering, s, (first, t + 1), wants, own, grads, smoothed)
             t = first - 1
+    return equations_of(own.r[:, 0], own.N, r.L[s, r.slot[s, 0]]) if wants.moments else None
 
 
 def _shared(slot: Array, t: int) -> int:
@@ -202,7 +208,7 @@ def equations_of(r: Array, N: Array, L: Array) -> Equations | None:
 
 def _carefully(
     problem: Problem, filtering: Filtering, s: int, t: int, own: Adjoint, smoothed: Arrays
-) -> None:
+) -> Equations:
     """Smooth steps from `t` down by reflections; from the last one where that is not precise."""
     out, (T, n, p) = filtering.result, problem.sizes[1:4]
     found = Equations(np.zeros((n, n)), np.zeros(n))
@@ -213,3 +219,4 @@ def _carefully(
     stored = (out.slot, out.a, out.m, out.F)
     given = (s, t, filtering.model, problem.y, stored, *found, smoothed, np.zeros(p, np.int64))
     smooth_carefully(*given, room, smoother_space(n, p))
+    return found

@@ -42,6 +42,8 @@ _STEADY_STEPS = 16
 PLAIN, HARD, MANY = 0, 1, 2
 # Which gains are wanted: none, those of updates in the form for few rows, all.
 NO_GAINS, SOME_GAINS, ALL_GAINS = 0, 1, 2
+# Part of its reach below which a slope in a diffuse coefficient is round-off.
+_NOTHING = 1e-12
 # Units of round-off by which a steady factor may still move: Cholesky factors move by some.
 _SETTLED = 64.0 * EPS
 
@@ -79,6 +81,7 @@ class State(NamedTuple):
         order: Observed components. last: Those of the step before.
         rows: Their whitened rows. noise: Factor of their `R`. e: Whitened residuals.
         S: Factor of `I + V V'`. G: Gain.
+        reach: How large each slope could be if nothing cancelled, `(n, k)`.
         counts: Slots used, number of entries in `last` (-1: none yet), careful steps to come,
             whether a strong update was among the steps.
     """
@@ -96,6 +99,7 @@ class State(NamedTuple):
     e: Matrix
     S: Matrix
     G: Matrix
+    reach: Matrix
     counts: Whole
 
 
@@ -136,6 +140,45 @@ def residuals(
         for c in range(K):
             e[i, c] = scratch[row, c]
         e[i, 0] += y[row] - d[row]
+
+
+@njit(**STEP)
+def flush_slopes(rows: int, k: int, X: Matrix, reach: Matrix) -> None:
+    """Clear slopes that are nothing but the round-off of terms that cancel."""
+    for i in range(rows):
+        for c in range(k):
+            if abs(X[i, 1 + c]) <= _NOTHING * reach[i, c]:
+                X[i, 1 + c] = 0.0
+
+
+@njit(**STEP)
+def flush_residuals(
+    n: int, o: int, k: int, order: Whole, C: Matrix, e: Matrix, reach: Matrix
+) -> None:
+    """As `flush_slopes`, for what the observed rows make of the slopes of the state."""
+    for i in range(o):
+        row = order[i]
+        for c in range(k):
+            size = 0.0
+            for j in range(n):
+                size = max(size, abs(C[row, j]) * reach[j, c])
+            if abs(e[i, 1 + c]) <= _NOTHING * size:
+                e[i, 1 + c] = 0.0
+
+
+@njit(**STEP)
+def move_reach(n: int, k: int, A: Matrix, state: State, scratch: Matrix) -> None:
+    """`reach = max_j |A_ij| reach_j`, or what the slopes are if that is more; flush them."""
+    for i in range(n):
+        for c in range(k):
+            scratch[i, c] = abs(state.a[i, 1 + c])
+        for j in range(n):
+            weight = abs(A[i, j])
+            if weight > 0.0:
+                for c in range(k):
+                    scratch[i, c] = max(scratch[i, c], weight * state.reach[j, c])
+    copy_matrix(n, k, scratch, state.reach)
+    flush_slopes(n, k, state.a, state.reach)
 
 
 @njit(**STEP)
@@ -214,6 +257,8 @@ def update(
                 state.F[i, c] = state.L[i, c]
         return 0, 0.0, 1.0, PLAIN
     residuals(n, o, K, state.order, C, d, y[s, t], state.a, state.e, space[10])
+    if k > 0:
+        flush_residuals(n, o, k, state.order, C, state.e, state.reach)
     if model.deviation.shape[3] > 0:
         deviation = model.deviation
         own = deviation[pick(s, deviation.shape[0]), pick(t, deviation.shape[1]), 0]
@@ -238,6 +283,8 @@ def move(n: int, K: int, s: int, t: int, model: Model, state: State, space: Spac
     transition_times(n, K, A, links, state.m, state.a)
     for i in range(n):
         state.a[i, 0] += b[i]
+    if K > 1:
+        move_reach(n, K - 1, A, state, space[8])
     careful = state.counts[2] > 0
     if predict(n, A, links, state.F, Q, LQ, careful, state.L, space):
         state.counts[2] = state.counts[2] - 1 if careful else _CAREFUL_STEPS

@@ -140,7 +140,7 @@ def _begin(problem: Problem, s: int) -> State:
     return State(
         mean.copy(), mean.copy(), L, L.copy(), L.copy(), zeros((k + 1, k + 1)),
         zeros(p, np.int64), zeros(p, np.int64), zeros((p, n)), zeros((p, p)), zeros((p, 1 + k)),
-        zeros((p, p)), zeros((n, p)), np.array([0, -1, 0, 0]),
+        zeros((p, p)), zeros((n, p)), np.abs(mean[:, 1:]), np.array([0, -1, 0, 0]),
     )  # fmt: skip
 
 

@@ -14,8 +14,11 @@ _SPARSE = 0.125
 
 
 def is_regular(problem: Problem) -> bool:
-    """True where every `R` can be inverted without losing more than half of the digits."""
-    R = problem.params[5]
+    """True where every `R` can be inverted without losing more than half of the digits.
+
+    What a varying `R` holds for missing components is not looked at.
+    """
+    R = _seen(problem)
     scale = np.diagonal(R, axis1=-2, axis2=-1)
     if not (scale > 0).all():
         return False
@@ -27,6 +30,16 @@ def is_regular(problem: Problem) -> bool:
     except np.linalg.LinAlgError:
         return False
     return bool((np.diagonal(pivots, axis1=-2, axis2=-1) ** 2 > _REGULAR).all())
+
+
+def _seen(problem: Problem) -> np.ndarray:
+    """`R`, where it varies with rows and columns of the identity for missing components."""
+    R = problem.params[5]
+    missing = np.isnan(problem.y) if R.shape[1] > 1 else np.empty(0, bool)
+    if not missing.any():
+        return R
+    masked = missing[..., :, None] | missing[..., None, :]
+    return np.where(masked, np.eye(R.shape[-1]), R)
 
 
 def is_diagonal(R: np.ndarray) -> bool:
@@ -51,7 +64,7 @@ def model_of(problem: Problem) -> Model:
     n = problem.sizes.n
     square = _square(LQ, n)
     spread = np.sqrt(np.diagonal(R, axis1=-2, axis2=-1))[..., None, :]
-    deviation = np.ascontiguousarray(spread if is_diagonal(R) else spread[..., :0])
+    deviation = np.ascontiguousarray(spread if is_diagonal(_seen(problem)) else spread[..., :0])
     Q = np.ascontiguousarray(square @ square.swapaxes(-1, -2))
     return Model(A, b, Q, square, C, d, R, deviation, *_links(A))
 
