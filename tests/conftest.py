@@ -12,6 +12,7 @@ import torch
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--dtype", default="float64", choices=["float32", "float64"])
     parser.addoption("--device", default="cpu")
+    parser.addoption("--law-problems", type=int, default=2000, help="for `-m laws`")
 
 
 @pytest.fixture(autouse=True)

@@ -46,10 +46,18 @@ def drawn(model: SwitchingLinearGaussian, time: int, seed: int) -> Tensor:
 
 
 def path_parameters(model: SwitchingLinearGaussian, path: tuple[int, ...]) -> LinearParameters:
-    initial, transition, emission = model.mode_parameters(None, None)
+    return path_parameters_of(model.mode_parameters(None, None), path)
+
+
+def path_parameters_of(parameters: LinearParameters, path: tuple[int, ...]) -> LinearParameters:
+    """The matrices of the modes of one path, from those of all modes."""
+    initial, transition, emission = parameters
     conditionals = []
     for conditional in (transition, emission):
-        fields = [torch.stack([x[0, k] for k in path]) for x in conditional]
+        fields = [
+            torch.stack([x[min(t, len(x) - 1), k] for t, k in enumerate(path)])
+            for x in conditional
+        ]
         conditionals.append(LinearConditional(*fields))
     start = initial._replace(mean=initial.mean[path[0]], cov=initial.cov[path[0]])
     return LinearParameters(start, *conditionals)

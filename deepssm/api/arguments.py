@@ -7,6 +7,7 @@ from typing import cast
 
 import torch
 from pyro.nn import PyroModule
+from torch import Tensor
 
 from ..core.methods import FixedLag, InferenceMethod, LearningMethod
 from ..core.model import Series, StateSpaceModel
@@ -115,6 +116,37 @@ def smoothed(
             "has none. Leave `lag` out, or smooth the prefixes of the data one by one."
         )
     return method.fixed_lag(model, series, lag)
+
+
+def require_steps(name: str, steps: Tensor) -> None:
+    """Raise if time steps are the times themselves: they only grow, by about equal amounts.
+
+    Steps that grow by a factor, as those of times `1, 2, 4, 8`, are steps.
+
+    Args:
+        name: What the caller calls them.
+        steps: `(*batch, time)` or a number.
+
+    Raises:
+        ValueError: They look like time stamps.
+    """
+    if steps.ndim == 0 or steps.shape[-1] < 5:
+        return
+    stamps = steps.detach().reshape(-1, steps.shape[-1])[0].double()
+    gaps = stamps.diff()
+    if not bool((gaps > 0).all()):
+        return
+    largest, third = float(gaps.max()), max(1, len(gaps) // 3)
+    growing = float(gaps[-third:].mean()) > 4 * float(gaps[:third].mean())
+    first, last = float(stamps[0]), float(stamps[-1])
+    whole = bool((stamps == stamps.round()).all())
+    origin = whole or first <= largest or first > 1e5 * largest
+    if origin and not growing and last > largest * (len(stamps) ** 0.5 + 2):
+        raise ValueError(
+            f"`{name}` must hold the time from each step to the next, but grows from {first:g} to "
+            f"{last:g} as time stamps do. Pass their differences: "
+            f"`np.diff({name}, prepend={name}[0])`; entry 0 is not used."
+        )
 
 
 def what_is(value: object) -> str:

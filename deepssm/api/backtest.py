@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..core.autoregressive import own_inputs
+from ..core.gradients import gradients_on
 from ..core.methods import InferenceMethod, LearningMethod
 from ..core.model import Series, StateSpaceModel
 from ..core.results import Forecast
@@ -72,7 +73,7 @@ def backtest(
     held_out = torch.stack([series.y[..., o : o + horizon, :] for o in origins])
     scale = naive_error(series.y[..., : origins[0], :], period)
     result = Backtest(_stack(forecasts), held_out, torch.tensor(origins), scale)
-    return result.labelled(*labels)
+    return result.labelled(labels.index, labels.names)
 
 
 class _Rolling(NamedTuple):
@@ -101,12 +102,13 @@ class _Rolling(NamedTuple):
     def _learn(
         self, model: StateSpaceModel, past: Series
     ) -> tuple[StateSpaceModel, InferenceMethod]:
-        fresh = copy.deepcopy(model)
+        with gradients_on():
+            fresh = copy.deepcopy(model)
         found = api.fit(
             fresh, past.y, past.u, dt=past.dt, method=self.learner, progress=False,
             generator=self.generator,
         )  # fmt: skip
-        return fresh, self.method or found.method
+        return found.model, self.method or found.method
 
     def _forecast(
         self, model: StateSpaceModel, series: Series, origin: int, method: InferenceMethod | None
@@ -161,8 +163,10 @@ def _slice(series: Series, begin: int, end: int) -> Series:
 
 def _stack(forecasts: list[Forecast]) -> Forecast:
     draws = [forecast.samples for forecast in forecasts]
-    return Forecast(
+    result = Forecast(
         torch.stack([forecast.mean for forecast in forecasts]),
         torch.stack([forecast.cov for forecast in forecasts]),
         None if None in draws else torch.stack(cast("list[Tensor]", draws), dim=1),
     )
+    result.gaussian = all(forecast.gaussian for forecast in forecasts)
+    return result

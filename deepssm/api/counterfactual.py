@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
@@ -14,8 +16,8 @@ from ..core.pyro_sites import at, seeded
 from ..core.results import Simulated
 from .arguments import infers, positive
 from .defaults import default_method
-from .imputation import complete_draws, drawn_with_parameters
-from .validation import Data, as_series, as_tensor
+from .imputation import averaged_model, complete_draws, drawn_with_parameters
+from .validation import Data, as_labelled_series, as_rows, as_tensor
 
 
 def counterfactual(
@@ -55,10 +57,11 @@ def counterfactual(
 
     Source: Pearl (2009), Causality, section 7.1: abduction, action, prediction.
     """
-    series = as_series(model, y, u, dt=dt, lengths=lengths)
+    series, labels = as_labelled_series(model, y, u, dt=dt, lengths=lengths)
+    other, _ = as_rows(model, "u_instead", u_instead, labels.index, known=labels.inputs)
     inference = default_method(model) if method is None else infers(method)
     count = positive("num_samples", num_samples)
-    return run_again(model, series, u_instead, inference, count, generator)
+    return run_again(model, series, cast(Data, other), inference, count, generator)
 
 
 def run_again(
@@ -74,13 +77,15 @@ def run_again(
     Raises:
         ValueError: the inputs' shapes differ, or a transition is not Gaussian.
     """
+    model = averaged_model(method, model)
     other = series._replace(u=_other_inputs(model, series, u_instead))
     with torch.no_grad():
 
         def draw(inference: InferenceMethod, count: int) -> tuple[Tensor, ...]:
             z, y = complete_draws(model, series, inference, count, generator)
             with seeded(generator):
-                return _rerun(model, series, other, z, y)
+                found = _rerun(model, series, other, z, y)
+            return _without_open(model, series, other, inference, found)
 
         return Simulated(*drawn_with_parameters(method, draw, num_samples))
 
@@ -131,6 +136,27 @@ def _rerun(model: StateSpaceModel, was: Series, now: Series, z: Tensor, y: Tenso
     return Simulated(
         states, _with_same_noise(model.emission(z, was.u), model.emission(states, now.u), y)
     )
+
+
+def _without_open(
+    model: StateSpaceModel,
+    was: Series,
+    now: Series,
+    method: InferenceMethod,
+    found: Simulated,
+) -> Simulated:
+    """Return the draws with NaN where they hang on what the data leave open of a flat start."""
+    if not isinstance(model, LinearGaussianModel):
+        return found
+    before, after = (model.linear_parameters(series.u, series.dt) for series in (was, now))
+    diffuse = None if before.initial.diffuse is None else method.smooth(model, was).diffuse
+    if diffuse is None:
+        return found
+    from ..inference.kalman.noises import undetermined_by_noises
+
+    masks = undetermined_by_noises(before, after, diffuse.factor, was.y)
+    z, y = (torch.where(mask, torch.nan, x) for mask, x in zip(masks, found, strict=True))
+    return Simulated(z, y)
 
 
 def _with_same_noise(was: Distribution, now: Distribution, y: Tensor) -> Tensor:

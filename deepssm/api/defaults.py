@@ -29,27 +29,32 @@ from .arguments import infers
 def default_method(model: StateSpaceModel) -> InferenceMethod:
     """Return the exact method if there is one, else the trained guide, else `Unscented()`.
 
+    Where the mean of `y` does not depend on the state but its density does, as in stochastic
+    volatility, `Particle()` stands in for `Unscented()`, which would see nothing.
+
     Exact are `ForwardBackward()` for chains of discrete states and `Kalman()` for linear-Gaussian
     models; `Switching()` comes next to it where a linear-Gaussian model has several modes. The
     trained guide is that of the last `ds.fit` of the model, if this was by `SVI`.
     """
-    return _by_ability(model) or trained_method(model) or _untrained()
+    return _by_ability(model) or trained_method(model) or _untrained(model)
 
 
 def default_online_method(model: StateSpaceModel) -> InferenceMethod:
     """Return the default method if it can run one step at a time, else `Unscented()`."""
     method = default_method(model)
-    return method if isinstance(method, OnlineMethod) else _untrained()
+    return method if isinstance(method, OnlineMethod) else _unscented()
 
 
 def default_learner(model: StateSpaceModel) -> LearningMethod:
     """Return how a model is learnt where the caller names no learner.
 
     `BaumWelch(starts=5)` for hidden Markov models that maximise in closed form, `image_learner()`
-    for models that paint images, `SVI()` for those with networks, and `MaximumLikelihood()` for
-    all others, networks or not, that have a method of their own.
+    for models that paint images, `SVI()` for those with networks and for those whose state only
+    the spread of `y` reveals, and `MaximumLikelihood()` for all others, networks or not, that
+    have a method of their own.
     """
     from .. import inference
+    from ..inference.simulation.visibility import visibility
 
     if isinstance(model, ClosedFormEM) and model.has_closed_form:
         return inference.BaumWelch(starts=5)
@@ -57,6 +62,9 @@ def default_learner(model: StateSpaceModel) -> LearningMethod:
         return inference.image_learner()
     if model.neural and _by_ability(model) is None:
         return inference.SVI()
+    if _by_ability(model) is None and visibility(model).blind:
+        # Without networks there are few parameters, which bear longer steps.
+        return inference.SVI(steps=1_000, learning_rate=0.05)
     return completed(inference.MaximumLikelihood(), model)
 
 
@@ -74,7 +82,7 @@ def completed(learner: LearningMethod, model: StateSpaceModel) -> LearningMethod
     if learner.inference is not None:
         infers(learner.inference, "inference")
         return learner
-    inference = _by_ability(model) or _untrained()
+    inference = _by_ability(model) or _unscented()
     return cast(LearningMethod, replace(learner, inference=inference))
 
 
@@ -88,7 +96,14 @@ def _by_ability(model: StateSpaceModel) -> InferenceMethod | None:
     return inference.Switching() if isinstance(model, SwitchingModel) else None
 
 
-def _untrained() -> InferenceMethod:
+def _untrained(model: StateSpaceModel) -> InferenceMethod:
+    from .. import inference
+    from ..inference.simulation.visibility import visibility
+
+    return inference.Particle() if visibility(model).blind else _unscented()
+
+
+def _unscented() -> InferenceMethod:
     from .. import inference
 
     return inference.Unscented()

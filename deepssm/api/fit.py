@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
-from ..core.methods import InferenceMethod, Learned
+from ..core.methods import InferenceMethod, Learned, averages_parameters
 from ..core.model import Series, StateSpaceModel
 from ..core.results import Disturbances, Filtered, Forecast, Imputed, Simulated, Smoothed
 from .arguments import positive, smoothed
 from .forecasting import Ahead, future_labels
 from .randomness import drawing_from
-from .validation import Data, Labels
+from .validation import Data, Labels, as_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,7 +32,8 @@ class Fit(_FitFields):
     """A fitted model with its data: the verbs without their first arguments.
 
     Attributes:
-        model: The model, its parameters moved in place.
+        model: The fitted model, a copy of the one given to `deepssm.fit`, so that what happens to
+            that one later leaves this fit as it is.
         learned: Objective, history, standard errors, diagnostics and the inference method.
         series: The checked data.
         labels: Row labels and column names of the data.
@@ -81,15 +82,20 @@ class Fit(_FitFields):
         return smoothed_disturbances(self.model, self.series).labelled(self.index, self.names)
 
     def log_likelihood(self, *, generator: torch.Generator | None = None) -> Tensor:
-        """Log-likelihood of each step of the training data, `(*batch, time)`."""
-        return self._drawing_from(generator).log_likelihood(self.model, self.series)
+        """Log-likelihood of each step of the training data, `(*batch, time)`, as numbers.
+
+        `deepssm.log_likelihood(fit.model, y)` can be differentiated.
+        """
+        steps = self._drawing_from(generator).log_likelihood(self.model, self.series)
+        return steps.detach()
 
     def sample_posterior(
         self, num_samples: int = 100, generator: torch.Generator | None = None
     ) -> Tensor:
         """Draw state paths given the training data; see `deepssm.sample_posterior`."""
         count = positive("num_samples", num_samples)
-        return self.method.sample_posterior(self.model, self.series, count, generator)
+        drawn = self.method.sample_posterior(self.model, self.series, count, generator)
+        return drawn.detach()
 
     def forecast(
         self,
@@ -102,16 +108,16 @@ class Fit(_FitFields):
     ) -> Forecast:
         """Forecast the steps after the training data; see `deepssm.forecast`."""
         horizon = positive("horizon", horizon)
-        ahead = Ahead(horizon, u_future, dt_future, num_samples, generator)
+        ahead = Ahead(horizon, u_future, dt_future, num_samples, generator, self.labels)
         result = ahead.forecast(self.model, self.method, self.series, self.lengths)
-        return result.labelled(future_labels(self.labels, horizon), self.names)
+        return result.labelled(future_labels(self.labels, horizon, self.lengths), self.names)
 
     def impute(self, num_samples: int = 200, generator: torch.Generator | None = None) -> Imputed:
         """Fill the gaps of the training data; see `deepssm.impute`."""
         from .imputation import imputed
 
         found = imputed(self.model, self.series, self.method, num_samples, generator)
-        return found.labelled(*self.labels)
+        return found.labelled(self.index, self.names)
 
     def counterfactual(
         self,
@@ -123,7 +129,9 @@ class Fit(_FitFields):
         from .counterfactual import run_again
 
         count = positive("num_samples", num_samples)
-        return run_again(self.model, self.series, u_instead, self.method, count, generator)
+        known = self.labels.inputs
+        other = as_rows(self.model, "u_instead", u_instead, self.index, known=known)[0]
+        return run_again(self.model, self.series, cast(Data, other), self.method, count, generator)
 
     def residuals(self) -> Tensor:
         """Standardised one-step errors, `(*batch, time, obs)`; see `evaluation.residuals`."""
@@ -150,6 +158,15 @@ class Fit(_FitFields):
         from .summary import summary_text
 
         return summary_text(self.model, self.learned, self.series, self.labels)
+
+    def __repr__(self) -> str:
+        """Say in a line what was fitted to what; `summary()` has the parameters."""
+        shape = " x ".join(str(size) for size in self.series.y.shape)
+        known = "" if averages_parameters(self.method) else ", parameters taken as known"
+        return (
+            f"Fit({type(self.model).__name__} by {type(self.method).__name__}, y: {shape}, "
+            f"objective: {self.learned.objective:.4f}{known})"
+        )
 
     def _drawing_from(self, generator: torch.Generator | None) -> InferenceMethod:
         return drawing_from(generator, self.method)

@@ -11,7 +11,11 @@ from ..core.autoregressive import own_inputs
 from ..core.methods import InferenceMethod
 from ..core.model import Series, StateSpaceModel
 from ..core.results import Forecast
-from .validation import Data, Labels, as_series, as_tensor
+from ..io.alignment import require_later
+from ..io.calendars import next_labels
+from ..io.frames import is_frame
+from .arguments import require_steps
+from .validation import Data, Labels, as_counts, as_rows, as_series, as_step_sizes, as_tensor
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,6 +30,7 @@ class Ahead(NamedTuple):
         dt_future: Their time steps, a number or `(*batch, horizon)`.
         num_samples: Joint futures to draw.
         generator: Source of randomness.
+        labels: Labels of the past, which those of future inputs go on from.
     """
 
     horizon: int
@@ -33,6 +38,7 @@ class Ahead(NamedTuple):
     dt_future: Data | float | None = None
     num_samples: int | None = None
     generator: torch.Generator | None = None
+    labels: Labels = Labels()
 
     def forecast(
         self,
@@ -53,15 +59,17 @@ class Ahead(NamedTuple):
             ValueError: Future inputs do not fit, or series of several lengths have parameters of
                 their own.
         """
+        if is_frame(self.u_future) or is_frame(self.dt_future):
+            return self.aligned(model, lengths).forecast(model, method, past, lengths)
         if lengths is not None and not past.batch_shape:
-            length = int(torch.as_tensor(lengths))
+            length = int(as_counts(lengths, past.batch_shape))
             u, dt = past.u, past.dt
             u, dt = (x if x is None or not x.ndim else x[:length] for x in (u, dt))
             past = Series(past.y[:length], u, dt)
         if lengths is None or not past.batch_shape:
             whole = extend(model, past, self.horizon, self.u_future, self.dt_future)
             return method.forecast(model, whole, self.horizon, self.num_samples, self.generator)
-        counts = torch.as_tensor(lengths).cpu().expand(past.batch_shape).reshape(-1)
+        counts = as_counts(lengths, past.batch_shape).cpu().reshape(-1)
         parts, rows = [], []
         for length in counts.unique().tolist():
             rows.append((counts == length).nonzero()[:, 0].to(past.y.device))
@@ -77,6 +85,29 @@ class Ahead(NamedTuple):
                 )
             parts.append(part)
         return _in_order(parts, torch.cat(rows).argsort(), past.batch_shape)
+
+    def aligned(self, model: StateSpaceModel, lengths: Data | None = None) -> Ahead:
+        """Return this with the rows of frames at the labels of the steps ahead.
+
+        Args:
+            model: Says what its inputs are called.
+            lengths: Valid steps of the past.
+
+        Raises:
+            ValueError: A label or a name is not there.
+        """
+        index, ahead, to = self.labels.index, None, "the steps ahead"
+        if index is not None:
+            rows = len(index) if lengths is None else int(as_counts(lengths, torch.Size()))
+            ahead = next_labels(index, rows, self.horizon)
+        if index is not None and ahead is None:
+            # The past has no step to go on by: what comes after it can only be counted.
+            for name, value in (("u_future", self.u_future), ("dt_future", self.dt_future)):
+                require_later(value, index, name)
+        known = self.labels.inputs
+        u, _ = as_rows(model, "u_future", self.u_future, ahead, to=to, known=known)
+        dt = as_step_sizes("dt_future", self.dt_future, ahead, to=to)
+        return self._replace(u_future=u, dt_future=dt)
 
 
 def _cut(past: Series, rows: Tensor, length: int) -> Series:
@@ -121,14 +152,25 @@ def _in_order(parts: list[Forecast], order: Tensor, batch: torch.Size) -> Foreca
     fields = [
         joined(values, axis) for values, axis in zip(zip(*parts, strict=True), axes, strict=True)
     ]
-    return Forecast(*fields)  # type: ignore[arg-type]
+    result = Forecast(*fields)  # type: ignore[arg-type]
+    result.gaussian = all(part.gaussian for part in parts)
+    return result
 
 
-def future_labels(labels: Labels, horizon: int) -> pd.Index | None:
-    """Continue the rows of the user's frame by `horizon` steps, if it had any."""
-    from ..io.frames import future_index
+def future_labels(labels: Labels, horizon: int, lengths: Data | None = None) -> pd.Index | None:
+    """Continue the rows of the user's frame by `horizon` steps, if it had any.
 
-    return future_index(labels.index, horizon)
+    Args:
+        labels: Of the past.
+        horizon: Number of steps.
+        lengths: Valid rows of the past, where it is padded.
+    """
+    from ..io.calendars import future_index
+
+    if labels.index is None or lengths is None:
+        return future_index(labels.index, horizon)
+    later = next_labels(labels.index, int(as_counts(lengths, torch.Size())), horizon)
+    return future_index(labels.index, horizon) if later is None else later
 
 
 def extend(
@@ -191,4 +233,10 @@ def _future_steps(
         )
     before = past.dt.expand(past.y.shape[:-1])
     later = as_tensor(model, "dt_future", dt_future)
+    if later.ndim and later.shape[-1] != horizon:
+        raise ValueError(
+            f"`dt_future` must be a number or have shape `(*batch, {horizon})`, got "
+            f"{tuple(later.shape)}."
+        )
+    require_steps("dt_future", later)
     return torch.cat((before, later.expand(*before.shape[:-1], horizon)), -1)

@@ -7,23 +7,26 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor
 
+from ..core.abilities import ReadsNoiseVariances
 from ..core.autoregressive import with_autoregressive_input
+from ..core.gradients import plain_series
 from ..core.methods import InferenceMethod, TakesEmptySeries
 from ..core.model import Data, Series, StateSpaceModel
-from .arguments import require_model
+from ..io.arrays import read_numbers
+from .arguments import require_model, require_steps
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 class Labels(NamedTuple):
-    """Row labels and column names of the user's data, if it had any."""
+    """Row labels and column names of the user's data, if it had any; names of its inputs, too."""
 
     index: pd.Index | None = None  # pyright: ignore[reportIncompatibleMethodOverride]
     names: tuple[str, ...] | None = None
+    inputs: tuple[str, ...] | None = None
 
 
 class Checked(NamedTuple):
@@ -74,19 +77,20 @@ def as_labelled_series(
         ValueError: A rank, size, dtype or value does not fit; the message names the argument.
     """
     require_model(model)
-    plain, labels = unlabelled(y, regular=dt is None)
+    plain, labels = unlabelled(y, regular=dt is None, wanted=model.learnt_columns[0])
     values = _observations(model, plain)
-    inputs = _inputs(model, u, values)
+    given, names = as_rows(model, "u", u, labels.index)
+    labels = labels._replace(inputs=names)
+    inputs = _inputs(model, given, values)
     if inputs is not None:
         batch = torch.broadcast_shapes(values.shape[:-2], inputs.shape[:-2])
         values = values.expand(*batch, *values.shape[-2:])
         inputs = inputs.expand(*batch, *inputs.shape[-2:])
     if lengths is not None:
         values = truncated(values, lengths)
-    series = Series(
-        values, with_autoregressive_input(model, values, inputs), _steps(model, dt, values)
-    )
-    return Checked(series, labels)
+    steps = _steps(model, as_step_sizes("dt", dt, labels.index), values)
+    series = Series(values, with_autoregressive_input(model, values, inputs), steps)
+    return Checked(plain_series(series), labels)
 
 
 def as_steps(
@@ -111,19 +115,95 @@ def as_steps(
     )
 
 
-def unlabelled(y: Data, *, regular: bool) -> tuple[Data, Labels]:
+def unlabelled(
+    y: Data, *, regular: bool, wanted: tuple[str, ...] | None = None
+) -> tuple[Data, Labels]:
     """Return the numbers of a frame with its labels; other data as they are, without labels.
 
     Args:
         y: What the user passed.
         regular: Demand equal steps of a frame's time index.
+        wanted: Names of the columns in the order in which they were learnt, if any.
     """
     from ..io.frames import from_frame, is_frame
 
     if not is_frame(y):
         return y, Labels()
-    frame = from_frame(y, regular=regular)
+    from ..io.alignment import columns_by_name
+
+    frame = columns_by_name(from_frame(y, regular=regular), wanted, "y", strict=False)
     return frame.y, Labels(frame.index, frame.names)
+
+
+def as_rows(
+    model: StateSpaceModel,
+    name: str,
+    value: Data | None,
+    index: pd.Index | None,
+    *,
+    to: str = "y",
+    known: tuple[str, ...] | None = None,
+) -> tuple[Data | None, tuple[str, ...] | None]:
+    """Return inputs with the rows of a frame in the order of labels, its columns by their names.
+
+    Args:
+        model: Says what its inputs are called, or were called in learning.
+        name: What the user calls them.
+        value: What the user passed.
+        index: Labels of the steps that they belong to, if any.
+        to: What has these labels.
+        known: Names of the inputs that these go on from, if they had any.
+
+    Returns:
+        Numbers, and the names of a frame's columns, if they have any.
+
+    Raises:
+        ValueError: A label or a name is not there.
+    """
+    from ..io.frames import has_names, is_frame, read_frame
+
+    if value is None or not is_frame(value):
+        return value, None
+    from ..io.alignment import columns_by_name, rows_by_label
+
+    data, dialect = read_frame(value, name)
+    if len(model.input_names) == model.input_dim:
+        data = columns_by_name(data, model.input_names, name)
+    elif known:
+        data = columns_by_name(data, known, name)
+    else:
+        data = columns_by_name(data, model.learnt_columns[1], name, strict=False)
+    return rows_by_label(data, dialect, index, name, to), data.names if has_names(data) else None
+
+
+def as_step_sizes(
+    name: str, value: Data | float | None, index: pd.Index | None, *, to: str = "y"
+) -> Data | float | None:
+    """Return time steps with the rows of a frame in the order of labels.
+
+    Args:
+        name: What the user calls them.
+        value: What the user passed.
+        index: Labels of the steps that they belong to, if any.
+        to: What has these labels.
+
+    Raises:
+        ValueError: They are time stamps or durations, or a label is not there.
+    """
+    from ..io.frames import is_frame, read_frame
+
+    if value is None or not is_frame(value):
+        return value
+    from ..io.alignment import steps_by_label
+
+    data, dialect = read_frame(value, name)
+    steps = steps_by_label(data, dialect, index, name, to)
+    return steps[:, 0] if steps.shape[-1] == 1 else steps
+
+
+def remember_columns(model: StateSpaceModel, labels: Labels) -> None:
+    """Let a model remember the names of the columns that it learnt from, if they had any."""
+    model.learnt_columns = (labels.names or (), labels.inputs or ())
 
 
 def as_tensor(model: StateSpaceModel, name: str, value: Data) -> Tensor:
@@ -132,35 +212,11 @@ def as_tensor(model: StateSpaceModel, name: str, value: Data) -> Tensor:
     Raises:
         ValueError: It does not hold numbers.
     """
-    from ..io.frames import from_frame, is_frame
+    from ..io.frames import is_frame, read_frame
 
-    if isinstance(value, Tensor):
-        tensor = value
-    elif is_frame(value):
-        tensor = from_frame(value, regular=False).y
-    else:
-        tensor = _from_array(name, value)
-    if tensor.is_complex():
-        raise ValueError(f"`{name}` must be real, got {tensor.dtype}. Pass its parts as columns.")
-    return model.adopt(tensor)
-
-
-def _from_array(name: str, value: ArrayLike) -> Tensor:
-    try:
-        if np.iscomplexobj(value):
-            return torch.from_numpy(np.array(value))
-        return torch.from_numpy(np.array(value, dtype=float))
-    except (TypeError, ValueError) as error:
-        hint = "."
-        if "inhomogeneous" in str(error):
-            hint = (
-                ". Series of several lengths are padded with NaN to one, as by "
-                "`torch.nn.utils.rnn.pad_sequence`, and told by `lengths`."
-            )
-        raise ValueError(
-            f"`{name}` must hold numbers (NaN where missing), got {type(value).__name__}: "
-            f"{str(error).rstrip('.')}{hint}"
-        ) from error
+    if is_frame(value):
+        return model.adopt(read_frame(value, name)[0].y)
+    return model.adopt(read_numbers(name, value))
 
 
 def _observations(model: StateSpaceModel, y: Data) -> Tensor:
@@ -198,9 +254,28 @@ def _inputs(model: StateSpaceModel, u: Data | None, y: Tensor) -> Tensor | None:
         raise ValueError(
             f"`u` must end in `(time, input) = {(y.shape[-2], size)}`, got {tuple(values.shape)}."
         )
+    if isinstance(model, ReadsNoiseVariances):
+        values = _noise_variances(values, y, model.noise_columns)
     if not bool(values.isfinite().all()):
         raise ValueError("`u` must be finite: inputs are known. Fill its NaN before the call.")
     return values
+
+
+def _noise_variances(u: Tensor, y: Tensor, columns: slice) -> Tensor:
+    """Return the inputs with noise variances of 0 where nothing was observed and none is given."""
+    variance = u[..., columns]
+    if bool((variance < 0).any()):
+        raise ValueError(
+            f"`u` must hold variances in its last {variance.shape[-1]} column(s), finite and not "
+            f"negative, got {float(variance.min()):g}. Square standard deviations."
+        )
+    if bool((variance.isnan() & ~y.isnan()).any()):
+        raise ValueError(
+            f"`u` must hold the variance of every reading in its last {variance.shape[-1]} "
+            "column(s): some component of `y` is there whose variance is NaN."
+        )
+    known = torch.where(variance.isnan(), torch.zeros_like(variance), variance)
+    return torch.cat([u[..., : columns.start], known], -1)
 
 
 def truncated(y: Tensor, lengths: Data) -> Tensor:
@@ -213,35 +288,42 @@ def truncated(y: Tensor, lengths: Data) -> Tensor:
     Raises:
         ValueError: They are no such counts.
     """
-    counts = torch.as_tensor(lengths, device=y.device)
-    if counts.is_floating_point() or bool(((counts < 0) | (counts > y.shape[-2])).any()):
+    counts = as_counts(lengths, y.shape[:-2]).to(y.device)
+    if bool(((counts < 0) | (counts > y.shape[-2])).any()):
         raise ValueError(
             f"`lengths` must be whole numbers between 0 and time = {y.shape[-2]}, got {lengths}."
         )
-    try:
-        counts = counts.expand(y.shape[:-2])
-    except RuntimeError as error:
-        raise ValueError(
-            f"`lengths` must have the batch shape {tuple(y.shape[:-2])} of `y`, got "
-            f"{tuple(counts.shape)}."
-        ) from error
     valid = torch.arange(y.shape[-2], device=y.device) < counts[..., None]
     return torch.where(valid[..., None], y, torch.full_like(y, torch.nan))
 
 
-def _steps(model: StateSpaceModel, dt: Data | float | None, y: Tensor) -> Tensor | None:
-    from ..io.frames import is_frame
+def as_counts(lengths: Data, batch: torch.Size) -> Tensor:
+    """Return one whole number a series, `(*batch,)`; a single number counts for all.
 
+    Raises:
+        ValueError: They are none, or of another shape: one of two lengths is not both.
+    """
+    counts = lengths if isinstance(lengths, Tensor) else torch.as_tensor(np.array(lengths))
+    if counts.is_floating_point() or counts.is_complex() or counts.dtype == torch.bool:
+        raise ValueError(f"`lengths` must be whole numbers, got {lengths}.")
+    if counts.ndim and counts.shape != batch:
+        raise ValueError(
+            f"`lengths` must have the batch shape {tuple(batch)} of `y`, got "
+            f"{tuple(counts.shape)}. Give one length a series, or a single number for all."
+        )
+    return counts.expand(batch)
+
+
+def _steps(model: StateSpaceModel, dt: Data | float | None, y: Tensor) -> Tensor | None:
     if dt is None:
         return None
     steps = as_tensor(model, "dt", dt)
-    if is_frame(dt) and steps.ndim == 2 and steps.shape[-1] == 1:
-        steps = steps[:, 0]
     if steps.ndim and (steps.shape[-1] != y.shape[-2] or steps.ndim > y.ndim - 1):
         raise ValueError(
             f"`dt` must be a number or have shape `(*batch, time) = {tuple(y.shape[:-1])}`, got "
             f"{tuple(steps.shape)}."
         )
+    require_steps("dt", steps)
     if steps.ndim:
         first = torch.arange(steps.shape[-1], device=steps.device) == 0
         steps = torch.where(first, torch.zeros_like(steps), steps)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from numbers import Integral
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,8 +17,9 @@ from .arguments import infers, learns, positive, require_model, smoothed, to_lea
 from .defaults import completed, default_learner, default_method, default_online_method
 from .fit import Fit
 from .forecasting import Ahead, future_labels
+from .learning import learn, own_copy
 from .randomness import drawing_from
-from .validation import Data, as_labelled_series, as_series, as_steps
+from .validation import Data, as_labelled_series, as_series, as_steps, remember_columns
 
 if TYPE_CHECKING:
     from ..core.methods import OnlineFilter
@@ -120,7 +122,7 @@ def disturbances(
     from ..inference.kalman.disturbances import smoothed_disturbances
 
     series, labels = as_labelled_series(model, y, u, dt=dt, lengths=lengths)
-    return smoothed_disturbances(model, series).labelled(*labels)
+    return smoothed_disturbances(model, series).labelled(labels.index, labels.names)
 
 
 def log_likelihood(
@@ -134,6 +136,8 @@ def log_likelihood(
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Return `log p(y_t | y_{1:t-1})` in nats, `(*batch, time)`; missing entries add exactly 0.
+
+    It can be differentiated; the other verbs return plain numbers.
 
     Args:
         model: Any state space model.
@@ -177,7 +181,7 @@ def sample_posterior(
     inference = _method(model, method)
     series = as_steps(model, inference, y, u, dt, lengths).series
     count = positive("num_samples", num_samples)
-    return inference.sample_posterior(model, series, count, generator)
+    return inference.sample_posterior(model, series, count, generator).detach()
 
 
 def simulate(
@@ -210,7 +214,9 @@ def simulate(
 
     if not isinstance(time, Integral) or time < 0:
         raise ValueError(f"`time` must be a whole number of steps, 0 or more, got {time!r}.")
-    empty = torch.full((time, model.obs_dim), torch.nan, dtype=model.dtype, device=model.device)
+    batch = dt.shape[:-1] if isinstance(dt, np.ndarray | Tensor) else ()
+    shape = (*batch, time, model.obs_dim)
+    empty = torch.full(shape, torch.nan, dtype=model.dtype, device=model.device)
     series = as_series(model, empty, u, dt=dt)
     lead = tuple(num_samples) if isinstance(num_samples, Iterable) else (int(num_samples),)
     return draw(model, series, lead, generator)
@@ -253,9 +259,10 @@ def forecast(
         ValueError: `horizon` is not positive, or future inputs do not fit.
     """
     series, labels = as_labelled_series(model, y, u, dt=dt, lengths=lengths)
-    ahead = Ahead(positive("horizon", horizon), u_future, dt_future, num_samples, generator)
+    steps = positive("horizon", horizon)
+    ahead = Ahead(steps, u_future, dt_future, num_samples, generator, labels)
     result = ahead.forecast(model, _method(model, method), series, lengths)
-    return result.labelled(future_labels(labels, horizon), labels.names)
+    return result.labelled(future_labels(labels, steps, lengths), labels.names)
 
 
 def fit(
@@ -270,6 +277,9 @@ def fit(
     generator: torch.Generator | None = None,
 ) -> Fit:
     """Learn the free parameters of a model from data, in place.
+
+    The fit holds a copy of the model as it is then: learning the same model again, or changing
+    it, leaves earlier fits as they were.
 
     Args:
         model: Its parameters that require gradients are learnt; constraints, priors and frozen
@@ -288,7 +298,7 @@ def fit(
         generator: Source of randomness.
 
     Returns:
-        The model with what was learnt about it, ready to `.filter()`, `.smooth()`,
+        A copy of the model with what was learnt about it, ready to `.filter()`, `.smooth()`,
         `.forecast(h)` and `.summary()`.
 
     Raises:
@@ -297,9 +307,10 @@ def fit(
     checked = as_labelled_series(model, y, u, dt=dt, lengths=lengths)
     series = to_learn(model, checked.series)
     learner = default_learner(model) if method is None else completed(learns(method), model)
-    learned = learner.fit(model, series, progress=progress, generator=generator)
+    learned, series = learn(learner, model, series, progress, generator)
     remember_trained(model, learned.method)
-    return Fit(model, learned, series).labelled(checked.labels, lengths)
+    remember_columns(model, checked.labels)
+    return Fit(*own_copy(model, learned), series).labelled(checked.labels, lengths)
 
 
 def online(

@@ -75,8 +75,14 @@ def _fit(sub: _Sub) -> argparse.ArgumentParser:
         description="Learn a model from a CSV table. Empty cells are missing values.",
         allow_abbrev=False,
     )
-    command.add_argument("data", type=Path, metavar="DATA.csv", help="a table with a header line")
+    command.add_argument(
+        "data",
+        type=Path,
+        metavar="DATA.csv",
+        help="a table with a header line: text (also .gz), Parquet, Feather; - reads a pipe",
+    )
     _columns(command)
+    _cells(command)
     command.add_argument(
         "--model",
         type=_one_of(MODELS),
@@ -85,7 +91,10 @@ def _fit(sub: _Sub) -> argparse.ArgumentParser:
         help=f"{', '.join(MODELS)} (default: %(default)s)",
     )
     command.add_argument(
-        "--period", type=_positive, help="rows in a season (structural, deep-kalman)"
+        "--period",
+        type=_periods,
+        metavar="P[,P2]",
+        help="rows in a season (structural, deep-kalman); 24,168 for two (structural)",
     )
     command.add_argument("--harmonics", type=_count, help="waves in a season (default: 4)")
     command.add_argument("--ar", type=_count, help="order of autoregressive noise (structural)")
@@ -95,7 +104,9 @@ def _fit(sub: _Sub) -> argparse.ArgumentParser:
     command.add_argument(
         "--holdout", type=_count, default=0, help="last rows kept out of learning and scored"
     )
-    command.add_argument("--resample", metavar="RULE", help="lay rows on a grid: 7D, MS, 0.5 ...")
+    command.add_argument(
+        "--resample", metavar="RULE", help="lay rows on a grid: 7D, B (working days), MS, 0.5 ..."
+    )
     command.add_argument("--out", type=Path, default=Path("runs/fit"), help="run folder to write")
     command.add_argument("--overwrite", action="store_true", help="replace the run folder")
     command.add_argument(
@@ -180,6 +191,26 @@ def _columns(command: argparse.ArgumentParser) -> None:
     command.add_argument("--u", metavar="C,D", type=_names, default=[], help="input columns")
 
 
+def _cells(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--id", metavar="C=NAME", dest="series", help="take one series: rows where C is NAME"
+    )
+    command.add_argument("--sep", metavar="S", help="separator: ; tab space ... (default: found)")
+    command.add_argument("--decimal", metavar="S", help="decimal mark: . or , (default: found)")
+    command.add_argument("--thousands", metavar="S", help="mark between thousands")
+    command.add_argument(
+        "--missing", metavar="A,B", type=_names, default=[], help="further marks of missing cells"
+    )
+    command.add_argument("--percent", action="store_true", help="read cells such as 12 %%")
+    command.add_argument(
+        "--fill-inputs",
+        dest="fill",
+        type=_one_of(("last", "linear", "zero")),
+        metavar="HOW",
+        help="fill gaps of inputs: last, linear or zero",
+    )
+
+
 def _run_argument(command: argparse.ArgumentParser) -> None:
     command.add_argument("folder", type=Path, metavar="RUN", help="a run folder, such as runs/a")
     command.add_argument("--which", metavar="NAME", help="the model, where a run holds several")
@@ -227,6 +258,13 @@ def _positive(text: str) -> float:
     if not 0.0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"expected a positive number, got '{text}'")
     return value
+
+
+def _periods(text: str) -> list[float]:
+    periods = sorted(_positive(part) for part in text.split(","))
+    if len(periods) > 2:
+        raise argparse.ArgumentTypeError(f"expected one or two seasons, got '{text}'")
+    return periods
 
 
 def _level(text: str) -> float:

@@ -5,7 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from .exit_codes import DataError, MissingExtraError, NumericalError
+from .exit_codes import CommandError, DataError, MissingExtraError, NumericalError
+
+
+@contextmanager
+def surviving(what: str, failures: list[str]) -> Iterator[None]:
+    """Run what a fit must not be lost for, such as a score or a picture; note how it failed.
+
+    Args:
+        what: What it is, at the beginning of a sentence.
+        failures: Sentences on what failed, to which one is added.
+    """
+    try:
+        yield
+    except CommandError:
+        raise
+    except Exception as error:  # noqa: BLE001  # whatever it is, the fit is worth more
+        reason = str(error).strip().splitlines()
+        said = f"{type(error).__name__}: {reason[0]}" if reason else type(error).__name__
+        failures.append(f"{what} could not be made ({said.rstrip('.')}).")
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from ..api.fit import Fit
 from ..evaluation.backtests import Backtest
 from ..evaluation.baselines import SeasonalNaive
 from ..evaluation.calibration import calibration_warnings
+from .failures import surviving
 from .model_specs import ModelSpec, usual_period
 
 Fits = Mapping[str, tuple[ModelSpec, Fit]]
@@ -24,11 +25,13 @@ class Study(NamedTuple):
         fits: Specification and fit by name, the main one first; the fits hold all rows.
         backtests: Forecasts and what came true, by method; the last is the seasonal naive one.
         holdout: Last rows that no model has learnt from; 0 if all were learnt from.
+        failures: Sentences on scores that could not be computed.
     """
 
     fits: Fits
     backtests: dict[str, Backtest]
     holdout: int
+    failures: tuple[str, ...] = ()
 
     @property
     def main(self) -> tuple[ModelSpec, Fit]:
@@ -46,15 +49,16 @@ class Study(NamedTuple):
 
     def warnings(self) -> list[str]:
         """Return what a reader of the scores must know, in plain words."""
-        lines = []
+        lines = list(self.failures)
         if not self.holdout:
             lines.append(
                 "The models were learnt from all rows, also those that are scored here, so the "
                 "scores flatter them. Fit with --holdout N to score rows that no model has seen."
             )
         for name, found in self.backtests.items():
-            for line in calibration_warnings(found.forecast, found.y):
-                lines.append(f"{label(self.fits, name)}: {line}")
+            with surviving(f"{label(self.fits, name)}: a test of its bands", lines):
+                for line in calibration_warnings(found.forecast, found.y):
+                    lines.append(f"{label(self.fits, name)}: {line}")
         for name, (_, fit) in self.fits.items():
             lines += [f"{label(self.fits, name)}: {line}" for line in fit.learned.warnings]
         return lines
@@ -81,24 +85,46 @@ def evaluate(fits: Fits, *, holdout: int, seed: int, step: str) -> Study:
     main_spec, main = next(iter(fits.values()))
     rows = main.series.time
     where = _one_origin(rows, holdout) if holdout else _many_origins(rows)
-    backtests = {}
+    backtests: dict[str, Backtest] = {}
+    failures: list[str] = []
     for name, (_, fit) in fits.items():
-        generator = torch.Generator(fit.model.device).manual_seed(seed)
-        y, u, dt = fit.series
-        found = backtest(
-            fit.model,
-            y,
-            u,
-            dt=dt,
-            method=fit.method,
-            generator=generator,
-            num_samples=None,
-            **where,
-        )
-        backtests[name] = found.labelled(main.index, main.names)
+        with surviving(f"Scores of {label(fits, name)}", failures):
+            found = _model_backtest(fit, where, seed).labelled(main.index, main.names)
+            found.scores()
+            backtests[name] = found
     period = season(main_spec, step, where["start"])
-    naive = naive_backtest(main, period, where)
-    return Study(fits, {**backtests, naive_name(period): naive}, holdout)
+    with surviving("Scores of the naive forecast", failures):
+        period, naive = usable_baseline(main, period, where)
+        naive.scores()
+        backtests[naive_name(period)] = naive
+    return Study(fits, backtests, holdout, tuple(failures))
+
+
+def _model_backtest(fit: Fit, where: Mapping[str, Any], seed: int) -> Backtest:
+    y, u, dt = fit.series
+    generator = torch.Generator(fit.model.device).manual_seed(seed)
+    return backtest(
+        fit.model, y, u, dt=dt, method=fit.method, generator=generator, num_samples=None, **where
+    )
+
+
+def usable_baseline(fit: Fit, period: int, where: Mapping[str, Any]) -> tuple[int, Backtest]:
+    """Return the seasonal naive forecasts, or the last value where a step of it was never seen.
+
+    Args:
+        fit: Whose data.
+        period: Rows to look back.
+        where: `start`, `horizon` and perhaps `stride`.
+
+    Raises:
+        ValueError: Nothing was seen twice.
+    """
+    try:
+        return period, naive_backtest(fit, period, where)
+    except ValueError:
+        if period == 1:
+            raise
+        return 1, naive_backtest(fit, 1, where)
 
 
 def naive_name(period: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -31,6 +32,8 @@ class ModelSpec:
         u: Names of the input columns.
         period: Rows in a season; 0 when there is none. A deep model gets the season's waves as
             inputs.
+        period2: Rows in a second, longer season of a structural model, such as a week of hours; 0
+            when there is none.
         harmonics: Waves in a season.
         ar: Order of an autoregressive part, which takes the place of white noise; 0 for none.
         state_dim: Size of a deep model's state.
@@ -42,6 +45,7 @@ class ModelSpec:
     y: tuple[str, ...]
     u: tuple[str, ...] = ()
     period: float = 0.0
+    period2: float = 0.0
     harmonics: int = 0
     ar: int = 0
     state_dim: int = 0
@@ -66,7 +70,7 @@ class ModelSpec:
     @property
     def min_rows(self) -> int:
         """Fewest observations of a column from which it can be learnt."""
-        return max(40 if self.deep else 10, round(2 * self.period))
+        return max(40 if self.deep else 10, round(2 * max(self.period, self.period2)))
 
     @property
     def words(self) -> str:
@@ -75,6 +79,7 @@ class ModelSpec:
             "local-level": "local level" + self._ar_words,
             "local-linear-trend": "local linear trend" + self._ar_words,
             "structural": f"trend + season of {self.period:g} rows ({self.harmonics} harmonics)"
+            + (f" + season of {self.period2:g} rows" if self.period2 else "")
             + self._ar_words,
             "constant-velocity": "constant velocity",
             "deep-kalman": f"deep Kalman filter, state {self.state_dim}, width {self.hidden}"
@@ -96,6 +101,7 @@ def spec_from_config(config: dict[str, Any]) -> ModelSpec:
     Raises:
         DataError: an entry is unknown, missing, or of a wrong kind or size.
     """
+    config = {"period2": 0.0, **config}
     whole = ("harmonics", "ar", "state_dim", "hidden", "steps")
     names = set(ModelSpec.__dataclass_fields__)
     if set(config) != names:
@@ -105,13 +111,14 @@ def spec_from_config(config: dict[str, Any]) -> ModelSpec:
         config["kind"] in get_args(Kind)
         and all(_names(config[name]) for name in ("y", "u"))
         and all(type(config[name]) is int and 0 <= config[name] <= 100_000 for name in whole)
-        and isinstance(config["period"], int | float)
-        and 0 <= config["period"] <= 1e9
+        and all(isinstance(config[name], int | float) for name in ("period", "period2"))
+        and all(0 <= config[name] <= 1e9 for name in ("period", "period2"))
     )
     if not good or not config["y"]:
         raise DataError("config.toml: a model setting has a wrong type or size.")
     settings = {**config, "y": tuple(config["y"]), "u": tuple(config["u"])}
-    return ModelSpec(**{**settings, "period": float(config["period"])})
+    periods = {name: float(config[name]) for name in ("period", "period2")}
+    return ModelSpec(**{**settings, **periods})
 
 
 def _names(value: object) -> bool:
@@ -152,6 +159,11 @@ def complete(spec: ModelSpec, *, step: str) -> ModelSpec:
     if spec.period:
         if spec.period <= 2:
             raise UsageError(f"--period must be more than 2 rows, got {spec.period:g}.")
+        if spec.period2 and (spec.deep or spec.period2 == spec.period):
+            raise UsageError(
+                "--period takes two seasons of different lengths for --model structural only, got "
+                f"{spec.period:g} and {spec.period2:g}."
+            )
         most = int(spec.period / 2)
         spec = replace(spec, harmonics=min(spec.harmonics or 4, most))
     if spec.deep:
@@ -170,6 +182,8 @@ def usual_period(step: str) -> float:
 
     if not any(letter.isalpha() for letter in step):
         return 0.0
+    if step.startswith("1 business day"):
+        return float(len(step.partition("(")[2].split()))
     days = pd.Timedelta(step) / pd.Timedelta(days=1)
     for low, high, rows in ((28, 31, 12.0), (90, 92, 4.0), (7, 7, 365.25 / 7), (1, 1, 7.0)):
         if low <= days <= high:
@@ -204,6 +218,11 @@ def build(spec: ModelSpec) -> StateSpaceModel:
     model = models.LocalLevel() if spec.kind == "local-level" else models.LocalLinearTrend()
     if spec.kind == "structural":
         model = model + models.Seasonal(spec.period, harmonics=spec.harmonics)
+        if spec.period2:
+            # Waves that both seasons have are those of the first.
+            most = max(1, math.ceil(spec.period2 / spec.period) - 1)
+            waves = min(spec.harmonics, most)
+            model = model + models.Seasonal(spec.period2, harmonics=waves, name="season2")
     if spec.ar:
         model = model + models.Autoregressive(spec.ar, noise_variance=0.0)
     return model + models.Regression(inputs) if inputs else model

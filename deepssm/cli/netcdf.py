@@ -81,7 +81,9 @@ def read_data(
         names = tuple(str(name) for name in observed["obs"].values)
     except (OSError, KeyError, ValueError) as error:
         raise DataError(f"{path} is damaged ({error}): run `deepssm fit` again.") from None
-    return as_series(model, y, _inputs(spec, u, len(y)), dt=dt), Labels(index, names)
+    return as_series(model, y, _inputs(spec, u, len(y)), dt=dt), Labels(
+        index, names, spec.u or None
+    )
 
 
 def _inputs(spec: ModelSpec, stored: np.ndarray | None, rows: int) -> np.ndarray | None:

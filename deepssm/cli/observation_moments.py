@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..core.abilities import LinearGaussianModel
+from ..core.diffuse import Diffuse, image_cov
 from ..core.model import Series, StateSpaceModel
 
 
@@ -26,7 +27,13 @@ class ObservationMoments(NamedTuple):
 
 
 def from_moments(
-    model: StateSpaceModel, mean: Tensor, cov: Tensor, series: Series, *, draws: int = 400
+    model: StateSpaceModel,
+    mean: Tensor,
+    cov: Tensor,
+    series: Series,
+    *,
+    diffuse: Diffuse | None = None,
+    draws: int = 400,
 ) -> ObservationMoments:
     """Return the moments of observations given those of Gaussian states.
 
@@ -37,10 +44,11 @@ def from_moments(
         mean: `(time, state)`.
         cov: `(time, state, state)`.
         series: Inputs and time steps.
+        diffuse: Directions in which `cov` is infinite.
         draws: Number of draws where there is no exact answer.
     """
     if isinstance(model, LinearGaussianModel):
-        return _exact(model, mean, cov, series)
+        return _exact(model, mean, cov, series, diffuse)
     generator = torch.Generator(mean.device).manual_seed(0)
     values, vectors = torch.linalg.eigh((cov + cov.mT) / 2)
     factor = vectors * values.clamp(min=0).sqrt()[..., None, :]
@@ -60,13 +68,16 @@ def from_draws(model: StateSpaceModel, z: Tensor, u: Tensor | None) -> Observati
 
 
 def _exact(
-    model: LinearGaussianModel, mean: Tensor, cov: Tensor, series: Series
+    model: LinearGaussianModel,
+    mean: Tensor,
+    cov: Tensor,
+    series: Series,
+    diffuse: Diffuse | None,
 ) -> ObservationMoments:
     with torch.no_grad():
         C, offset, R = model.linear_parameters(series.u, series.dt).emission
         centre = (C @ mean[..., None])[..., 0] + offset
-        # A diffuse direction has an infinite variance, and infinity times zero is NaN.
-        spread = (C @ cov @ C.mT).diagonal(dim1=-2, dim2=-1).nan_to_num(nan=torch.inf)
+        spread = image_cov(C, cov, diffuse).diagonal(dim1=-2, dim2=-1)
         noise = R.diagonal(dim1=-2, dim2=-1)
         signal_sd = spread.clamp(min=0).sqrt().expand_as(centre)
         return ObservationMoments(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from operator import attrgetter
 from typing import Any
 
 from ..api.fit import Fit
 from ..report.html import Grid, Page, Section
+from .failures import surviving
 from .holdout import Study, label
 from .model_specs import ModelSpec
 from .report_sections import (
@@ -33,15 +34,11 @@ def page_of(
     data = config["data"]
     rows = study.main[1].series.time
     lead = f"{' and '.join(label(study.fits, name) for name in study.fits)}, {_scored(study)}."
-    sections = [
-        *([frames_section(study, *frames)] if frames else [smoothed_section(study)]),
-        *([] if frames else [forecast_section(study)]),
-        calibration_section(study),
-        *innovation_sections(study),
-        *learning_sections(study),
-        *state_sections(study),
-        *_summary_sections(study),
-    ]
+    failures: list[str] = []
+    sections: list[Section] = []
+    for what, make in _makers(study, frames):
+        with surviving(f"The report's part on {what}", failures):
+            sections += make()
     card = [
         ("data", f"{data['source']}: {rows} rows, {data['missing']} missing observations"),
         ("columns", ", ".join(study.main[0].y)),
@@ -52,7 +49,31 @@ def page_of(
         ("versions", ", ".join(f"{k} {v}" for k, v in config["versions"].items())),
         ("command", config["command"]),
     ]
-    return Page(data["title"], lead, card, headline(study), study.warnings(), sections)
+    return Page(
+        data["title"], lead, card, headline(study), [*study.warnings(), *failures], sections
+    )
+
+
+def _makers(
+    study: Study, frames: tuple[int, int] | None
+) -> list[tuple[str, Callable[[], list[Section]]]]:
+    """Return what makes each part of the page, in order."""
+    first: list[tuple[str, Callable[[], list[Section]]]] = (
+        [("frames", lambda: [frames_section(study, *frames)])]
+        if frames
+        else [
+            ("observations", lambda: [smoothed_section(study)]),
+            ("forecasts", lambda: [forecast_section(study)] if study.backtests else []),
+        ]
+    )
+    return [
+        *first,
+        ("calibration", lambda: [calibration_section(study)] if study.backtests else []),
+        ("innovations", lambda: list(innovation_sections(study))),
+        ("learning", lambda: list(learning_sections(study))),
+        ("states", lambda: list(state_sections(study))),
+        ("parameters", lambda: _summary_sections(study)),
+    ]
 
 
 def headline(study: Study) -> Grid:
@@ -63,7 +84,7 @@ def headline(study: Study) -> Grid:
         rows.append([name, *_cells(score)])
         off = score["cov90"] - 0.9
         notes.append("" if abs(off) <= 0.1 else f"bands too {'wide' if off > 0 else 'narrow'}")
-    count = int(next(iter(scores.values()))["count"])
+    count = int(next(iter(scores.values()))["count"]) if scores else 0
     caption = (
         f"{count} observations {'that no model has seen' if study.holdout else 'scored'}. CRPS: "
         "error of the whole forecast distribution in the unit of the data, lower is better. "
@@ -90,7 +111,9 @@ def _cells(score: Mapping[str, float]) -> list[str]:
 def _scored(study: Study) -> str:
     if study.holdout:
         return f"scored on the last {study.holdout} rows, which no model has seen"
-    found = next(iter(study.backtests.values()))
+    found = next(iter(study.backtests.values()), None)
+    if found is None:
+        return "not scored"
     return f"scored from {len(found.origins)} origins, {found.y.shape[-2]} rows ahead each"
 
 

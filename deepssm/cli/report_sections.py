@@ -33,7 +33,9 @@ def smoothed_section(study: Study) -> Section:
     """Return the observations with their gaps filled, and the parts of a structural model."""
     spec, fit = study.main
     smoothed = fit.smooth()
-    observations = from_moments(fit.model, smoothed.mean, smoothed.cov, fit.series)
+    observations = from_moments(
+        fit.model, smoothed.mean, smoothed.cov, fit.series, diffuse=smoothed.diffuse
+    )
     pictures = []
     for i, name in enumerate(spec.y[:_COLUMNS]):
         y, mean, sd = (part[:, i] for part in (fit.series.y, observations.mean, observations.sd))
@@ -119,7 +121,9 @@ def frames_section(study: Study, height: int, width: int) -> Section:
             f"--frames {height}x{width} needs {height * width} columns; the run has {len(spec.y)}."
         )
     smoothed = fit.smooth()
-    filled = from_moments(fit.model, smoothed.mean, smoothed.cov, fit.series)
+    filled = from_moments(
+        fit.model, smoothed.mean, smoothed.cov, fit.series, diffuse=smoothed.diffuse
+    )
     shown = _most_missing(fit.series.y)
     gaps = {"read": fit.series.y[shown], "filled": _completed(fit.series.y, filled)[shown]}
     found = study.backtests[next(iter(study.fits))]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..api.fit import Fit
 from ..io.atomic import replacing
+from ..io.calendars import frequency
 from .exit_codes import DataError, Outcome
 from .fit_model import with_table
 from .observation_moments import ObservationMoments
+from .reading import reading_of
 from .saved_runs import Run
 from .table import Table, read_table
 
@@ -33,9 +36,14 @@ def fit_with_data(run: Run, data: Path | None) -> Fit:
 
 def first_row(run: Run, index: pd.Index) -> int:
     """Return the number of a table's first row, counted from the run's first."""
+    import pandas as pd
+
     own = run.fit.index
     if own is None or len(own) < 2:
         return 0
+    step = frequency(own) if isinstance(own, pd.DatetimeIndex) else None
+    if step is not None and index[0] >= own[0]:
+        return len(pd.date_range(own[0], index[0], freq=step)) - 1
     return round((index[0] - own[0]) / ((own[-1] - own[0]) / (len(own) - 1)))
 
 
@@ -51,6 +59,7 @@ def _like_the_run(run: Run, data: Path) -> Table:
         uneven=run.spec.uneven,
         unit=unit,
         min_rows=1,
+        reading=reading_of(settings.get("reading", {})),
     )
     usual = float(settings.get("usual", 0.0))
     # Months differ by up to a tenth.
@@ -97,4 +106,5 @@ def outcome(run: Run, fit: Fit, frame: pd.DataFrame, path: Path, verb: str) -> O
         + (f" The {gaps} missing observations are filled, with bands." if gaps else "")
     )
     data = {"rows": len(frame), "columns": list(frame.columns), "missing": gaps}
-    return Outcome(text, data, path, f"deepssm forecast {run.folder.path} --horizon 24")
+    following = shlex.join(["deepssm", "forecast", str(run.folder.path), "--horizon", "24"])
+    return Outcome(text, data, path, following)

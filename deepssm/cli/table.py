@@ -1,14 +1,16 @@
-"""A CSV table as observations, inputs and time steps, or one line on what is wrong with it."""
+"""A table as observations, inputs and time steps, or one line on what is wrong with it."""
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from .exit_codes import DataError, did_you_mean
+from .grid import check_even, filled, gaps_of, in_words, resample_rows, rule, show, with_holidays
+from .reading import Reading, numbers
+from .table_files import Source, read_cells, read_source
 from .times import read_times
 
 if TYPE_CHECKING:
@@ -16,7 +18,6 @@ if TYPE_CHECKING:
 
 # Deep models compute in single precision, where squares end at 3.4e38.
 _LARGEST = 1e18
-MISSING = ("", "NA", "N/A", "na", "n/a", "NaN", "nan", "NULL", "null", "None", "-", "?")
 
 
 class Table(NamedTuple):
@@ -30,6 +31,7 @@ class Table(NamedTuple):
         usual: The usual step: seconds where time is dates, else in the unit of the column.
         unit: Unit of `dt` in the same measure; 1 where time is numbers.
         notes: Sentences on what was done to the rows.
+        sha256: Digest of the file, empty where there is none.
     """
 
     y: pd.DataFrame
@@ -39,6 +41,7 @@ class Table(NamedTuple):
     usual: float
     unit: float
     notes: list[str]
+    sha256: str = ""
 
 
 def read_table(
@@ -51,11 +54,13 @@ def read_table(
     uneven: bool = False,
     unit: float | None = None,
     min_rows: int = 10,
+    reading: Reading | None = None,
 ) -> Table:
-    """Read, check and order a CSV table.
+    """Read, check and order a table.
 
     Args:
-        path: A text file with a header line.
+        path: A file with a header line: text, also compressed by gzip, Parquet or Feather; `-`
+            is the standard input.
         time: Name of the time column; `None` counts rows.
         y: Names of the observed columns; `None` takes all others that have a name.
         u: Names of the input columns.
@@ -63,89 +68,156 @@ def read_table(
         uneven: Whether the model takes uneven time steps.
         unit: Seconds in a unit of `dt`; by default the usual step.
         min_rows: Fewest observations that a model can be learnt from.
+        reading: How cells are written, which series is meant, how gaps of inputs are filled.
 
     Raises:
         DataError: the table cannot be used; the text says what to do.
     """
+    import hashlib
+
     import pandas as pd
 
-    text = _read_text(path)
-    wanted = _wanted(text, path, time, y, u)
-    frame = _numbers(text, wanted + u, path)
-    frame.index, notes = _time_index(text, time, path)
-    if resample is not None:
-        frame = _resample(frame, resample)
-    if not frame.index.is_monotonic_increasing:
-        frame = frame.sort_index(kind="stable")
-        notes = [*notes, "The rows were put in order of time."]
-    _check_inputs(frame, u, path)
-    check_observations(frame[wanted], path, min_rows)
-    gaps, usual = _gaps(frame.index, path)
+    reading = reading or Reading()
+    source = read_source(path)
+    frame, wanted, notes = _rows(source, time, y, u, reading, resample)
     if not uneven:
-        _check_even(frame.index, gaps, usual, path)
+        frame, more = with_holidays(frame)
+        notes = [*notes, *more]
+    if u and reading.fill:
+        frame[u] = filled(frame[u], reading.fill)
+    _check_inputs(frame, u, source)
+    check_observations(frame[wanted], source, min_rows)
+    if not uneven and len(frame) > 1:
+        check_even(frame.index, source)
+    gaps, usual = gaps_of(frame.index)
     dated = isinstance(frame.index, pd.DatetimeIndex)
     unit = (unit or usual) if dated else 1.0
     dt = np.concatenate([[0.0], gaps / unit]) if uneven else None
-    return Table(
-        frame[wanted], frame[u] if u else None, dt, _in_words(usual, dated), usual, unit, notes
-    )
+    step = in_words(frame.index, usual)
+    inputs = frame[u] if u else None
+    digest = hashlib.sha256(source.content).hexdigest()
+    return Table(frame[wanted], inputs, dt, step, usual, unit, notes, digest)
 
 
-def read_inputs(path: Path, names: list[str], horizon: int) -> np.ndarray:
-    """Read the inputs of future steps, `(horizon, input)`.
+def read_inputs(
+    path: Path, names: list[str], *, time: str | None = None, reading: Reading | None = None
+) -> pd.DataFrame:
+    """Read the inputs of future steps, labelled by their times if the table has such a column.
+
+    Args:
+        path: The table.
+        names: Names of the input columns.
+        time: Name of the time column of the run; a table without it has rows in order.
+        reading: How cells are written.
 
     Raises:
-        DataError: the table has not one complete row a step.
+        DataError: a value is missing or is no number.
     """
-    text = _read_text(path)
-    _wanted(text, path, None, names, [])
-    frame = _numbers(text, names, path)
-    _check_inputs(frame, names, path)
-    if len(frame) != horizon:
-        raise DataError(f"{path} has {len(frame)} rows, expected one a step: {horizon}.")
-    return frame.to_numpy()
+    reading = reading or Reading()
+    source = read_source(path)
+    text = _chosen(read_cells(source, reading), source, reading)
+    when = time if time in text.columns else None
+    if time is not None and when is None:
+        _refuse_other_times(text, source, names, time)
+    _wanted(text, source, when, names, [])
+    frame = numbers(text, names, source, reading)
+    frame.index, _ = _time_index(text, when, source)
+    frame = frame if when is None else frame.sort_index(kind="stable")
+    frame[names] = filled(frame[names], reading.fill)
+    _check_inputs(frame, names, source)
+    return frame
 
 
-def _read_text(path: Path) -> pd.DataFrame:
+def _refuse_other_times(text: pd.DataFrame, source: Source, names: list[str], time: str) -> None:
+    """Raise if a column of another name holds dates, which would be passed over."""
     import pandas as pd
 
-    if path.is_dir():
-        raise DataError(f"{path} is a folder: give the CSV file itself.")
-    if not path.is_file():
-        near = [p.name for p in path.parent.glob("*.csv")] if path.parent.is_dir() else []
-        raise DataError(f"there is no file '{path}'.{did_you_mean(path.name, near)}")
-    try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
-    except pd.errors.EmptyDataError:
-        raise DataError(f"{path} is empty: give a table with a header line.") from None
-    except UnicodeDecodeError:
-        raise DataError(f"{path} is not text in UTF-8: save it as CSV (UTF-8).") from None
-    except pd.errors.ParserError as error:
-        reason = str(error).splitlines()[-1]
-        raise DataError(f"{path} is not a CSV table with commas: {reason}") from None
-    if frame.empty:
-        raise DataError(f"{path} has a header line but no rows.")
-    twice = _repeated(path)
-    if twice:
-        raise DataError(f"{path} has more than one column '{twice}': rename them.")
-    if frame.shape[1] == 1 and ";" in str(frame.columns[0]):
-        raise DataError(f"{path} separates columns with ';': save it with commas.")
-    return frame
+    for column in text.columns.difference(names):
+        try:
+            index, _ = read_times(text[column].str.strip(), str(column), source)
+        except DataError:
+            continue
+        if isinstance(index, pd.DatetimeIndex):
+            raise DataError(
+                f"{source} has no column '{time}', but times in '{column}': name it '{time}', as "
+                "the run does, or leave it out to take the rows in order."
+            )
+
+
+def _rows(
+    source: Source,
+    time: str | None,
+    y: list[str] | None,
+    u: list[str],
+    reading: Reading,
+    resample: str | None,
+) -> tuple[pd.DataFrame, list[str], list[str]]:
+    """Return numbers in order of time, the observed columns' names, and notes."""
+    cells = read_cells(source, reading)
+    text = _chosen(cells, source, reading)
+    chosen = reading.series.partition("=")[0]
+    wanted = [name for name in _wanted(text, source, time, y, u) if y or name != chosen]
+    frame = numbers(text, wanted + u, source, reading)
+    frame.index, notes = _time_index(text, time, source)
+    if resample is not None:
+        frame = resample_rows(frame, resample)
+    if not frame.index.is_monotonic_increasing:
+        frame = frame.sort_index(kind="stable")
+        notes = [*notes, "The rows were put in order of time."]
+    if frame.index.has_duplicates:
+        raise DataError(_twice(text, frame.index, source, [*wanted, *u, time or ""]))
+    return frame, wanted, notes
+
+
+def _chosen(text: pd.DataFrame, source: Source, reading: Reading) -> pd.DataFrame:
+    """Return the rows of one series of a table that holds several.
+
+    Raises:
+        DataError: There is no such column or no such series.
+    """
+    if not reading.series:
+        return text
+    column, _, value = (part.strip() for part in reading.series.partition("="))
+    if column not in text.columns:
+        hint = did_you_mean(column, list(map(str, text.columns)))
+        raise DataError(f"{source} has no column '{column}' for --id.{hint}")
+    cells = text[column].str.strip()
+    found = text[cells == value].reset_index(drop=True)
+    if not value or found.empty:
+        names = [str(name) for name in cells.unique()]
+        which = f"has no series '{value}'" if value else "holds several series"
+        raise DataError(
+            f"{source} {which} in column '{column}'.{did_you_mean(value, names)} Choose one with "
+            f"--id {column}=NAME: {_list(names)}"
+        )
+    return found
+
+
+def _list(names: list[str]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+def _twice(text: pd.DataFrame, index: pd.Index, source: Source, used: list[str]) -> str:
+    """Say which time occurs twice, and whether a column tells series apart."""
+    twice = index[index.duplicated()][0]
+    start = f"{source}: time {show(twice)} occurs more than once."
+    count = int(index.value_counts().max())
+    for column in text.columns:
+        names = [str(name) for name in text[column].unique()]
+        if column not in used and count <= len(names) <= len(text) / 2:
+            return (
+                f"{start} Column '{column}' seems to tell {len(names)} series apart: choose one "
+                f"with --id {column}={names[0]} (it has {_list(names)})."
+            )
+    return f"{start} Keep one row each, or pass --resample {rule(index)} to average them."
 
 
 def _count(number: int, word: str) -> str:
     return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
-def _repeated(path: Path) -> str:
-    """Return the first name that stands twice in the header, which pandas would number."""
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        names = [name.strip() for name in next(csv.reader(file), [])]
-    return next((name for name in names if name and names.count(name) > 1), "")
-
-
 def _wanted(
-    text: pd.DataFrame, path: Path, time: str | None, y: list[str] | None, u: list[str]
+    text: pd.DataFrame, path: object, time: str | None, y: list[str] | None, u: list[str]
 ) -> list[str]:
     columns = [str(name) for name in text.columns]
     asked = [name for name in (time,) if name] + (y or []) + u
@@ -164,28 +236,7 @@ def _wanted(
     return wanted
 
 
-def _numbers(text: pd.DataFrame, names: list[str], path: Path) -> pd.DataFrame:
-    import pandas as pd
-
-    columns = {}
-    for name in names:
-        raw = text[name].str.strip()
-        missing = raw.isin(MISSING)
-        values = pd.to_numeric(raw.mask(missing), errors="coerce").astype(float)
-        bad = (values.isna() & ~missing) | np.isinf(values)
-        if bad.any():
-            row = int(np.flatnonzero(bad)[0])
-            raise DataError(
-                f"{path}, line {row + 2}: column '{name}' holds '{raw.iloc[row]}', which is not "
-                f"a number ({_count(int(bad.sum()), 'such cell')}). Leave a cell empty where a "
-                "observation is missing, or choose number columns with --y; a time column goes to "
-                "--time."
-            )
-        columns[name] = values.to_numpy()
-    return pd.DataFrame(columns)
-
-
-def _time_index(text: pd.DataFrame, time: str | None, path: Path) -> tuple[pd.Index, list[str]]:
+def _time_index(text: pd.DataFrame, time: str | None, path: object) -> tuple[pd.Index, list[str]]:
     import pandas as pd
 
     if time is None:
@@ -193,17 +244,18 @@ def _time_index(text: pd.DataFrame, time: str | None, path: Path) -> tuple[pd.In
     return read_times(text[time].str.strip(), time, path)
 
 
-def _check_inputs(frame: pd.DataFrame, u: list[str], path: Path) -> None:
+def _check_inputs(frame: pd.DataFrame, u: list[str], path: object) -> None:
     for name in u:
         gaps = int(frame[name].isna().sum())
         if gaps:
             raise DataError(
                 f"{path}: input column '{name}' has {_count(gaps, 'missing value')}; inputs must "
-                "be known on every row. Fill them, or observe the column with --y instead."
+                "be known on every row. Fill them with --fill-inputs last (or linear, zero), or "
+                "observe the column with --y instead."
             )
 
 
-def check_observations(y: pd.DataFrame, path: Path, min_rows: int) -> None:
+def check_observations(y: pd.DataFrame, path: object, min_rows: int) -> None:
     """Demand enough different observations in every observed column.
 
     Raises:
@@ -232,104 +284,3 @@ def check_observations(y: pd.DataFrame, path: Path, min_rows: int) -> None:
                 f"{path}: column '{name}' is constant ({observations.iloc[0]:g}): leave it out "
                 "of --y."
             )
-
-
-def _gaps(index: pd.Index, path: Path) -> tuple[np.ndarray, float]:
-    """Return the steps between rows, in seconds where time is dates, and their median."""
-    import pandas as pd
-
-    if index.has_duplicates:
-        twice = index[index.duplicated()][0]
-        raise DataError(
-            f"{path}: time {_show(twice)} occurs more than once. Keep one row each, or pass "
-            f"--resample {_rule(index)} to average them."
-        )
-    moments = index.to_numpy()
-    if isinstance(index, pd.DatetimeIndex):
-        gaps = np.diff(moments).astype("timedelta64[ns]").astype(float) / 1e9
-    else:
-        gaps = np.diff(moments.astype(float))
-    return gaps, float(np.median(gaps)) if len(gaps) else 0.0
-
-
-def _in_words(usual: float, dated: bool) -> str:
-    import pandas as pd
-
-    if not usual:
-        return ""
-    if not dated:
-        return f"{usual:g}"
-    return str(pd.Timedelta(round(usual * 1e9), unit="ns")).removesuffix(" 00:00:00")
-
-
-def _check_even(index: pd.Index, gaps: np.ndarray, usual: float, path: Path) -> None:
-    import pandas as pd
-
-    even = np.abs(gaps - usual) <= 1e-6 * usual
-    dated = isinstance(index, pd.DatetimeIndex)
-    if even.all() or (dated and _calendar(index)):
-        return
-    row = int(np.flatnonzero(~even)[0])
-    raise DataError(
-        f"{path}: the time column is irregular: the usual step is {_in_words(usual, dated)}, but "
-        f"{_show(index[row])} is followed by {_show(index[row + 1])}. Pass "
-        f"--resample {_rule(index)} (lays rows on a grid, puts missing rows in) or "
-        "--model constant-velocity (takes uneven steps)."
-    )
-
-
-def _calendar(index: pd.DatetimeIndex) -> bool:
-    """Whether the rows are months, quarters or years, whose lengths differ in days."""
-    steps = np.diff(12 * index.year + index.month)
-    same_day = len(set(index.day)) == 1 or bool(index.is_month_end.all())
-    return same_day and steps[0] > 0 and bool((steps == steps[0]).all())
-
-
-def _rule(index: pd.Index) -> str:
-    """Return the `--resample` rule that fits the usual step."""
-    import pandas as pd
-
-    moments = np.sort(index.unique().to_numpy())
-    if not isinstance(index, pd.DatetimeIndex):
-        return f"{np.median(np.diff(moments.astype(float))):g}"
-    gaps = np.diff(moments).astype("timedelta64[ns]").astype(float)
-    usual = pd.Timedelta(int(np.median(gaps)), unit="ns")
-    for rule, days in (("MS", (28, 31)), ("QS", (90, 92)), ("YS", (365, 366))):
-        if days[0] <= usual / pd.Timedelta(days=1) <= days[1]:
-            return rule
-    for rule, seconds in (("D", 86400), ("h", 3600), ("min", 60), ("s", 1)):
-        count = usual.total_seconds() / seconds
-        if count >= 1 and count == int(count):
-            return f"{int(count)}{rule}"
-    return f"{usual.total_seconds() * 1e3:g}ms"
-
-
-def _resample(frame: pd.DataFrame, rule: str) -> pd.DataFrame:
-    import pandas as pd
-
-    name = frame.index.name
-    if isinstance(frame.index, pd.DatetimeIndex):
-        try:
-            fixed = isinstance(
-                pd.tseries.frequencies.to_offset(rule), pd.offsets.Tick | pd.offsets.Day
-            )
-            grid = frame.resample(rule, origin="start" if fixed else "start_day").mean()
-        except ValueError:
-            raise DataError(
-                f"--resample '{rule}' is not a step; use 7D, 1h, 15min, MS (months) ..."
-            ) from None
-        return grid.set_index(grid.index.rename(name))
-    try:
-        step = float(rule)
-    except ValueError:
-        step = 0.0
-    if step <= 0:
-        raise DataError(f"--resample '{rule}': the time column holds numbers; give a number.")
-    start = frame.index.min()
-    bins = np.round((frame.index.to_numpy(float) - start) / step).astype(int)
-    grid = frame.groupby(bins).mean().reindex(range(int(bins.max()) + 1))
-    return grid.set_index(pd.Index(start + step * np.arange(len(grid)), name=name))
-
-
-def _show(moment: object) -> str:
-    return str(moment).removesuffix(" 00:00:00")

@@ -8,13 +8,16 @@ method and the learner that are taken where the caller names none.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol, TypeGuard, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeGuard, runtime_checkable
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
 from .model import LinearParameters, Readable, Series
+
+if TYPE_CHECKING:
+    from .results import Smoothed
 
 
 @runtime_checkable
@@ -69,6 +72,16 @@ class ConditionallyLinear(Protocol):
 
 
 @runtime_checkable
+class ReadsNoiseVariances(Protocol):
+    """A model some of whose inputs are the noise variances of the observations of their step."""
+
+    @property
+    def noise_columns(self) -> slice:
+        """Which columns of `u` they are, one for each component of `y`."""
+        ...
+
+
+@runtime_checkable
 class HasMatrices(Protocol):
     """A linear-Gaussian model with matrices by name, which `ExpectationMaximization` sets.
 
@@ -81,6 +94,23 @@ class HasMatrices(Protocol):
 
     def matrices(self) -> Mapping[str, Tensor | None]:
         """Return the constrained values of `A, B, b, Q, C, D, d, R, m0, P0` by these names."""
+        ...
+
+
+@runtime_checkable
+class MaximizesMoments(Protocol):
+    """A linear-Gaussian model that says how it climbs its expected log joint density.
+
+    With `LinearGaussianModel` beside it; `ExpectationMaximization` learns it.
+    """
+
+    def maximize_moments(self, series: Series, smoothed: Smoothed) -> None:
+        """Set the free parameters to the maximum of `E[log p(y, z)]`, or nearer it.
+
+        Args:
+            series: The data.
+            smoothed: Moments of the states given all data, under the present parameters.
+        """
         ...
 
 
@@ -221,7 +251,9 @@ class ClosedFormEM(Protocol):
         Args:
             series: The data.
             first: `p(z_1 | y)`, `(*batch, states)`.
-            pairs: `p(z_{t-1}, z_t | y)`, `(*batch, time, states, states)`; entry 0 is zero.
+            pairs: `p(z_{t-1}, z_t | y)`, `(*batch, time, states, states)`; entry 0 is zero. Where
+                all transitions are alike only their sum over time and series comes, as entry 1
+                of `(2, states, states)`.
             smoothed: `p(z_t | y)`, `(*batch, time, states)`.
         """
         ...

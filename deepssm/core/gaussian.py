@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyro.distributions as dist
 import torch
@@ -129,6 +129,66 @@ def standard_normal_log_prob(whitened: Tensor, count: Tensor | int) -> Tensor:
     # An integer tensor times a float would be float32, whatever `whitened` is.
     entries = torch.as_tensor(count, dtype=whitened.dtype, device=whitened.device)
     return -0.5 * ((whitened * whitened).sum(-1) + entries * math.log(2 * math.pi))
+
+
+class Whitened(NamedTuple):
+    """Components decorrelated in their order, on the support of their distribution.
+
+    Attributes:
+        error: Standardised errors, `(*batch, n)`: 0 where earlier components determine one and it
+            agrees, infinite where it cannot be.
+        log_scale: Logarithms of their deviations, `(*batch, n)`, 0 where determined.
+        counts: Which components have a density, `(*batch, n)`.
+    """
+
+    error: Tensor
+    log_scale: Tensor
+    counts: Tensor
+
+
+def whiten(error: Tensor, cov: Tensor, size: Tensor | None = None) -> Whitened:
+    """Decorrelate errors under a covariance that may be singular.
+
+    The density on the support is `exp(-e'e / 2 - sum log_scale) (2 pi)^(-counts / 2)`. Where a
+    component has no variance given the earlier ones it has no density of its own: it adds nothing
+    if it is what it must be, and makes the rest impossible if it is not.
+
+    Args:
+        error: `(*batch, n)`.
+        cov: `(*batch, n, n)`, positive semi-definite.
+        size: Size of what the errors are differences of, `(*batch, n)`: their round-off.
+    """
+    factor, info = torch.linalg.cholesky_ex(cov)
+    variance = cov.diagonal(dim1=-2, dim2=-1)
+    pivots, tiny = factor.diagonal(dim1=-2, dim2=-1), _singular(cov)
+    if not bool((info != 0).any()) and bool((pivots.square() > tiny * variance).all()):
+        white = torch.linalg.solve_triangular(factor, error[..., None], upper=False)[..., 0]
+        return Whitened(white, pivots.log(), torch.ones_like(white, dtype=torch.bool))
+    size = torch.zeros_like(error) if size is None else size
+    # Round-off of a variance lets a determined component be off by the root of it.
+    loose = 10 * (tiny * variance).clamp_min(0).sqrt() + 1e6 * torch.finfo(cov.dtype).eps * size
+    columns: list[tuple[Tensor, Tensor, Tensor]] = []
+    for i in range(cov.shape[-1]):
+        pivot, left = cov[..., i, i], error[..., i]
+        regular = pivot > tiny * variance[..., i]
+        root = torch.where(regular, pivot, 1.0).sqrt()
+        impossible = torch.where(left.abs() > loose[..., i], torch.inf * left.sign(), 0.0)
+        column = torch.where(regular[..., None], cov[..., :, i] / root[..., None], 0.0)
+        used = torch.where(regular, left / root, 0.0)
+        cov = cov - column[..., :, None] * column[..., None, :]
+        error = error - column * used[..., None]
+        columns.append((torch.where(regular, used, impossible), root.log(), regular))
+    parts = zip(*columns, strict=True)
+    return Whitened(*(torch.stack(part, -1) for part in parts)) if columns else _nothing(error)
+
+
+def _singular(cov: Tensor) -> float:
+    """Part of a variance that is round-off of the sums that make up a covariance."""
+    return 100 * max(cov.shape[-1], 1) * torch.finfo(cov.dtype).eps
+
+
+def _nothing(error: Tensor) -> Whitened:
+    return Whitened(error, error, torch.ones_like(error, dtype=torch.bool))
 
 
 class _Tria(torch.autograd.Function):

@@ -218,6 +218,21 @@ class UsesParticles(Protocol):
         ...
 
 
+@runtime_checkable
+class AveragesParameters(Protocol):
+    """A method that averages over draws of the parameters, by name, instead of one value each."""
+
+    @property
+    def draws(self) -> dict[str, Tensor]:
+        """The draws, `(chains, draws, *shape)`."""
+        ...
+
+
+def averages_parameters(method: object) -> bool:
+    """Return whether what a method says of the future includes that parameters are uncertain."""
+    return isinstance(method, AveragesParameters)
+
+
 def remember_trained(model: StateSpaceModel, method: InferenceMethod) -> None:
     """Let a model remember the method that learning it returned, if that has a trained guide.
 

@@ -11,8 +11,12 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
+from .undefined import undefined
+
 Data: TypeAlias = Tensor | ArrayLike
 """A tensor, an array, a list of numbers, or a pandas or polars frame."""
+
+_RETURN = "return `{}` from it, a `torch.distributions` object with batch shape `axes`"
 
 _LAYERS = (
     nn.Linear, nn.Bilinear, nn.Embedding, nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase,
@@ -96,6 +100,9 @@ class StateSpaceModel(PyroModule):
         reads_time: Whether a step depends on `dt`; if not, steps of several lengths are refused.
         circular_state: Which components of `z` are angles in radians.
         circular_obs: Which components of `y` are angles in radians.
+        input_names: Names of the inputs, if they have any: columns of a frame are taken by them.
+        learnt_columns: Names of the columns of `y` and of `u` that learning saw, if they had any;
+            a frame that has them in another order is put into this one.
         trained: The method of inference that training left, or nothing; `core/methods.py` reads
             it. No parameter and no part of the state dict, but copied and pickled with the model.
     """
@@ -107,11 +114,13 @@ class StateSpaceModel(PyroModule):
     reads_time: bool = True
     circular_state: tuple[int, ...] = ()
     circular_obs: tuple[int, ...] = ()
+    input_names: tuple[str, ...] = ()
+    learnt_columns: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
     trained: tuple[object, ...] = ()
 
     def initial(self) -> Distribution:
         """Return `p(z_1)` with event shape `(state,)`."""
-        raise _undefined(self, "initial(self)", "p(z_1)")
+        raise undefined(self, "initial(self)", _RETURN.format("p(z_1)"))
 
     def transition(
         self, z: Tensor, u: Tensor | None = None, dt: Tensor | None = None
@@ -126,7 +135,8 @@ class StateSpaceModel(PyroModule):
         Returns:
             A distribution with batch shape `axes` and event shape `(state,)`.
         """
-        raise _undefined(self, "transition(self, z, u, dt)", "p(z_t | z_{t-1} = z, u_t)")
+        wanted = _RETURN.format("p(z_t | z_{t-1} = z, u_t)")
+        raise undefined(self, "transition(self, z, u, dt)", wanted)
 
     def emission(self, z: Tensor, u: Tensor | None = None) -> Distribution:
         """Return `p(y_t | z_t = z, u_t)`, batch shape `axes`, event shape `(obs,)`.
@@ -135,7 +145,8 @@ class StateSpaceModel(PyroModule):
             z: `(*axes, state)`.
             u: `(*axes, input)`.
         """
-        raise _undefined(self, "emission(self, z, u)", "p(y_t | z_t = z, u_t)")
+        wanted = _RETURN.format("p(y_t | z_t = z, u_t)")
+        raise undefined(self, "emission(self, z, u)", wanted)
 
     def initialize_from(self, series: Series) -> None:
         """Set starting values of the parameters that the user left open; learners call it once."""
@@ -190,10 +201,3 @@ class Readable(NamedTuple):
     value: Tensor
     support: constraints.Constraint = constraints.real
     count: int | None = None  # pyright: ignore[reportIncompatibleMethodOverride]
-
-
-def _undefined(model: StateSpaceModel, signature: str, what: str) -> NotImplementedError:
-    return NotImplementedError(
-        f"{type(model).__name__} does not define `{signature}`: return `{what}` from it, a "
-        "`torch.distributions` object with batch shape `axes`."
-    )

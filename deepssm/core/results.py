@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
+
+from .diffuse import Diffuse, image_cov
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,9 +29,26 @@ class Labelled:
     names: tuple[str, ...] | None = None
 
     def labelled(self: _R, index: pd.Index | None, names: tuple[str, ...] | None) -> _R:
-        """Attach labels and return the same result."""
-        self.index, self.names = index, names
-        return self
+        """Attach labels; return the result as numbers, without the graph of their computation.
+
+        Every verb hands its result out through here, so that it can be drawn, copied and pickled.
+        A gradient is that of `ds.log_likelihood`, or of a method's own result.
+        """
+        result = self
+        if any(map(_carries_graph, cast(Iterable[object], self))):
+            result = type(self)(*map(_without_graph, cast(Iterable[object], self)))
+            vars(result).update(vars(self))
+        result.index, result.names = index, names
+        return result
+
+    def __repr__(self) -> str:
+        """Name the fields and their shapes, not their numbers."""
+        fields = cast(NamedTuple, self)._asdict().items()
+        shapes = [
+            f"{name}: {_shape(value)}" for name, value in fields if isinstance(value, Tensor)
+        ]
+        names = [] if self.names is None else [f"names: {_shortened(self.names)}"]
+        return f"{type(self).__name__}({', '.join(shapes + names)})"
 
 
 class _FilteredFields(NamedTuple):
@@ -51,7 +71,26 @@ class Filtered(Labelled, _FilteredFields):
         predicted_cov: Predicted covariances, `(*batch, time, state, state)`.
         log_likelihood: `log p(y_t | y_{1:t-1})` in nats, `(*batch, time)`.
         ill_conditioned: `(*batch,)`, true where round-off may have spoilt a result.
+        diffuse: Directions of infinite variance of `cov`, or `None`; not a field.
+        predicted_diffuse: Those of `predicted_cov`, or `None`; not a field.
+        trust: How far a robust method trusted each observation, `(*batch, time, obs)`: 1 in full,
+            0 rejected, NaN missing; `None` for other methods; not a field.
     """
+
+    diffuse: Diffuse | None = None
+    predicted_diffuse: Diffuse | None = None
+    trust: Tensor | None = None
+
+    def predicted_image_cov(self, C: Tensor) -> Tensor:
+        """Return the predicted covariance of `C z`, infinite only where `C` loads what is open.
+
+        Args:
+            C: `(*batch, time or 1, rows, state)`.
+
+        Returns:
+            `(*batch, time, rows, rows)`.
+        """
+        return image_cov(C, self.predicted_cov, self.predicted_diffuse)
 
     def to_frame(self, index: pd.Index | None = None) -> pd.DataFrame:
         """Return a frame with columns `<state>_mean` and `<state>_sd`, one row a step."""
@@ -75,7 +114,23 @@ class Smoothed(Labelled, _SmoothedFields):
         cross_cov: `Cov(z_t, z_{t-1} | y_{1:T})`, `(*batch, time, state, state)`; entry 0 is zero.
         log_likelihood: `log p(y_t | y_{1:t-1})` in nats, `(*batch, time)`.
         ill_conditioned: `(*batch,)`.
+        diffuse: Directions of infinite variance of `cov`, or `None`; not a field.
+        trust: How far a robust method trusted each observation, as in `Filtered`; not a field.
     """
+
+    diffuse: Diffuse | None = None
+    trust: Tensor | None = None
+
+    def image_cov(self, C: Tensor) -> Tensor:
+        """Return the covariance of `C z`, infinite only where `C` loads what is left open.
+
+        Args:
+            C: `(*batch, time or 1, rows, state)`.
+
+        Returns:
+            `(*batch, time, rows, rows)`.
+        """
+        return image_cov(C, self.cov, self.diffuse)
 
     def to_frame(self, index: pd.Index | None = None) -> pd.DataFrame:
         """Return a frame with columns `<state>_mean` and `<state>_sd`, one row a step."""
@@ -168,15 +223,20 @@ class Imputed(Labelled, _ImputedFields):
 
     Attributes:
         mean: The data where seen, else the mean of what was missed, `(*batch, time, obs)`.
-        sd: 0 where seen, else the standard deviation of what was missed, `(*batch, time, obs)`.
+        sd: 0 where seen, else the standard deviation of what was missed, `(*batch, time, obs)`;
+            infinite where the data leave it open.
         samples: Joint draws, the data where seen, `(num_samples, *batch, time, obs)`.
+        gaussian: Whether what was missed is Gaussian with exactly these moments; not a field.
     """
 
-    def interval(self, level: float = 0.9) -> tuple[Tensor, Tensor]:
-        """Return the central interval that holds a further draw with probability `level`.
+    gaussian: bool = False
 
-        Its ends lie at the ranks `(n + 1) (1 -+ level) / 2` of the `n` draws. Quantiles of the
-        draws alone hold less: 0.891 at a level of 0.9 and 200 draws.
+    def interval(self, level: float = 0.9) -> tuple[Tensor, Tensor]:
+        """Return the central interval that holds what was missed with probability `level`.
+
+        Exact where the distribution is Gaussian. Of draws alone the ends lie at the ranks
+        `(n + 1) (1 -+ level) / 2` of all `n`, so that a further draw lies between them with this
+        probability. Quantiles of the draws hold less: 0.891 at a level of 0.9 and 200 draws.
 
         Args:
             level: Probability in (0, 1).
@@ -188,6 +248,11 @@ class Imputed(Labelled, _ImputedFields):
         """
         if not 0.0 < level < 1.0:
             raise ValueError(f"`level` must lie strictly between 0 and 1, got {level}.")
+        if self.gaussian:
+            return (
+                gaussian_quantile(self.mean, self.sd, (1 - level) / 2),
+                gaussian_quantile(self.mean, self.sd, (1 + level) / 2),
+            )
         count = self.samples.shape[0]
         rank = max((count + 1) * (1 - level) / 2 - 1, 0.0) / max(count - 1, 1)
         return torch.quantile(self.samples, rank, 0), torch.quantile(self.samples, 1 - rank, 0)
@@ -222,16 +287,29 @@ class Forecast(Labelled, _ForecastFields):
         state_mean: Mean of the future states, `(*batch, horizon, state)`.
         state_cov: `(*batch, horizon, state, state)`.
         state_samples: `(num_samples, *batch, horizon, state)`, or `None`.
+        gaussian: Whether the forecast is Gaussian with exactly these moments, so that quantiles
+            and scores come from them and not from draws; not a field.
+        parameters_known: Whether parameters were taken as known, so that a fit to few
+            observations is surer of the future than it should be; not a field.
     """
+
+    gaussian: bool = False
+
+    parameters_known: bool = True
+
+    def __repr__(self) -> str:
+        """Name the fields and their shapes, and what the bands leave out."""
+        short = super().__repr__()
+        return f"{short[:-1]}, parameters taken as known)" if self.parameters_known else short
 
     @property
     def state(self) -> Forecast:
         """The forecast of the latent state, without observation noise."""
         if self.state_mean is None or self.state_cov is None:
             raise ValueError("This forecast carries no state: its method forecasts `y` alone.")
-        return Forecast(self.state_mean, self.state_cov, self.state_samples).labelled(
-            self.index, None
-        )
+        state = Forecast(self.state_mean, self.state_cov, self.state_samples)
+        state.gaussian = self.gaussian
+        return state.labelled(self.index, None)
 
     def quantile(self, q: float) -> Tensor:
         """Return the marginal `q`-quantile, `(*batch, horizon, obs)`.
@@ -244,10 +322,9 @@ class Forecast(Labelled, _ForecastFields):
         """
         if not 0.0 < q < 1.0:
             raise ValueError(f"`q` must lie strictly between 0 and 1, got {q}.")
-        if self.samples is not None:
+        if self.samples is not None and not self.gaussian:
             return torch.quantile(self.samples, q, dim=0)
-        sd = self.cov.diagonal(dim1=-2, dim2=-1).sqrt()
-        return self.mean + sd * torch.special.ndtri(torch.as_tensor(q, dtype=sd.dtype))
+        return gaussian_quantile(self.mean, self.cov.diagonal(dim1=-2, dim2=-1).sqrt(), q)
 
     def interval(self, level: float = 0.9) -> tuple[Tensor, Tensor]:
         """Return the central interval that holds `level` of the predictive mass.
@@ -275,6 +352,35 @@ class Forecast(Labelled, _ForecastFields):
             columns[f"{name}_mean"], columns[f"{name}_sd"] = self.mean[..., i], sd[..., i]
             columns[f"{name}_lower"], columns[f"{name}_upper"] = lower[..., i], upper[..., i]
         return labelled_frame(columns, index if index is not None else self.index)
+
+
+def gaussian_quantile(mean: Tensor, sd: Tensor, q: float) -> Tensor:
+    """Return the `q`-quantile of a Gaussian; the median of an infinitely wide one is its mean.
+
+    Args:
+        mean: Any shape, as is `sd`.
+        sd: Standard deviation, possibly zero or infinite.
+        q: Probability level in (0, 1).
+    """
+    width = torch.special.ndtri(torch.as_tensor(q, dtype=sd.dtype, device=sd.device))
+    return mean if float(width) == 0.0 else mean + sd * width
+
+
+def _carries_graph(value: object) -> bool:
+    return isinstance(value, Tensor) and value.requires_grad
+
+
+def _without_graph(value: object) -> object:
+    return value.detach() if isinstance(value, Tensor) else value
+
+
+def _shape(value: Tensor) -> str:
+    return " x ".join(str(size) for size in value.shape) or f"{value.item():g}"
+
+
+def _shortened(names: tuple[str, ...], most: int = 4) -> str:
+    shown = ", ".join(str(name) for name in names[:most])
+    return shown if len(names) <= most else f"{shown}, ... ({len(names)})"
 
 
 def _default_names(prefix: str, size: int) -> tuple[str, ...]:

@@ -52,19 +52,23 @@ class Backtest(Labelled, _BacktestFields):
         Returns:
             Columns `crps`, `log_score` (negative log density, nats a step), `cov90`, `width90`
             (named after `level`), `mase` and `count` (observations scored). All but coverage are
-            better when lower. There is no `log_score` by column, for it judges them jointly.
+            better when lower. What could not be forecast yet, such as a series that has not begun,
+            is not scored. There is no `log_score` by column, for it judges them jointly.
         """
         import pandas as pd
 
         lower, upper = self.forecast.interval(level)
-        seen = torch.where(self.y.isnan(), torch.nan, 1.0)
+        # Before its first observation a series may have no forecast: infinitely wide is none.
+        none = self.forecast.cov.diagonal(dim1=-2, dim2=-1).isinf()
+        y = torch.where(none, torch.nan, self.y)
+        seen = torch.where(y.isnan(), torch.nan, 1.0)
         percent = f"{100 * level:g}"
         parts = {
-            "crps": crps(self.forecast, self.y),
-            "log_score": log_score(self.y, self.forecast.mean, self.forecast.cov)[..., None],
-            f"cov{percent}": covered(self.y, lower, upper),
-            f"width{percent}": (upper - lower) * seen,
-            "mase": scaled_error(self.y, self.forecast.mean, self.scale),
+            "crps": crps(self.forecast, y),
+            "log_score": log_score(y, self.forecast.mean, self.forecast.cov)[..., None],
+            f"cov{percent}": covered(y, lower, upper),
+            f"width{percent}": torch.where(none, torch.nan, upper - lower) * seen,
+            "mase": scaled_error(y, self.forecast.mean, self.scale),
             "count": seen,
         }
         if by == "column":

@@ -88,7 +88,8 @@ def recalibration_factor(forecast: Forecast, y: Tensor, level: float | None = No
         Kuleshov, Fenner and Ermon (2018), Accurate uncertainties for deep learning using
         calibrated regression (here with one parameter).
     """
-    error = ((y - forecast.mean) / standard_deviation(forecast)).reshape(-1, y.shape[-1])
+    sd = standard_deviation(forecast)
+    error = ((y - forecast.mean) / torch.where(sd.isinf(), torch.nan, sd)).reshape(-1, y.shape[-1])
     if level is None:
         return error.square().nanmean(0).sqrt()
     needed = torch.nanquantile(error.abs(), level, dim=0)
@@ -106,7 +107,9 @@ def rescale(forecast: Forecast, factor: Tensor) -> Forecast:
     samples = forecast.samples
     if samples is not None:
         samples = forecast.mean + (samples - forecast.mean) * factor
-    return Forecast(forecast.mean, cov, samples).labelled(forecast.index, forecast.names)
+    result = Forecast(forecast.mean, cov, samples)
+    result.gaussian = forecast.gaussian
+    return result.labelled(forecast.index, forecast.names)
 
 
 def calibration_warnings(forecast: Forecast, y: Tensor, level: float = 0.9) -> list[str]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..core.abilities import LinearGaussianModel
+from ..core.gaussian import whiten
 from ..core.model import Series
 from ..core.results import Filtered
 from .scores import mask_gaussian
@@ -53,7 +54,8 @@ class Innovations(NamedTuple):
     Attributes:
         mean: Predicted observations, `(*batch, time, obs)`.
         error: Observed minus predicted, `(*batch, time, obs)`; NaN where nothing was seen.
-        cov: Claimed covariances, `(*batch, time, obs, obs)`; infinite where the state is diffuse.
+        cov: Claimed covariances, `(*batch, time, obs, obs)`; infinite where a diffuse start still
+            leaves the observation open.
     """
 
     mean: Tensor
@@ -62,9 +64,12 @@ class Innovations(NamedTuple):
 
     @property
     def standardized(self) -> Tensor:
-        """Errors over their standard deviations, `(*batch, time, obs)`; NaN in diffuse steps."""
+        """Errors over their standard deviations, `(*batch, time, obs)`.
+
+        NaN where these are infinite or zero.
+        """
         sd = self.cov.diagonal(dim1=-2, dim2=-1).sqrt()
-        return torch.where(sd.isfinite(), self.error / sd, torch.nan)
+        return torch.where(sd.isfinite() & (sd > 0), self.error / sd, torch.nan)
 
 
 def innovations(model: LinearGaussianModel, series: Series, filtered: Filtered) -> Innovations:
@@ -78,33 +83,34 @@ def innovations(model: LinearGaussianModel, series: Series, filtered: Filtered) 
     Source:
         Durbin and Koopman (2012), Time Series Analysis by State Space Methods, equation 4.13.
     """
-    emission = model.linear_parameters(series.u, series.dt).emission
-    C, a, P = emission.matrix, filtered.predicted_mean, filtered.predicted_cov
-    mean = (C @ a[..., None])[..., 0] + emission.offset
-    proper = P.isfinite().all((-1, -2))[..., None, None]
-    cov = C @ torch.where(proper, P, 0.0) @ C.mT + emission.cov
-    return Innovations(mean, series.y - mean, torch.where(proper, cov, torch.inf))
+    with torch.no_grad():
+        emission = model.linear_parameters(series.u, series.dt).emission
+    C = emission.matrix
+    mean = (C @ filtered.predicted_mean[..., None])[..., 0] + emission.offset
+    cov = filtered.predicted_image_cov(C) + emission.cov
+    return Innovations(mean, series.y - mean, cov)
 
 
-def normalized_squared_error(error: Tensor, cov: Tensor) -> Squared:
+def normalized_squared_error(error: Tensor, cov: Tensor, size: Tensor | None = None) -> Squared:
     """Return `e' S^-1 e`, the NIS of innovations or the NEES of state errors.
 
     Args:
         error: `(*batch, time, size)`; NaN components are integrated out.
-        cov: Claimed covariances, `(*batch, time, size, size)`. Steps with an infinite entry (a
-            diffuse start) are left out.
+        cov: Claimed covariances, `(*batch, time, size, size)`. Components of infinite variance (a
+            diffuse start) are left out. One that others determine adds no degree of freedom, and
+            makes the result infinite if it is not what it must be.
+
+        size: Size of what the errors are differences of, shaped like them: their round-off.
 
     Source:
         Bar-Shalom, Li and Kirubarajan (2001), Estimation with Applications to Tracking and
         Navigation, section 5.4.
     """
-    known = cov.isfinite().all((-1, -2))
-    error = torch.where(known[..., None], error, torch.nan)
     error, masked, seen = mask_gaussian(error, cov)
-    factor = torch.linalg.cholesky(masked)
-    white = torch.linalg.solve_triangular(factor, error[..., None], upper=False)[..., 0]
-    dof = seen.sum(-1)
-    return Squared(torch.where(dof > 0, white.square().sum(-1), torch.nan), dof)
+    white, _, counts = whiten(error, masked, size)
+    dof = (seen & counts).sum(-1)
+    value = white.square().sum(-1)
+    return Squared(torch.where((dof > 0) | value.isinf(), value, torch.nan), dof)
 
 
 def nees(z: Tensor, mean: Tensor, cov: Tensor) -> Squared:
@@ -115,7 +121,7 @@ def nees(z: Tensor, mean: Tensor, cov: Tensor) -> Squared:
         mean: Estimates, `(*batch, time, state)`.
         cov: Claimed covariances, `(*batch, time, state, state)`.
     """
-    return normalized_squared_error(z - mean, cov)
+    return normalized_squared_error(z - mean, cov, z.abs() + mean.abs())
 
 
 def nis(found: Innovations) -> Squared:
@@ -124,7 +130,8 @@ def nis(found: Innovations) -> Squared:
     Args:
         found: Result of `innovations`.
     """
-    return normalized_squared_error(found.error, found.cov)
+    size = (2 * found.mean.abs() + found.error.abs()).nan_to_num(0.0)
+    return normalized_squared_error(found.error, found.cov, size)
 
 
 def consistency(squared: Squared, level: float = 0.95) -> Consistency:

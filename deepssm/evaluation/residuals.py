@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from ..core.abilities import LinearGaussianModel
+from ..core.gaussian import whiten
 from ..core.methods import InferenceMethod
 from ..core.model import Series, StateSpaceModel
+from .scores import mask_gaussian
 
 
 class ResidualTests(NamedTuple):
@@ -35,8 +37,9 @@ class ResidualTests(NamedTuple):
 def residuals(model: StateSpaceModel, series: Series, method: InferenceMethod) -> Tensor:
     """Return standardised one-step errors, `N(0, I)` if the model is right, `(*batch, time, obs)`.
 
-    Components of a step are decorrelated in their order. Missing entries, and steps at which a
-    diffuse start still leaves the prediction open, are NaN.
+    Components of a step are decorrelated in their order. NaN are missing entries, those that a
+    diffuse start still leaves open, and those without noise that others of the step determine;
+    such a one that is not what it must be is infinite.
 
     Args:
         model: A linear-Gaussian model.
@@ -56,14 +59,14 @@ def residuals(model: StateSpaceModel, series: Series, method: InferenceMethod) -
     with torch.no_grad():
         filtered = method.filter(model, series)
         linear = cast(LinearGaussianModel, model).linear_parameters(series.u, series.dt)
-    C, d, R = (x.to(series.y) for x in linear.emission)
-    cov = filtered.predicted_cov
-    known = torch.isfinite(cov).all(-1).all(-1) & torch.isfinite(filtered.predicted_mean).all(-1)
-    cov = torch.where(known[..., None, None], cov, torch.zeros_like(cov))
-    mean = torch.where(known[..., None], filtered.predicted_mean, torch.zeros(()).to(cov))
-    error = series.y - (C @ mean[..., None])[..., 0] - d
-    S = C @ cov @ C.mT + R
-    return _whiten(error, S, known[..., None] & ~series.y.isnan())
+    C, d, R = (x.detach().to(series.y) for x in linear.emission)
+    expected = (C @ filtered.predicted_mean[..., None])[..., 0] + d
+    S = filtered.predicted_image_cov(C) + R
+    error, masked, seen = mask_gaussian(series.y - expected, S)
+    size = torch.where(seen, series.y.abs() + expected.abs(), 0.0)
+    white, _, counts = whiten(error, masked, size)
+    # What is off the support is no standard normal, however large.
+    return torch.where(seen & counts, white, torch.where(seen & white.isinf(), white, torch.nan))
 
 
 def residual_tests(standardized: Tensor, lags: int | None = None) -> ResidualTests:
@@ -136,13 +139,3 @@ def _late_over_early(e: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
     early = torch.where(rank <= h[..., None], square, torch.zeros_like(e)).sum(-1)
     late = torch.where(rank > (n - h)[..., None], square, torch.zeros_like(e)).sum(-1)
     return late / early, h
-
-
-def _whiten(error: Tensor, S: Tensor, seen: Tensor) -> Tensor:
-    """Decorrelate the seen components of each step; the others become NaN."""
-    pair = seen[..., :, None] & seen[..., None, :]
-    eye = torch.eye(S.shape[-1], dtype=S.dtype, device=S.device)
-    factor, info = torch.linalg.cholesky_ex(torch.where(pair, S, eye))
-    clean = torch.where(seen, error, torch.zeros_like(error))
-    white = torch.linalg.solve_triangular(factor, clean[..., None], upper=False)[..., 0]
-    return torch.where(seen & (info == 0)[..., None], white, torch.nan)

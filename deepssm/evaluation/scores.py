@@ -13,6 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from ..core.gaussian import whiten
 from ..core.results import Forecast
 
 
@@ -26,7 +27,7 @@ def crps(forecast: Forecast, y: Tensor) -> Tensor:
     Returns:
         `(*batch, horizon, obs)`, in the units of `y`.
     """
-    if forecast.samples is not None:
+    if forecast.samples is not None and not forecast.gaussian:
         return crps_samples(y, forecast.samples)
     return crps_gaussian(y, forecast.mean, standard_deviation(forecast))
 
@@ -37,15 +38,18 @@ def crps_gaussian(y: Tensor, mean: Tensor, sd: Tensor) -> Tensor:
     Args:
         y: Any shape, as are `mean` and `sd`.
         mean: Predictive mean.
-        sd: Predictive standard deviation, positive.
+        sd: Predictive standard deviation. Where it is 0 the score is `|y - mean|`; where it is
+            infinite nothing was forecast, and the score is NaN.
 
     Source:
         Gneiting, Raftery, Westveld and Goldman (2005), equation 5.
     """
     # scoringrules' torch backend takes 1/sqrt(pi) in float32, an error of 3e-8.
-    w = (y - mean) / sd
+    error, certain = y - mean, sd == 0
+    w = error / torch.where(certain, 1.0, sd)
     density = torch.exp(-w.square() / 2) / math.sqrt(2 * math.pi)
-    return sd * (w * (2 * torch.special.ndtr(w) - 1) + 2 * density - 1 / math.sqrt(math.pi))
+    score = sd * (w * (2 * torch.special.ndtr(w) - 1) + 2 * density - 1 / math.sqrt(math.pi))
+    return torch.where(sd.isinf(), torch.nan, torch.where(certain, error.abs(), score))
 
 
 def crps_samples(y: Tensor, samples: Tensor) -> Tensor:
@@ -112,27 +116,30 @@ def log_score(y: Tensor, mean: Tensor, cov: Tensor) -> Tensor:
     Args:
         y: `(*axes, obs)`; missing components are integrated out.
         mean: `(*axes, obs)`.
-        cov: `(*axes, obs, obs)`, positive definite.
+        cov: `(*axes, obs, obs)`, positive semi-definite: of a singular one it is the density on
+            the support, and infinity off it. Components with infinite variance are left out.
 
     Returns:
-        `(*axes)`, NaN where all of `y` is missing.
+        `(*axes)`, NaN where all of `y` is missing or was not forecast.
 
     Source:
         Gneiting and Raftery (2007), Strictly proper scoring rules, sections 4.1 and 4.2.
     """
     error, masked, seen = mask_gaussian(y - mean, cov)
-    factor = torch.linalg.cholesky(masked)
-    white = torch.linalg.solve_triangular(factor, error[..., None], upper=False)[..., 0]
-    count = seen.sum(-1, dtype=white.dtype)  # an integer times a number would be float32
-    log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    score = (white.square().sum(-1) + log_det + count * math.log(2 * math.pi)) / 2
-    return torch.where(count > 0, score, torch.nan)
+    size = torch.where(seen, y.abs() + mean.abs(), 0.0)
+    white, log_scale, counts = whiten(error, masked, size)
+    count = (seen & counts).sum(-1, dtype=white.dtype)  # an integer would make it float32
+    score = white.square().sum(-1) / 2 + log_scale.sum(-1) + count * math.log(2 * math.pi) / 2
+    return torch.where(seen.any(-1), score, torch.nan)
 
 
 def covered(y: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-    """Return 1 where `lower <= y <= upper`, 0 elsewhere, NaN where `y` is missing."""
+    """Return 1 where `lower <= y <= upper`, 0 elsewhere, NaN where nothing can be compared.
+
+    That is where `y` is missing, and where the interval is all numbers: nothing was forecast.
+    """
     inside = ((y >= lower) & (y <= upper)).to(lower.dtype)
-    return torch.where(y.isnan(), torch.nan, inside)
+    return torch.where(y.isnan() | lower.isinf() & upper.isinf(), torch.nan, inside)
 
 
 def interval_score(y: Tensor, lower: Tensor, upper: Tensor, level: float) -> Tensor:
@@ -152,7 +159,7 @@ def interval_score(y: Tensor, lower: Tensor, upper: Tensor, level: float) -> Ten
     import scoringrules
 
     score = scoringrules.interval_score(y, lower, upper, 1 - level, backend="torch")
-    return cast("Tensor", score)
+    return torch.where(lower.isinf() & upper.isinf(), torch.nan, cast("Tensor", score))
 
 
 def weighted_interval_score(
@@ -184,10 +191,12 @@ def weighted_interval_score(
 def pit_gaussian(y: Tensor, mean: Tensor, sd: Tensor) -> Tensor:
     """Probability integral transform `Phi((y - mean) / sd)`: uniform if the forecast is right.
 
+    NaN where the forecast was infinitely wide, and where it was a certainty that came true.
+
     Source:
         Dawid (1984), Statistical theory: the prequential approach.
     """
-    return torch.special.ndtr((y - mean) / sd)
+    return torch.where(sd.isinf(), torch.nan, torch.special.ndtr((y - mean) / sd))
 
 
 def pit_samples(y: Tensor, samples: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -218,7 +227,7 @@ def pit(forecast: Forecast, y: Tensor, generator: torch.Generator | None = None)
         y: `(*batch, horizon, obs)`.
         generator: Source of randomness for draws.
     """
-    if forecast.samples is not None:
+    if forecast.samples is not None and not forecast.gaussian:
         return pit_samples(y, forecast.samples, generator)
     return pit_gaussian(y, forecast.mean, standard_deviation(forecast))
 
@@ -268,13 +277,13 @@ def mask_gaussian(error: Tensor, cov: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
     Args:
         error: `(*axes, obs)`, NaN where missing.
-        cov: `(*axes, obs, obs)`.
+        cov: `(*axes, obs, obs)`; a component of infinite variance counts as missing.
 
     Returns:
         Errors with zeros, covariances with unit rows, and what was seen, `(*axes, obs)`. Quadratic
         forms and log determinants of the result are those of the components seen.
     """
-    seen = ~error.isnan()
+    seen = ~error.isnan() & cov.diagonal(dim1=-2, dim2=-1).isfinite()
     both = seen[..., :, None] & seen[..., None, :]
     eye = torch.eye(cov.shape[-1], dtype=cov.dtype, device=cov.device)
     return torch.where(seen, error, 0.0), torch.where(both, cov, eye), seen

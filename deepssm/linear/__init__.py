@@ -39,6 +39,7 @@ from .scan import logarithmic_scan as logarithmic_scan
 from .scan import matrix_scan as matrix_scan
 from .selective import scalar_decay_scan as scalar_decay_scan
 from .selective import selective_scan as selective_scan
+from .stepping import stepper as stepper
 from .structure import Dense as Dense
 from .structure import Structure as Structure
 from .structure import Transition as Transition

@@ -117,7 +117,7 @@ class LinearSystem(NamedTuple):
         dt: Tensor | float | None = None,
         rate: float = 1.0,
     ) -> tuple[Tensor, Tensor]:
-        """Advance by one input; call it on `discretized(...)` when steps are many and equal.
+        """Advance by one input; `deepssm.linear.stepper` prepares many equal steps once.
 
         Args:
             u: `(*batch, m)`.

@@ -52,6 +52,7 @@ from .discrete.emissions_gaussian import RegressionStates as RegressionStates
 from .discrete.hidden_markov import HiddenMarkov as HiddenMarkov
 from .discrete.switching import SwitchingLinearGaussian as SwitchingLinearGaussian
 from .gaussian.dynamic_factor import DynamicFactor as DynamicFactor
+from .gaussian.known_noise import KnownNoise as KnownNoise
 from .gaussian.linear_gaussian import LinearGaussian as LinearGaussian
 from .gaussian.linear_model import LinearModel as LinearModel
 from .gaussian.nonlinear import NonlinearGaussian as NonlinearGaussian

@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from torch import Tensor
 
+from ..core.model import Data
 from ..core.results import Forecast
+from ..io.arrays import read_numbers
+from ..io.frames import is_frame, read_frame
+from ..io.row_labels import is_default
 from .plots_canvas import (
     COLOURS,
     INK,
@@ -31,10 +35,10 @@ if TYPE_CHECKING:
 
 def plot_forecast(
     forecast: Forecast,
-    y: Tensor | None = None,
+    y: Data | None = None,
     *,
     index: pd.Index | None = None,
-    truth: Tensor | None = None,
+    truth: Data | None = None,
     levels: tuple[float, ...] = LEVELS,
     past: int = 200,
     series: int = 0,
@@ -43,9 +47,9 @@ def plot_forecast(
 
     Args:
         forecast: The forecast; dates come from its `index`.
-        y: The past, `(*batch, time, obs)`.
-        index: Labels of the past.
-        truth: What came true, `(*batch, horizon, obs)`.
+        y: The past, `(*batch, time, obs)`, or a frame or series.
+        index: Labels of the past; by default those of the frame.
+        truth: What came true, `(*batch, horizon, obs)`, or a frame or series.
         levels: Levels of the bands.
         past: Steps of the past to show.
         series: Which series of a batch.
@@ -63,10 +67,10 @@ def plot_forecast(
 
 def plot_methods(
     forecasts: Mapping[str, Forecast],
-    y: Tensor | None = None,
+    y: Data | None = None,
     *,
     index: pd.Index | None = None,
-    truth: Tensor | None = None,
+    truth: Data | None = None,
     levels: tuple[float, ...] = LEVELS,
     past: int = 200,
     component: int = 0,
@@ -76,9 +80,9 @@ def plot_methods(
 
     Args:
         forecasts: By method; dates come from the first one's `index`.
-        y: The past, `(*batch, time, obs)`.
-        index: Labels of the past.
-        truth: What came true, `(*batch, horizon, obs)`.
+        y: The past, `(*batch, time, obs)`, or a frame or series.
+        index: Labels of the past; by default those of the frame.
+        truth: What came true, `(*batch, horizon, obs)`, or a frame or series.
         levels: Levels of the bands.
         past: Steps of the past to show.
         component: Which component of the observations.
@@ -107,17 +111,31 @@ class _Around(NamedTuple):
 
 def _around(
     forecast: Forecast,
-    y: Tensor | None,
+    y: Data | None,
     index: pd.Index | None,
-    truth: Tensor | None,
+    truth: Data | None,
     past: int,
     series: int,
 ) -> _Around:
-    seen = None if y is None else one_series(y, 2, series)[-past:]
-    came = None if truth is None else one_series(truth, 2, series)
+    values, own = _taken("y", y)
+    later, _ = _taken("truth", truth)
+    index = own if index is None else index
+    seen = None if values is None else one_series(values, 2, series)[-past:]
+    came = None if later is None else one_series(later, 2, series)
     size = 0 if seen is None else len(seen)
     before, ahead = _times(forecast.index, index, size, forecast.mean.shape[-2])
     return _Around(before, ahead, seen, came)
+
+
+def _taken(name: str, value: Data | None) -> tuple[Tensor | None, pd.Index | None]:
+    """Return numbers, `(*batch, time, obs)`, and the labels of a frame."""
+    if value is None:
+        return None, None
+    if is_frame(value):
+        data, _ = read_frame(value, name)
+        return data.y, None if is_default(data.index) else data.index
+    values = read_numbers(name, value)
+    return values[:, None] if values.ndim == 1 else values, None
 
 
 def _panel(

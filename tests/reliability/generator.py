@@ -140,3 +140,58 @@ def _parameters(A: Array, Q: Array, C: Array, R: Array, m0: Array, P0: Array) ->
         LinearConditional(A, b, Q),  # type: ignore[arg-type]
         LinearConditional(C, d, R),  # type: ignore[arg-type]
     )
+
+
+def skew_case(seed: int, *, time: int = 30) -> Case:
+    """Draw a model in coordinates so skew that its states' parts cancel, nearly singular too.
+
+    States are turned and stretched by up to 1e5 (a full similarity, not only other units), `Q`
+    is deficient to 1e-12 of its size, some sensors have no noise and some repeat another.
+    """
+    rng = np.random.default_rng(seed)
+    n, m = int(rng.integers(1, 6)), int(rng.integers(1, 4))
+    turn, _ = np.linalg.qr(rng.normal(size=(n, n)))
+    other, _ = np.linalg.qr(rng.normal(size=(n, n)))
+    basis = turn * 10.0 ** rng.uniform(-5, 5, n) @ other
+    A = basis @ _transition(rng, n, ())[...] @ np.linalg.inv(basis)
+    weak = _covariance(rng, n, n + 1) * 10.0 ** rng.uniform(-14, -10)
+    Q = _covariance(rng, n, _rank(rng, n, 0.6)) + (weak if rng.random() < 0.5 else 0)
+    R = 10.0 ** rng.uniform(-6, 2) * _covariance(rng, m, _rank(rng, m, 0.25))
+    P0 = 10.0 ** rng.uniform(-6, 8) * _covariance(rng, n, _rank(rng, n, 0.25))
+    C = rng.normal(size=(m, n)) @ np.linalg.inv(basis)
+    if rng.random() < 0.25:
+        row = rng.integers(m)
+        R[row], R[:, row] = 0.0, 0.0
+    if m > 1 and rng.random() < 0.25:
+        C[1], R[1], R[:, 1] = C[0], R[0], R[:, 0]
+    turned = [basis @ x @ basis.T for x in (Q, P0)]
+    Q, P0 = ((x + x.T) / 2 for x in turned)
+    params = _parameters(A[None], Q[None], C[None], R[None], basis @ rng.normal(size=n), P0)
+    y = simulate(params, time, seed, _modest(params.initial.cov))
+    return Case(params, oracles.punch_holes(y, 0.3, seed) if rng.random() < 0.5 else y)
+
+
+def nearly_singular_case(seed: int, *, time: int = 30) -> Case:
+    """Draw a model in badly scaled units, deficient to 1e-12 of its size in every covariance."""
+    rng = np.random.default_rng(seed)
+    n, m = int(rng.integers(1, 6)), int(rng.integers(1, 4))
+
+    def covariance(size: int, deficient: float) -> Array:
+        cov = _covariance(rng, size, _rank(rng, size, deficient))
+        weak = 10.0 ** rng.uniform(-14, -10) * _covariance(rng, size, size + 1)
+        return cov + (weak if rng.random() < 0.5 else 0)
+
+    A, C = _transition(rng, n, (1,)), rng.normal(size=(1, m, n))
+    Q = 2.0 ** rng.integers(-20, 7) * covariance(n, 0.6)
+    R = 2.0 ** rng.integers(-20, 7) * covariance(m, 0.25)
+    P0 = 2.0 ** rng.integers(-20, 34) * covariance(n, 0.25)
+    if rng.random() < 0.25:
+        row = rng.integers(m)
+        R[row], R[:, row] = 0.0, 0.0
+    if m > 1 and rng.random() < 0.25:
+        C[:, 1], R[1], R[:, 1] = C[:, 0], R[0], R[:, 0]
+    # Powers of two keep what is singular exactly so.
+    units = 2.0 ** rng.integers(-17, 18, n), 2.0 ** rng.integers(-17, 18, m)
+    params = scaled(_parameters(A, Q[None], C, R[None], rng.normal(size=n), P0), *units)
+    y = simulate(params, time, seed, _modest(params.initial.cov))
+    return Case(params, oracles.punch_holes(y, 0.3, seed) if rng.random() < 0.5 else y)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 
 import torch
 
 from ...api.backtest import backtest
 from ..exit_codes import DataError, Outcome
-from ..holdout import naive_backtest, naive_name, season
+from ..failures import surviving
+from ..holdout import naive_name, season, usable_baseline
 from ..run_folder import finite
 from ..saved_runs import open_run
 from ..state_tables import write_table
@@ -34,19 +36,25 @@ def run(args: argparse.Namespace) -> Outcome:
     ).labelled(fit.index, fit.names)  # fmt: skip
     step = chosen.config.get("data", {}).get("step", "")
     period = season(spec, step, start)
-    naive = naive_backtest(fit, period, where)
+    failures: list[str] = []
+    scores = {chosen.name: found.scores().iloc[0]}
+    with surviving("Scores of the naive forecast", failures):
+        period, naive = usable_baseline(fit, period, where)
+        scores[naive_name(period)] = naive.scores().iloc[0]
     write_table(found.scores(by="horizon"), args.out)
-    scores = {chosen.name: found.scores().iloc[0], naive_name(period): naive.scores().iloc[0]}
     lines = [f"{'method':20}{'CRPS':>12}{'90 % coverage':>16}{'90 % width':>14}"]
     for name, score in scores.items():
         cov = f"{100 * score['cov90']:.1f} %"
         lines.append(f"{name:20}{score['crps']:>12.4g}{cov:>16}{score['width90']:>14.4g}")
     lines.append(f"{len(found.origins)} origins, {args.horizon} steps ahead each.")
+    lines += [f"Note: {line}" for line in failures]
     if not args.refit:
         lines.append(_flattery(int(chosen.config.get("holdout", 0)), rows, start))
     data = {"scores": {name: score.to_dict() for name, score in scores.items()}}
     text = "\n".join(line for line in lines if line)
-    return Outcome(text, finite(data), args.out, f"deepssm report {args.folder}")
+    return Outcome(
+        text, finite(data), args.out, shlex.join(["deepssm", "report", str(args.folder)])
+    )
 
 
 def _flattery(holdout: int, rows: int, start: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 
 from ...data import co2
 from ..exit_codes import Outcome
@@ -28,7 +29,9 @@ def run(args: argparse.Namespace) -> Outcome:
         settings = {
             "seed": args.seed,
             "holdout": HOLDOUT,
-            "command": f"deepssm demo --seed {args.seed} --out {args.out}",
+            "command": shlex.join(
+                ["deepssm", "demo", "--seed", str(args.seed), "--out", str(args.out)]
+            ),
             "data": {
                 **data_settings(table, "deepssm.data.co2()", "Carbon dioxide over Mauna Loa"),
                 "time": "date",
@@ -37,9 +40,8 @@ def run(args: argparse.Namespace) -> Outcome:
         study = write_run(folder, log, fits, settings)
         log.say(f"Done in {log.seconds:.0f} s.")
     out = RunFolder(args.out)
-    return Outcome(
-        said(study), machine(study), out.report_file, f"deepssm forecast {args.out} --horizon 52"
-    )
+    following = shlex.join(["deepssm", "forecast", str(args.out), "--horizon", "52"])
+    return Outcome(said(study), machine(study), out.report_file, following)
 
 
 def specs() -> dict[str, ModelSpec]:

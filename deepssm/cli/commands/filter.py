@@ -15,7 +15,9 @@ def run(args: argparse.Namespace) -> Outcome:
     chosen = open_run(args.folder, args.which)
     fit = fit_with_data(chosen, args.data)
     filtered = fit.filter()
-    observations = from_moments(fit.model, filtered.mean, filtered.cov, fit.series)
+    observations = from_moments(
+        fit.model, filtered.mean, filtered.cov, fit.series, diffuse=filtered.diffuse
+    )
     frame = table_of(filtered.to_frame(), observations, chosen.spec.y)
     frame["log_likelihood"] = filtered.log_likelihood.cpu().numpy()
     return outcome(chosen, fit, frame, args.out, "Filtered")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import shlex
 import shutil
 from dataclasses import replace
@@ -18,11 +17,16 @@ from ..fit_model import first_rows, learn, with_table
 from ..holdout import Study, evaluate
 from ..model_specs import ModelSpec, complete, usual_period
 from ..netcdf import write_results
+from ..reading import reading_of
 from ..report_page import page_of, text_table
 from ..resume import begin_training, removed_without_checkpoint
 from ..run_folder import Log, RunFolder, finite, new_run
 from ..saved_runs import write_fits
 from ..table import Table, check_observations, read_table
+from ..table_files import STANDARD_INPUT
+
+# Their values may begin with a dash, as -999 does.
+_DASHED = ("--missing", "--thousands", "--sep")
 
 
 def run(args: argparse.Namespace) -> Outcome:
@@ -31,7 +35,8 @@ def run(args: argparse.Namespace) -> Outcome:
         args.model,
         (),
         tuple(args.u),
-        period=args.period or 0.0,
+        period=args.period[0] if args.period else 0.0,
+        period2=args.period[1] if args.period and len(args.period) > 1 else 0.0,
         harmonics=args.harmonics or 0,
         ar=args.ar or 0,
         state_dim=args.state_dim or 0,
@@ -39,7 +44,13 @@ def run(args: argparse.Namespace) -> Outcome:
         steps=args.steps or 0,
     )
     table = read_table(
-        args.data, time=args.time, y=args.y, u=args.u, resample=args.resample, uneven=asked.uneven
+        args.data,
+        time=args.time,
+        y=args.y,
+        u=args.u,
+        resample=args.resample,
+        uneven=asked.uneven,
+        reading=reading_of(vars(args)),
     )
     spec = complete(replace(asked, y=tuple(table.y.columns)), step=table.step)
     learnt_from = len(table.y) - args.holdout
@@ -54,23 +65,34 @@ def run(args: argparse.Namespace) -> Outcome:
         training = args.out.with_name(f"{args.out.name}.training") if spec.deep else None
         specs = _specs(spec, table)
         fits = learn_all(specs, table, learnt_from, log, args.seed, training, args.resume)
-        settings = {
-            "seed": args.seed,
-            "holdout": args.holdout,
-            "command": _command(args, spec),
-            "data": {
-                **data_settings(table, args.data.name, args.data.stem),
-                "time": args.time,
-                "resample": args.resample,
-                "sha256": hashlib.sha256(args.data.read_bytes()).hexdigest(),
-            },
-        }
-        study = write_run(folder, log, fits, settings)
+        study = write_run(folder, log, fits, _settings(args, spec, table))
     if training is not None:
         shutil.rmtree(training, ignore_errors=True)
     out = RunFolder(args.out)
-    next_command = f"deepssm forecast {args.out} --horizon 24"
+    next_command = shlex.join(["deepssm", "forecast", str(args.out), "--horizon", "24"])
     return Outcome(said(study), machine(study), out.report_file, next_command)
+
+
+def _settings(args: argparse.Namespace, spec: ModelSpec, table: Table) -> dict[str, Any]:
+    """Return what `config.toml` says about the run."""
+    return {
+        "seed": args.seed,
+        "holdout": args.holdout,
+        "command": _command(args, spec),
+        "data": {
+            **data_settings(table, *_called(args.data)),
+            "time": args.time,
+            "resample": args.resample,
+            "sha256": table.sha256,
+            "reading": reading_of(vars(args)).to_config(),
+        },
+    }
+
+
+def _called(path: Path) -> tuple[str, str]:
+    """Return the name of a table and the title of its report."""
+    name = "standard input" if path == STANDARD_INPUT else path.name
+    return name, name.removesuffix(".gz").rpartition(".")[0] or name
 
 
 def _specs(spec: ModelSpec, table: Table) -> dict[str, ModelSpec]:
@@ -219,7 +241,7 @@ def _command(args: argparse.Namespace, spec: ModelSpec) -> str:
     options = {
         "--time": args.time,
         "--u": ",".join(args.u) or None,
-        "--period": f"{spec.period:.10g}" if spec.period else None,
+        "--period": ",".join(f"{p:.10g}" for p in (spec.period, spec.period2) if p) or None,
         "--harmonics": spec.harmonics or None,
         "--ar": spec.ar or None,
         "--state-dim": spec.state_dim or None,
@@ -227,9 +249,17 @@ def _command(args: argparse.Namespace, spec: ModelSpec) -> str:
         "--steps": spec.steps or None,
         "--holdout": args.holdout or None,
         "--resample": args.resample,
+        "--id": args.series,
+        "--sep": args.sep,
+        "--decimal": args.decimal,
+        "--thousands": args.thousands,
+        "--missing": ",".join(args.missing) or None,
+        "--fill-inputs": args.fill,
         "--seed": args.seed,
         "--out": args.out,
     }
     for option, value in options.items():
-        words += [] if value is None else [option, str(value)]
+        words += [] if value is None else [f"{option}={value}" if option in _DASHED else option]
+        words += [] if value is None or option in _DASHED else [str(value)]
+    words += ["--percent"] if args.percent else []
     return shlex.join(words)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from ...api.fit import Fit
+from ...api.forecasting import Ahead
 from ...core.results import Forecast
-from ..exit_codes import Outcome, UsageError
+from ..exit_codes import DataError, Outcome, UsageError
 from ..fit_model import future_inputs
+from ..reading import reading_of
 from ..saved_runs import Run, open_run
 from ..state_tables import first_row, fit_with_data, write_table
 from ..table import read_inputs
@@ -37,7 +40,7 @@ def run(args: argparse.Namespace) -> Outcome:
     write_table(frame, args.out)
     data = {"horizon": args.horizon, "levels": args.levels, "columns": list(frame.columns)}
     text = f"{_preview(frame)}\n{args.horizon} steps ahead with {chosen.spec.words}."
-    return Outcome(text, data, args.out, f"deepssm backtest {args.folder}")
+    return Outcome(text, data, args.out, shlex.join(["deepssm", "backtest", str(args.folder)]))
 
 
 def _inputs(args: argparse.Namespace, run: Run, fit: Fit) -> np.ndarray | None:
@@ -51,9 +54,24 @@ def _inputs(args: argparse.Namespace, run: Run, fit: Fit) -> np.ndarray | None:
         return None
     given = np.empty((args.horizon, 0))
     if names:
-        given = read_inputs(args.u_future, names, args.horizon)
+        given = _given(args, run, fit, names)
     start = fit.series.time if fit.index is None else first_row(run, fit.index) + len(fit.index)
     return future_inputs(run.spec, given, start=start)
+
+
+def _given(args: argparse.Namespace, run: Run, fit: Fit, names: list[str]) -> np.ndarray:
+    """Return the inputs of the steps ahead: by their times where the table has them."""
+    settings = run.config.get("data", {})
+    reading = reading_of(settings.get("reading", {}))._replace(series="")
+    frame = read_inputs(args.u_future, names, time=settings.get("time"), reading=reading)
+    labels = fit.labels._replace(inputs=tuple(names))
+    found = Ahead(args.horizon, frame, labels=labels).aligned(fit.model).u_future
+    given = np.asarray(found)
+    if len(given) != args.horizon:
+        raise DataError(
+            f"{args.u_future} has {len(given)} rows, expected one a step: {args.horizon}."
+        )
+    return given
 
 
 def _steps(run: Run, fit: Fit) -> float | None:

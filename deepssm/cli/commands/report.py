@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 
 from ...report.html import write
 from ..exit_codes import Outcome
@@ -18,5 +19,5 @@ def run(args: argparse.Namespace) -> Outcome:
     study = study_of({run.name: (run.spec, run.fit) for run in runs}, first.config)
     path = args.out or first.folder.report_file
     write(page_of(study, first.config, args.frames), path)
-    next_command = f"deepssm forecast {args.folder} --horizon 24"
+    next_command = shlex.join(["deepssm", "forecast", str(args.folder), "--horizon", "24"])
     return Outcome(said(study), machine(study), path, next_command)

@@ -15,6 +15,8 @@ def run(args: argparse.Namespace) -> Outcome:
     chosen = open_run(args.folder, args.which)
     fit = fit_with_data(chosen, args.data)
     smoothed = fit.smooth()
-    observations = from_moments(fit.model, smoothed.mean, smoothed.cov, fit.series)
+    observations = from_moments(
+        fit.model, smoothed.mean, smoothed.cov, fit.series, diffuse=smoothed.diffuse
+    )
     frame = table_of(smoothed.to_frame(), observations, chosen.spec.y)
     return outcome(chosen, fit, frame, args.out, "Smoothed")

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ...core.abilities import ReadsEarlierObservations
+from ...core.lazy_results import Lazy, LazyTuple, lazy_filtered, lazy_smoothed
 from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import seeded
 from ...core.results import Filtered, Forecast, Smoothed
-from ...ops.arrays import Batch
 from ..simulation.conditionals import covariance
 from ..simulation.simulate import observations_in_turn
+from . import hidden_markov_chain as chains
 from . import hidden_markov_scan as scan
 from .hidden_markov_online import OnlineForward
 from .required import discrete_model, log_transitions
@@ -23,13 +27,32 @@ from .required import discrete_model, log_transitions
 Backend = Literal["sequential", "scan"]
 
 
-class Chain(NamedTuple):
-    """What forward-backward finds, `(*batch, time, state)`; `pairs` has one state axis more."""
-
+class _ChainFields(NamedTuple):
     predicted: Tensor
     filtered: Tensor
     smoothed: Tensor
     pairs: Tensor
+    log_likelihood: Tensor
+
+
+class Chain(LazyTuple, _ChainFields):
+    """What forward-backward finds, `(*batch, time, state)`.
+
+    `pairs`, with one state axis more, is made when it is first read.
+    """
+
+    @property
+    def pairs(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """`p(z_{t-1}, z_t | y)`, `(*batch, time, state, state)`; entry 0 is zero."""
+        return self[3]
+
+
+class Expected(NamedTuple):
+    """What an EM step reads; see `ClosedFormEM.maximize`."""
+
+    first: Tensor
+    pairs: Tensor
+    smoothed: Tensor
     log_likelihood: Tensor
 
 
@@ -42,11 +65,14 @@ class ForwardBackward:
     Args:
         backend: `"sequential"` is compiled for CPUs; `"scan"` takes `O(log T)` parallel steps on
             any device and `state` times the work.
+        checkpoints: Keep the filter at every `sqrt(T)`-th step alone, and run it twice, where
+            gradients, EM or smoothing go back over a long series; sequential.
 
     Source: Rabiner (1989), Proceedings of the IEEE 77(2); Viterbi (1967).
     """
 
     backend: Backend = "sequential"
+    checkpoints: bool = False
 
     def run(self, model: StateSpaceModel, series: Series) -> Chain:
         """Return all probabilities at once, without a gradient."""
@@ -55,29 +81,74 @@ class ForwardBackward:
             return _chain(pi, A, B, batch, self.backend)
 
     def filter(self, model: StateSpaceModel, series: Series) -> Filtered:
-        """Return the probabilities of states given the past, with and without the present."""
-        chain = self.run(model, series)
-        moments = (
-            chain.filtered,
-            _spread(chain.filtered),
-            chain.predicted,
-            _spread(chain.predicted),
-        )
-        return Filtered(*moments, chain.log_likelihood, _impossible(chain))
+        """Return the probabilities of states given the past, with and without the present.
+
+        Covariances are made when they are read.
+        """
+        with torch.no_grad():
+            pi, A, B, batch = _logs(model, series)
+            if self.backend == "scan":
+                before, after, score = scan.forward(pi, A, B)
+                found = before.exp(), after.exp(), score
+            else:
+                found = _filtered(chains.filter_all(chains.as_logs(pi, A, B)), B)
+        p, q, score = (part.reshape(*batch, *part.shape[1:]) for part in found)
+        spreads = partial(_spread, q), partial(_spread, p)
+        return lazy_filtered(q, spreads[0], p, spreads[1], score, _impossible(score))
 
     def smooth(self, model: StateSpaceModel, series: Series) -> Smoothed:
-        """Return the probabilities of states given all of `y`."""
-        chain = self.run(model, series)
-        p = chain.smoothed
-        cross = torch.zeros_like(chain.pairs)
-        outer = p[..., 1:, :, None] * p[..., :-1, None, :]
-        cross[..., 1:, :, :] = chain.pairs[..., 1:, :, :].mT - outer
-        return Smoothed(p, _spread(p), cross, chain.log_likelihood, _impossible(chain))
+        """Return the probabilities of states given all of `y`.
+
+        Covariances are made when they are read; until then `log p(y_t | z_t)` is kept for them.
+        """
+        if self.backend == "scan" or not self.checkpoints:
+            chain = self.run(model, series)
+            p, score = chain.smoothed, chain.log_likelihood
+            cross = partial(_cross_cov, p, partial(_field, chain, 3))
+        else:
+            with torch.no_grad():
+                pi, A, B, batch = _logs(model, series)
+                logs = chains.as_logs(pi, A, B)
+                found = chains.backward(logs)
+            p, score = (
+                torch.from_numpy(x).to(B).reshape(*batch, *x.shape[1:])
+                for x in (found.states, found.score)
+            )
+            cross = partial(_cross_cov, p, partial(_pairs, logs, B, batch))
+        return lazy_smoothed(p, partial(_spread, p), cross, score, _impossible(score))
+
+    def expect(self, model: StateSpaceModel, series: Series) -> Expected:
+        """Return what an EM step reads.
+
+        `pairs` are summed over time and series, as entry 1 of a series of two steps, where all
+        transitions are alike; else they are `(*batch, time, state, state)`.
+        """
+        with torch.no_grad():
+            pi, A, B, batch = _logs(model, series)
+            if self.backend == "scan":
+                chain = _chain(pi, A, B, batch, "scan")
+                first = chain.smoothed[..., 0, :]
+                return Expected(first, chain.pairs, chain.smoothed, chain.log_likelihood)
+            logs = chains.as_logs(pi, A, B)
+            alike = A.shape[:2] == (1, 1)
+            sizes = (1, 1) if alike else tuple(B.shape[:2])
+            forward = None if self.checkpoints else chains.filter_all(logs)
+            found = chains.backward(logs, sizes, forward=forward)
+            parts = (torch.from_numpy(x).to(B) for x in found)
+        first, smoothed, pairs, score = (
+            part if i == 2 else part.reshape(*batch, *part.shape[1:])
+            for i, part in enumerate(parts)
+        )
+        if alike:
+            pairs = torch.cat((torch.zeros_like(pairs), pairs), 1)[0]
+        else:
+            pairs = pairs.reshape(*batch, *pairs.shape[1:])
+        return Expected(first, pairs, smoothed, score)
 
     def log_likelihood(self, model: StateSpaceModel, series: Series) -> Tensor:
         """Return `log p(y_t | y_{1:t-1})` in nats, `(*batch, time)`, differentiable."""
         pi, A, B, batch = _logs(model, series)
-        score = cast(Tensor, _Score.apply(pi, A, B, self.backend))
+        score = cast(Tensor, _Score.apply(pi, A, B, self.backend, self.checkpoints))
         return score.reshape(*batch, -1)
 
     def viterbi(self, model: StateSpaceModel, series: Series) -> tuple[Tensor, Tensor]:
@@ -87,11 +158,11 @@ class ForwardBackward:
             State indices, `(*batch, time)`, and the log of the path's joint density with `y`,
             `(*batch,)`.
         """
-        from . import hidden_markov_kernels as kernels
+        from . import hidden_markov_path_kernels as kernels
 
         with torch.no_grad():
             pi, A, B, batch = _logs(model, series)
-        path, best = kernels.viterbi(*(_array(x) for x in (pi, A, B)))
+        path, best = kernels.viterbi(*(chains.as_array(x) for x in (pi, A, B)))
         paths = torch.from_numpy(path).to(B.device).reshape(*batch, -1)
         return paths, torch.from_numpy(best).to(B).reshape(batch)
 
@@ -104,20 +175,9 @@ class ForwardBackward:
     ) -> Tensor:
         """Draw paths as one-hot vectors, `(num_samples, *batch, time, state)`."""
         with torch.no_grad():
-            _, A, B, batch = _logs(model, series)
-            filtered = self.run(model, series).filtered.reshape(B.shape).log()
-            path = []
-            logits = filtered[:, -1].expand(num_samples, *filtered[:, -1].shape)
-            for t in range(B.shape[1] - 1, -1, -1):
-                now = _draw(logits, generator)
-                path.append(now)
-                if t > 0:
-                    a = A[:, min(t, A.shape[1] - 1)].expand(len(B), -1, -1)
-                    into = a.mT[torch.arange(len(B), device=B.device), now]
-                    logits = filtered[:, t - 1] + into
-            index = torch.stack(path[::-1], -1)
-            one_hot = torch.nn.functional.one_hot(index, B.shape[-1]).to(B.dtype)
-        return one_hot.reshape(num_samples, *batch, *B.shape[1:])
+            pi, A, B, batch = _logs(model, series)
+            logs = chains.as_logs(pi, A, B)
+            return _draws(logs, chains.filter_all(logs), B, batch, 0, num_samples, generator)
 
     def online(self, model: StateSpaceModel) -> OnlineForward:
         """Return a filter that takes one observation at a time."""
@@ -135,18 +195,19 @@ class ForwardBackward:
 
         A mixture is not Gaussian, so draws are always taken; intervals come from them.
         """
-        count = num_samples or 1_000
-        chain = self.run(model, series)
-        p = chain.predicted[..., -horizon:, :]
-        u = None if series.u is None else series.u[..., -horizon:, :]
+        count, first = num_samples or 1_000, series.time - horizon
+        u = None if series.u is None else series.u[..., first:, :]
         with torch.no_grad(), seeded(generator):
-            z = self.sample_posterior(model, series, count)[..., -horizon:, :]
+            pi, A, B, batch = _logs(model, series)
+            logs = chains.as_logs(pi, A, B)
+            forward = chains.filter_all(logs)
+            p = _filtered(forward, B)[0][:, first:].reshape(*batch, horizon, -1)
+            z = _draws(logs, forward, B, batch, first, count)
             if isinstance(model, ReadsEarlierObservations) and model.lags:
-                known = series.y[..., : series.time - horizon, :]
-                past = known[..., -model.lags :, :]
+                past = series.y[..., max(first - model.lags, 0) : first, :]
                 y = observations_in_turn(model, z, u, past.expand(count, *past.shape))
                 left = y - y.mean(0)
-                cov = torch.einsum("k...i,k...j->...ij", left, left) / (count - 1)
+                cov = torch.einsum("k...i,k...j->...ij", left, left) / max(count - 1, 1)
                 return Forecast(y.mean(0), cov, y, p, _spread(p), z)
             y = model.emission(z, None if u is None else u.expand(count, *u.shape)).sample()
             return Forecast(*_mixture(model, p, u), y, p, _spread(p), z)
@@ -166,33 +227,104 @@ def forward_backward(pi: Tensor, A: Tensor, B: Tensor) -> Chain:
 
 
 def _chain(pi: Tensor, A: Tensor, B: Tensor, batch: torch.Size, backend: Backend) -> Chain:
+    def shaped(part: Tensor) -> Tensor:
+        return part.reshape(*batch, *part.shape[1:])
+
     if backend == "scan":
-        predicted, filtered, score = scan.forward(pi, A, B)
-        smoothed, pairs = scan.backward(A, scan.possible(B, torch.isinf(score)), filtered)
-    else:
-        predicted, filtered, score, smoothed, pairs = _compiled(pi, A, B)
-    parts = (predicted.exp(), filtered.exp(), smoothed.exp(), pairs, score)
-    return Chain(*(part.reshape(*batch, *part.shape[1:]) for part in parts))
+        before, after, score = scan.forward(pi, A, B)
+        smoothed, pairs = scan.backward(A, scan.possible(B, torch.isinf(score)), after)
+        parts = (shaped(x) for x in (before.exp(), after.exp(), smoothed.exp(), pairs, score))
+        return Chain(*parts)
+    logs = chains.as_logs(pi, A, B)
+    forward = chains.filter_all(logs)
+    smoothed = torch.from_numpy(chains.backward(logs, forward=forward).states).to(B)
+    before, after, score = _filtered(forward, B)
+    pairs = Lazy(partial(_pairs, logs, B[..., :0], batch))
+    return Chain(shaped(before), shaped(after), shaped(smoothed), cast(Any, pairs), shaped(score))
+
+
+def _filtered(forward: chains.Forward, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return predicted and filtered probabilities and log-likelihoods, in the dtype of `like`."""
+    steps = forward.filtered.shape[1]
+    before = chains.probabilities(forward.predicted[:, :steps], forward.in_logs)
+    found = (before, forward.filtered, forward.score)
+    return cast(Any, tuple(torch.from_numpy(x).to(like) for x in found))
+
+
+def _pairs(logs: chains.Logs, like: Tensor, batch: torch.Size) -> Tensor:
+    """Return `p(z_{t-1}, z_t | y)`, `(*batch, time, state, state)`."""
+    found = chains.backward(logs, logs.B.shape[:2], forward=chains.filter_all(logs)).pairs
+    return torch.from_numpy(found).to(like).reshape(*batch, *found.shape[1:])
+
+
+def _field(chain: Chain, index: int) -> Tensor:
+    return chain[index]
+
+
+def _cross_cov(p: Tensor, pairs: Callable[[], Tensor]) -> Tensor:
+    between = pairs()
+    cross = torch.zeros_like(between)
+    outer = p[..., 1:, :, None] * p[..., :-1, None, :]
+    cross[..., 1:, :, :] = between[..., 1:, :, :].mT - outer
+    return cross
+
+
+def _draws(
+    logs: chains.Logs,
+    forward: chains.Forward,
+    like: Tensor,
+    batch: torch.Size,
+    first: int,
+    count: int,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Draw the states from step `first` on, one-hot, `(count, *batch, steps, state)`."""
+    from . import hidden_markov_path_kernels as kernels
+
+    N, T, K = logs.B.shape
+    uniform = torch.rand(
+        count, N, T - first, generator=generator, dtype=torch.float64,
+        device="cpu" if generator is None else generator.device,
+    )  # fmt: skip
+    path = np.empty(uniform.shape, np.int64)
+    kernels.draw(first, logs.A, logs.P, *forward[1:-1], uniform.cpu().numpy(), path)
+    index = torch.from_numpy(path).to(like.device)
+    one_hot = torch.nn.functional.one_hot(index, K).to(like.dtype)
+    return one_hot.reshape(count, *batch, T - first, K)
 
 
 class _Score(torch.autograd.Function):
     """Log-likelihood per step; its gradient is one backward recursion, zeros and all."""
 
     @staticmethod
-    def forward(ctx: Any, pi: Tensor, A: Tensor, B: Tensor, backend: Backend) -> Tensor:  # noqa: ANN401
-        predicted, filtered, score = _forward(pi, A, B, backend)
-        ctx.save_for_backward(A, predicted, filtered)
-        return score
+    def forward(
+        ctx: Any,  # noqa: ANN401
+        pi: Tensor,
+        A: Tensor,
+        B: Tensor,
+        backend: Backend,
+        checkpoints: bool,
+    ) -> Tensor:
+        ctx.save_for_backward(pi, A, B)
+        ctx.passed = None
+        if backend == "scan":
+            return scan.forward(pi, A, B)[2]
+        logs = chains.as_logs(pi, A, B)
+        if checkpoints or not any(ctx.needs_input_grad):
+            return torch.from_numpy(chains.score(logs)).to(B)
+        ctx.passed = logs, chains.filter_all(logs)
+        return torch.from_numpy(ctx.passed[1].score).to(B)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, weight: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:  # noqa: ANN401
-        from . import hidden_markov_kernels as kernels
-
-        A, predicted, filtered = ctx.saved_tensors
-        arrays = (_array(x) for x in (A, predicted, filtered, weight))
-        d_pi, d_A, d_B = (torch.from_numpy(x).to(A) for x in kernels.adjoint(*arrays))
-        return d_pi, d_A, d_B, None
+    def backward(ctx: Any, weight: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        pi, A, B = ctx.saved_tensors
+        logs, passed = ctx.passed or (chains.as_logs(pi, A, B), None)
+        pairs = tuple(A.shape[:2]) if ctx.needs_input_grad[1] else ()
+        found = chains.backward(logs, pairs, chains.as_array(weight), passed)
+        d_pi, d_B = found.first.sum(0), found.states
+        d_A = torch.from_numpy(found.pairs).to(A) if pairs else None
+        return torch.from_numpy(d_pi).to(pi), d_A, torch.from_numpy(d_B).to(B), None, None
 
 
 def _mixture(model: StateSpaceModel, p: Tensor, u: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -205,33 +337,6 @@ def _mixture(model: StateSpaceModel, p: Tensor, u: Tensor | None) -> tuple[Tenso
     within = covariance(emission)
     cov = torch.einsum("...tk,k...ti,k...tj->...tij", p, left, left)
     return mean, cov + torch.einsum("...tk,k...tij->...tij", p, within)
-
-
-def _forward(pi: Tensor, A: Tensor, B: Tensor, backend: Backend) -> tuple[Tensor, Tensor, Tensor]:
-    if backend == "scan":
-        return scan.forward(pi, A, B)
-    from . import hidden_markov_kernels as kernels
-
-    predicted, filtered, score = kernels.forward(*(_array(x) for x in (pi, A, B)))
-    return (
-        torch.from_numpy(predicted).to(B),
-        torch.from_numpy(filtered).to(B),
-        torch.from_numpy(score).to(B),
-    )
-
-
-def _compiled(pi: Tensor, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    import numpy as np
-
-    from . import hidden_markov_kernels as kernels
-
-    arrays = tuple(_array(x) for x in (pi, A, B))
-    predicted, filtered, score = kernels.forward(*arrays)
-    pairs = np.zeros((*arrays[2].shape, B.shape[-1]))
-    smoothed = kernels.backward(arrays[1], predicted, filtered, pairs)
-    results = (predicted, filtered, score, smoothed, pairs)
-    first, second, third, fourth, fifth = (torch.from_numpy(x).to(B) for x in results)
-    return first, second, third, fourth, fifth
 
 
 def _logs(model: StateSpaceModel, series: Series) -> tuple[Tensor, Tensor, Tensor, torch.Size]:
@@ -248,15 +353,6 @@ def _logs(model: StateSpaceModel, series: Series) -> tuple[Tensor, Tensor, Tenso
     return discrete.log_initial(), flat, B.reshape(batch.numel(), *B.shape[-2:]), batch
 
 
-def _array(x: Tensor) -> Batch:
-    return x.detach().cpu().double().contiguous().numpy()
-
-
-def _draw(logits: Tensor, generator: torch.Generator | None) -> Tensor:
-    noise = torch.rand(logits.shape, generator=generator, dtype=logits.dtype, device=logits.device)
-    return (logits - (-noise.clamp_min(1e-300).log()).log()).argmax(-1)
-
-
 def _spread(p: Tensor) -> Tensor:
     # A variance is `p_i` times the sum of the others: `p_i - p_i^2` may round to below zero.
     between = p[..., :, None] * p[..., None, :]
@@ -264,5 +360,5 @@ def _spread(p: Tensor) -> Tensor:
     return torch.diag_embed(between.sum(-1)) - between
 
 
-def _impossible(chain: Chain) -> Tensor:
-    return ~torch.isfinite(chain.log_likelihood).all(-1)
+def _impossible(score: Tensor) -> Tensor:
+    return ~torch.isfinite(score).all(-1)

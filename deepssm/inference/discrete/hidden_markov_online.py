@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ...core.abilities import lags_of
 from ...core.model import Data, StateSpaceModel
+from ...io.arrays import read_step
 from ..online.state import as_numbers, require_state
 from ..online.wrapping import checked_observation
 from .required import discrete_model, log_transitions
@@ -40,7 +41,7 @@ class OnlineForward:
             dt: Time since the last step, for models that ask for it.
             u: Input of the arriving step, `(input,)`.
         """
-        step = None if dt is None else self._log.new_full((1,), float(dt))
+        step = None if dt is None else self._log.new_full((1,), read_step("dt", dt))
         self._given = u
         A = log_transitions(self._chain, self._input(u), step)[0]
         self._log = torch.logsumexp(self._log[:, None] + A, 0)

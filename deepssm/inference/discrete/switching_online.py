@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ...core.gaussian import psd_factor
 from ...core.model import Data, LinearParameters, StateSpaceModel
+from ...io.arrays import read_step
 from ..online.state import as_numbers, require_state
 from ..online.wrapping import checked_observation
 from .required import switching_model
@@ -138,7 +139,7 @@ class OnlineSwitching:
             given = like if u is None else as_numbers(u, like)
             inputs = given.to(model.device, model.dtype).expand(2, model.input_dim)
         like = torch.zeros(2, dtype=model.dtype, device=model.device)
-        times = None if dt is None else torch.full_like(like, float(dt))
+        times = None if dt is None else torch.full_like(like, read_step("dt", dt))
         found = self._chain.mode_parameters(inputs, times)
         if found.transition.matrix.shape[-4] > 2:
             raise ValueError(

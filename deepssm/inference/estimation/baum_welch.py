@@ -6,6 +6,7 @@ import copy
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -90,18 +91,18 @@ class BaumWelch:
     def _climb(self, model: StateSpaceModel, em: ClosedFormEM, series: Series) -> list[float]:
         trace: list[float] = []
         for _ in range(self.max_iterations):
-            chain = self.inference.run(model, series)
-            trace.append(float(chain.log_likelihood.sum()))
+            expected = self.inference.expect(model, series)
+            trace.append(float(expected.log_likelihood.sum()))
             if len(trace) > 1 and trace[-1] - trace[-2] <= self.tolerance * abs(trace[-1]):
                 break
-            first = chain.smoothed[..., 0, :]
-            em.maximize(series, first, chain.pairs, chain.smoothed)
+            em.maximize(series, expected.first, expected.pairs, expected.smoothed)
         return trace
 
     def _errors(self, model: StateSpaceModel, series: Series) -> dict[str, Tensor]:
         objective = Objective(model, series, self.inference)
         at = objective.vector()
-        if not 0 < len(at) <= self.curvature_limit:
+        # A rate of 0 has a logarithm of -inf, at which nothing can be differenced.
+        if not 0 < len(at) <= self.curvature_limit or not bool(np.isfinite(at).all()):
             return {}
         objective.gradient(at)
         curvature = hessian(objective, at)

@@ -61,14 +61,33 @@ def readable_errors(
     return result
 
 
-def unknown(objective: Objective, errors: dict[str, Tensor]) -> bool:
-    """Tell whether a parameter that is at no end of its range has no standard error."""
-    shown = {part.name: part for part in readable_parameters(objective.model).values()}
+def unknown(
+    objective: Objective, errors: dict[str, Tensor], stuck: list[tuple[str, int, str]]
+) -> list[str]:
+    """Return the parameters that are at no end of their range and yet have no standard error.
+
+    Args:
+        objective: What was minimised.
+        errors: From `readable_errors`.
+        stuck: Entries at a bound, from `at_bounds`.
+    """
+    shown = readable_parameters(objective.model)
+    supports = {part.name: part for part in shown.values()}
+    held = {shown[name].name if name in shown else name: i for name, i, _ in stuck}
+    found = []
     for name, error in errors.items():
-        excused = _at_end(shown[name]) if name in shown else torch.zeros_like(error).bool()
-        if bool((error.isnan() & ~excused.cpu()).any()):
-            return True
-    return False
+        excused = _at_end(supports[name]) if name in supports else torch.zeros_like(error).bool()
+        lost = error.isnan() & ~excused.cpu()
+        if bool(lost.any()) and not (name in held and int(lost.sum()) == 1):
+            found.append(name)
+    return found
+
+
+def listed(names: list[str], most: int = 4) -> str:
+    """Return names as a phrase: `a`, `b` and 3 more."""
+    quoted = [f"`{name}`" for name in names[:most]]
+    rest = len(names) - len(quoted)
+    return ", ".join(quoted) + (f" and {rest} more" if rest else "")
 
 
 def _derivatives(objective: Objective) -> list[tuple[str, Readable, Tensor]]:

@@ -5,20 +5,30 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.distributions import constraints
+from torch import Tensor
 
-from ...core.abilities import HasMatrices
+from ...core.abilities import MaximizesMoments
 from ...core.methods import Learned
 from ...core.model import Series, StateSpaceModel
 from ...core.results import Smoothed
 from ..kalman.method import Kalman
+from .criteria import criteria
+from .learnable_matrices import (
+    learnable,
+    noiseless,
+    present,
+    require_no_prior,
+    write,
+)
 from .objective import Objective
+from .offsets import OFFSETS, climb_offsets
+from .release import inside
 from .sufficient_statistics import Moments, emission_moments, transition_moments
 
-_REGRESSIONS = ("A", "B", "b", "C", "D", "d", "m0")
-_COVARIANCES = ("Q", "R", "P0")
+# Steps without a gain before it gives up, and looks further inside the bounds.
+_PATIENCE, _RELEASES = 20, 5
 
 
 @dataclass(frozen=True)
@@ -27,17 +37,23 @@ class ExpectationMaximization:
 
     Every step raises the likelihood or leaves it. It moves exactly the learnable matrices:
     fixed ones, `requires_grad_(False)`, and columns of a regression whose matrix is fixed stay.
+    Where there is no noise that the smoother could explain an offset by (`m0` with `P0 = 0`, `b`,
+    `B` with a singular `Q`, `d`, `D` with a singular `R`), the offset is set by generalised least
+    squares on the likelihood itself, which is quadratic in it. It ends where the gradient does.
     It needs matrices that are constant in time and either unconstrained or any covariance, and
     refuses others by name, as it refuses priors and tied parameters; `MaximumLikelihood()` takes
-    all of them.
+    all of them. Other models say themselves how they maximise (`MaximizesMoments`), as
+    `DynamicFactor` does.
 
     Attributes:
         max_iterations: Limit of iterations.
-        tolerance: Stop when an iteration gains less than this many nats per observed value.
+        tolerance: Look whether to stop when an iteration gains less than this many nats per
+            observed value.
         diagonal: Covariances whose off-diagonal entries stay zero.
 
     Source: Shumway & Stoffer (1982), Journal of Time Series Analysis 3, 253-264; Ghahramani &
-        Hinton (1996), University of Toronto CRG-TR-96-2.
+        Hinton (1996), University of Toronto CRG-TR-96-2; Liu & Rubin (1994), Biometrika 81,
+        633-648, for steps on the likelihood itself.
     """
 
     max_iterations: int = 1000
@@ -58,67 +74,105 @@ class ExpectationMaximization:
             ValueError: the model is not a constant `LinearGaussian`, or has a parameter with a
                 prior, a tie or a constraint that has no closed form.
         """
-        free = _learnable(model)
-        history, ending = self._iterate(model, series, free, progress)
+        if isinstance(model, MaximizesMoments):
+            require_no_prior(model)
+            free: set[str] = set()
+        else:
+            free = learnable(model)
         objective = Objective(model, series, Kalman())
+        history, ending = self._iterate(objective, free, progress)
         value, slope = objective.gradient(objective.vector())
         total = -value * objective.count
-        size = int(objective.active().sum())
-        norm = float(abs(slope).max(initial=0.0))
+        size = int(objective.active().sum()) - self._tied(model, free)
         diagnostics = {
             "log_likelihood": total,
-            "aic": 2 * size - 2 * total,
+            **criteria(model, series, total, size),
             "num_parameters": float(size),
-            "gradient_norm": norm,
+            "num_observations": float(objective.count),
+            "gradient_norm": float(abs(slope).max(initial=0.0)),
             "iterations": float(len(history)),
         }
-        warnings = [ending] if ending else []
-        return Learned(Kalman(), total, history, {}, diagnostics, warnings)
+        return Learned(Kalman(), total, history, {}, diagnostics, [ending] if ending else [])
 
     def _iterate(
-        self, model: StateSpaceModel, series: Series, free: set[str], progress: bool
+        self, objective: Objective, free: set[str], progress: bool
     ) -> tuple[list[dict[str, float]], str]:
         """Return the history and what a user should know about how it ended."""
         from tqdm import tqdm
 
+        model, series = objective.model, objective.series
         history: list[dict[str, float]] = []
-        count, before = max(1, int((~series.y.isnan()).sum())), -torch.inf
+        before, idle, releases = -torch.inf, 0, 0
         with tqdm(range(self.max_iterations), desc="EM", disable=not progress) as bar:
             for step in bar:
                 with torch.no_grad():
                     smoothed = Kalman().smooth(model, series)
-                    value = smoothed.log_likelihood.sum().item()
-                    history.append({"step": float(step), "objective": value})
-                    if value - before < self.tolerance * count:
-                        return history, ""
-                    before = value
-                    try:
-                        self._maximise(model, series, smoothed, free)
-                    except _SingularError as error:
-                        return history, str(error)
+                value = smoothed.log_likelihood.sum().item()
+                history.append({"step": float(step), "objective": value})
                 bar.set_postfix(log_likelihood=f"{value:.4f}")
+                idle = idle + 1 if value - before < self.tolerance * objective.count else 0
+                before = value
+                if idle:
+                    slope = objective.gradient(objective.vector())[1]
+                    flat = float(np.abs(slope).max(initial=0.0)) < objective.flatness()
+                    if flat or idle > _PATIENCE:
+                        better = inside(objective) if releases < _RELEASES else None
+                        if better is None:
+                            return history, "" if flat else _stuck(objective, slope)
+                        objective.assign(better)
+                        before, idle, releases = -torch.inf, 0, releases + 1
+                        continue
+                try:
+                    self._maximise(model, series, smoothed, free, idle > 0)
+                except _SingularError as error:
+                    return history, str(error)
         return history, (
             f"Not converged after {len(history)} iterations. Raise `max_iterations`, or finish "
             "with `MaximumLikelihood(initialize=False)`, which is faster near the optimum."
         )
 
     def _maximise(
-        self, model: StateSpaceModel, series: Series, smoothed: Smoothed, free: set[str]
+        self,
+        model: StateSpaceModel,
+        series: Series,
+        smoothed: Smoothed,
+        free: set[str],
+        stalled: bool,
     ) -> None:
-        now = _present(model)
+        if isinstance(model, MaximizesMoments):
+            with torch.no_grad():
+                model.maximize_moments(series, smoothed)
+            return
+        exact = {x for x in OFFSETS & free if stalled or noiseless(x, free, present(model))}
+        with torch.no_grad():
+            self._maximise_expected(model, series, smoothed, free, exact)
+        if exact:
+            climb_offsets(model, series, exact)
+
+    def _maximise_expected(
+        self,
+        model: StateSpaceModel,
+        series: Series,
+        smoothed: Smoothed,
+        free: set[str],
+        exact: set[str],
+    ) -> None:
+        """Maximise the expected joint density in all but what is set exactly."""
+        moving, now = free - exact, present(model)
         C, R = now["C"], now["R"]
         assert C is not None and R is not None
-        offset = _offset(now["D"], now["d"], series)
-        emission = emission_moments(series.y, smoothed, series.u, C, offset, R)
-        self._regress(model, free, ("C", "D", "d"), "R", emission)
-        if series.time > 1 and free & {"A", "B", "b", "Q"}:
+        if moving & {"C", "D", "d", "R"}:
+            offset = _offset(now["D"], now["d"], series)
+            emission = emission_moments(series.y, smoothed, series.u, C, offset, R)
+            self._regress(model, moving, ("C", "D", "d"), "R", emission)
+        if series.time > 1 and moving & {"A", "B", "b", "Q"}:
             moments = transition_moments(smoothed, series.u)
-            self._regress(model, free, ("A", "B", "b"), "Q", moments)
+            self._regress(model, moving, ("A", "B", "b"), "Q", moments)
         first = smoothed.mean[..., 0, :].reshape(-1, model.state_dim)
-        if "m0" in free:
-            _write(model, "m0", first.mean(0))
-        if "P0" in free:
-            mean = _present(model)["m0"]
+        if "m0" in moving:
+            write(model, "m0", first.mean(0))
+        if "P0" in moving:
+            mean = present(model)["m0"]
             gap = first if mean is None else first - mean
             within = smoothed.cov[..., 0, :, :].reshape(-1, *smoothed.cov.shape[-2:]).mean(0)
             self._write_cov(model, "P0", within + gap.mT @ gap / len(gap))
@@ -135,18 +189,26 @@ class ExpectationMaximization:
         rows, columns = moments.sx.shape
         state, inputs = model.state_dim, columns - model.state_dim - 1
         widths = dict(zip(names, (state, inputs, 1), strict=True))
-        parts, moves, present = [], [], _present(model)
+        parts, moves, now = [], [], present(model)
         for name, width in widths.items():
-            value = present[name]
+            value = now[name]
             value = moments.sx.new_zeros(rows, width) if value is None else value
             parts.append(value.reshape(rows, width))
             moves.append(torch.full((width,), name in free, device=value.device))
         solution = moments.solve(torch.cat(parts, -1), torch.cat(moves))
         for name, block in zip(names, solution.split(list(widths.values()), -1), strict=True):
-            if name in free and (value := present[name]) is not None:
-                _write(model, name, block.reshape(value.shape))
+            if name in free and (value := now[name]) is not None:
+                write(model, name, block.reshape(value.shape))
         if cov in free:
             self._write_cov(model, cov, moments.noise(solution))
+
+    def _tied(self, model: StateSpaceModel, free: set[str]) -> int:
+        """Return how many entries of covariances stay zero."""
+        if not free:
+            return 0
+        matrices = present(model)
+        held = [matrices[name] for name in self.diagonal if name in free]
+        return sum(len(x) * (len(x) - 1) // 2 for x in held if x is not None)
 
     def _write_cov(self, model: StateSpaceModel, name: str, value: Tensor) -> None:
         mask = torch.eye(len(value)).to(value) if name in self.diagonal else torch.ones_like(value)
@@ -156,7 +218,7 @@ class ExpectationMaximization:
                 f"`{name}` has become singular: the data want no noise in some direction, and the "
                 "likelihood has no maximum inside. Fix it, keep it diagonal, or drop a state."
             )
-        _write(model, name, value)
+        write(model, name, value)
 
 
 class _SingularError(Exception):
@@ -169,80 +231,16 @@ def _offset(D: Tensor | None, d: Tensor | None, series: Series) -> Tensor:
     return total if D is None or series.u is None else total + series.u @ D.mT
 
 
-def _present(model: StateSpaceModel) -> dict[str, Tensor | None]:
-    """Return the matrices of a model that has them, without a gradient."""
-    assert isinstance(model, HasMatrices)
-    return {k: None if x is None else x.detach() for k, x in model.matrices().items()}
-
-
-def _write(model: StateSpaceModel, name: str, value: Tensor) -> None:
-    """Set a parameter; a covariance goes through its constraint."""
-    if name in model._pyro_params:
-        setattr(model, name, value)
-    else:
-        model.get_parameter(name).data.copy_(value)
-
-
-def _learnable(model: StateSpaceModel) -> set[str]:
-    """Return the names of the matrices to update, or refuse what has no closed form."""
-    names = (*_REGRESSIONS, *_COVARIANCES)
-    if not isinstance(model, HasMatrices):
-        raise ValueError(
-            f"`ExpectationMaximization` needs a `LinearGaussian`, got {type(model).__name__}. Use "
-            "`MaximumLikelihood()`."
-        )
-    if model._pyro_samples:
-        raise ValueError(
-            f"`{next(iter(model._pyro_samples))}` has a prior, which has no closed form here. Use "
-            "`MaximumLikelihood()` for the posterior maximum, or `NUTS()`."
-        )
-    tensors = {name: p for name in names if (p := _tensor(model, name)) is not None}
-    known = {id(p) for p in tensors.values()}
-    free = {name for name, p in tensors.items() if p.requires_grad}
-    total = [p for p in model.parameters() if p.requires_grad]
-    if len(total) != len(free) or any(id(p) not in known for p in total):
-        raise ValueError(
-            f"{type(model).__name__} has tied or additional parameters, which have no closed form "
-            "here. Use `MaximumLikelihood()`."
-        )
-    if "stationary" in model.start and free & {"A", "b", "Q"}:
-        raise ValueError(
-            '`initial="stationary"` ties the start to `A`, `b` and `Q`, which leaves no closed '
-            "form. Use `MaximumLikelihood()`, or learn `m0` and `P0`."
-        )
-    present = _present(model)
-    _require_constant(present)
-    for name in free:
-        _require_closed_form(model, name, present[name])
-    return free
-
-
-def _tensor(model: StateSpaceModel, name: str) -> nn.Parameter | None:
-    """Return what the optimiser of a matrix moves, if it is a parameter."""
-    return model._parameters.get(f"{name}_unconstrained" if name in model._pyro_params else name)
-
-
-def _require_closed_form(model: StateSpaceModel, name: str, matrix: Tensor | None) -> None:
-    constraint, _ = model._pyro_params.get(name, (constraints.real, None))
-    single = matrix is not None and matrix.shape == (1, 1)
-    scalar = single and type(constraint) is constraints.greater_than
-    kinds = (type(constraints.positive_definite), type(constraints.positive_semidefinite))
-    if isinstance(constraint, constraints.independent):
-        constraint = constraint.base_constraint
-    fits = isinstance(constraint, kinds) or scalar or name not in model._pyro_params
-    if name in _REGRESSIONS:
-        fits = type(constraint) is type(constraints.real)
-    if not fits:
-        raise ValueError(
-            f"`{name}` has the constraint {constraint}, for which there is no closed form. Use "
-            "`MaximumLikelihood()`, or `constraints.positive_definite` for a covariance."
-        )
-
-
-def _require_constant(present: dict[str, Tensor | None]) -> None:
-    for name, matrix in present.items():
-        if matrix is not None and matrix.ndim > (1 if name in ("b", "d", "m0") else 2):
-            raise ValueError(
-                f"`{name}` varies in time or over series, for which there is no closed form. Use "
-                "`MaximumLikelihood()`."
-            )
+def _stuck(objective: Objective, slope: np.ndarray) -> str:
+    """Name the parameter with the largest gradient, which EM does not move."""
+    start, steepest, name = 0, -1.0, ""
+    for free in objective.free:
+        stop = start + free.tensor.numel()
+        height = float(np.abs(slope[start:stop]).max(initial=0.0))
+        if height > steepest:
+            steepest, name = height, free.name
+        start = stop
+    return (
+        f"Not converged: EM gains nothing more where the gradient per observation of `{name}` is "
+        f"still {steepest:.1e}. Finish with `MaximumLikelihood(initialize=False)`."
+    )

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ...core.methods import Learned
+from .criteria import criteria_each
 from .objective import Objective
 from .objective_batch import (
     Climbed,
@@ -15,10 +16,15 @@ from .objective_batch import (
     bounds_each,
     climb_each,
     errors_each,
+    information_each,
+    inside_each,
     names_each,
     outer_products_each,
     polish_each,
 )
+
+# How often the search is begun anew after a look further inside the bounds.
+_RELEASES = 5
 
 Errors = Literal["hessian", "opg", "robust"]
 Record = dict[str, float]
@@ -41,12 +47,15 @@ def fit_each(
     now, curvature = polish_each(each, now)
     stuck = bounds_each(each, now)
     outer = None if errors == "hessian" else outer_products_each(each, now.x)
-    used = outer if errors == "opg" and outer is not None else curvature
+    used = curvature
+    if errors != "hessian":
+        found = outer if errors == "opg" else information_each(each, now.x)
+        used = curvature if found is None else found
     deviations = errors_each(each, now.x, used, stuck, outer if errors == "robust" else None)
     each.assign(now.x)
     norm = now.slope.abs().amax(-1)
     lost = ~stuck & torch.cat([d.reshape(each.size, -1) for d in deviations.values()], -1).isnan()
-    warnings = _warnings(names_each(each), norm, stuck, lost.any(-1))
+    warnings = _warnings(each, norm, stuck, lost.any(-1))
     diagnostics = _diagnostics(each, now, norm, len(history))
     value = diagnostics["log_likelihood"]
     return Learned(objective.inference, value, history, deviations, diagnostics, warnings)
@@ -65,7 +74,13 @@ def _climb(
             bar.update()
             bar.set_postfix(log_likelihood=f"{value:.4f}")
 
-        return climb_each(each, limit, tolerance, record), history
+        now = climb_each(each, limit, tolerance, record)
+        for _ in range(_RELEASES):
+            start = inside_each(each, now) if len(history) < limit else None
+            if start is None:
+                break
+            now = climb_each(each, limit - len(history), tolerance, record, start)
+        return now, history
 
 
 def _diagnostics(
@@ -73,11 +88,10 @@ def _diagnostics(
 ) -> dict[str, float]:
     total = -float((now.value * each.counts).sum())
     size, count = now.x.numel(), each.objective.count
-    penalty = float(each.counts.log().sum()) * now.x.shape[-1]
+    model, series = each.objective.model, each.objective.series
     return {
         "log_likelihood": total,
-        "aic": 2 * size - 2 * total,
-        "bic": penalty - 2 * total,
+        **criteria_each(model, series, total, now.x.shape[-1]),
         "num_parameters": float(size),
         "num_observations": float(count),
         "gradient_norm": float(norm.max()),
@@ -86,9 +100,9 @@ def _diagnostics(
     }
 
 
-def _warnings(names: list[str], norm: Tensor, stuck: Tensor, lost: Tensor) -> list[str]:
-    sentences, size = [], len(norm)
-    if slow := int((norm >= 1e-4).sum()):
+def _warnings(each: SeriesObjective, norm: Tensor, stuck: Tensor, lost: Tensor) -> list[str]:
+    names, sentences, size = names_each(each), [], len(norm)
+    if slow := int((norm >= each.objective.flatness()).sum()):
         sentences.append(
             f"Not converged in {slow} of {size} series: the largest gradient per observation is "
             f"still {float(norm.max()):.1e}. Raise `max_iterations`, or simplify the model."

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...core.methods import InferenceMethod, Learned
 from ...core.model import Series, StateSpaceModel
-from .objective import Prior, free_parameters, priors_of, replace_priors
+from .objective import Prior, free_parameters, priors_of, replace_priors, restore_priors
 from .parameter_average import ParameterAverage
 from .required import given
 
@@ -64,6 +64,7 @@ class NUTS:
         Raises:
             ValueError: `inference` is `None`, a free parameter has no prior, or none has one.
         """
+        restore_priors(model)
         places = _require_priors(model)
         inference = given(self.inference, "NUTS")
         draws, divergences = self._chains(model, series, inference, places, progress, generator)

@@ -9,13 +9,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from pyro.distributions import TorchDistribution
-from pyro.nn import PyroModule, PyroParam
+from pyro.nn import PyroModule, PyroParam, PyroSample
 from torch import Tensor
 from torch.distributions import Distribution, constraints, transform_to
 
 from ...core.abilities import HasReadableParameters
 from ...core.methods import InferenceMethod
 from ...core.model import Readable, Series, StateSpaceModel
+
+# Where a module remembers `(prior, parameter)` of each prior that learning has replaced.
+_REPLACED = "_replaced_priors"
 
 Vector = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -97,17 +100,30 @@ def free_count(model: StateSpaceModel) -> int:
 
 
 def priors_of(model: StateSpaceModel) -> list[Prior]:
-    """Return every `PyroSample` of the model."""
-    return list(_priors(model))
+    """Return every prior of the model, also of what an earlier learning has put in its place."""
+    return [*_priors(model), *_replaced(model)]
 
 
 def replace_priors(model: StateSpaceModel) -> list[Prior]:
-    """Turn every `PyroSample` into a `PyroParam` that starts at the prior's centre."""
-    priors = priors_of(model)
-    for module, name, density in priors:
+    """Turn every `PyroSample` into a `PyroParam` that starts at the prior's centre.
+
+    The module remembers the prior as long as that parameter stands, so that a model that is
+    learnt again is learnt under the same priors.
+    """
+    kept, fresh = _replaced(model), list(_priors(model))
+    for module, name, density in fresh:
         support: Any = density.support
         setattr(module, name, PyroParam(_centre(density), support, density.event_dim))
-    return priors
+        parameter = module.get_parameter(f"{name}_unconstrained")
+        _memory(module)[name] = (density, parameter)
+    return [*fresh, *kept]
+
+
+def restore_priors(model: StateSpaceModel) -> None:
+    """Put the priors back that an earlier learning has replaced by what it found."""
+    for module, name, density in _replaced(model):
+        del _memory(module)[name]
+        setattr(module, name, PyroSample(density))
 
 
 @dataclass
@@ -162,6 +178,17 @@ class Objective:
             value = self.inference.log_likelihood(self.model, self.series)
         return value.double().reshape(-1).cpu().numpy()
 
+    def value(self, vector: Vector) -> float:
+        """Return the negative log-density at a vector, summed, infinite where it has none."""
+        self.evaluations += 1
+        try:
+            self.assign(vector)
+            with torch.no_grad():
+                value = -float(self.log_likelihood() + self.log_prior())
+        except (ValueError, ArithmeticError, RuntimeError):
+            return np.inf
+        return value if np.isfinite(value) else np.inf
+
     def log_prior(self) -> Tensor:
         """Return the log prior density of the constrained parameters that have a prior."""
         total = self.series.y.new_zeros(())
@@ -174,13 +201,10 @@ class Objective:
         self.assign(vector)
         self.evaluations += 1
         tensors = [free.tensor for free in self.free]
-        value = -(self.log_likelihood() + self.log_prior()) / self.count
+        with torch.enable_grad():
+            value = -(self.log_likelihood() + self.log_prior()) / self.count
         if not value.requires_grad:
-            raise ValueError(
-                f"`inference`: the log-likelihood of {type(self.inference).__name__} does not "
-                "depend differentiably on the parameters. Use `Kalman()`, `Unscented()` or "
-                "another Gaussian filter, or learn with `SVI()`."
-            )
+            raise not_differentiable(self.inference, "the parameters")
         slopes = torch.autograd.grad(value, tensors, allow_unused=True)
         parts = [
             torch.zeros_like(p) if slope is None else slope
@@ -193,6 +217,14 @@ class Objective:
             self.best = (np.array(vector), value.item())
         return value.item(), flat
 
+    def flatness(self) -> float:
+        """Return the gradient per observation below which a search has converged.
+
+        Parameters in float32 stand on a grid, between whose points the gradient jumps.
+        """
+        finest = max((torch.finfo(free.tensor.dtype).eps for free in self.free), default=0.0)
+        return max(1e-4, 1e4 * finest)
+
     def guarded(self, vector: Vector) -> tuple[float, Vector]:
         """Return value and gradient, with a wall that leads back where either is not finite."""
         try:
@@ -203,6 +235,61 @@ class Objective:
             return value, slope
         back = vector - self.best[0]
         return self.best[1] + 1.0 + 1e3 * float(back @ back), 2e3 * back
+
+
+def require_reached(objective: Objective, at: Vector) -> None:
+    """Raise if the likelihood depends on a parameter to which no gradient flows.
+
+    Args:
+        objective: What is to be climbed.
+        at: Where it starts.
+
+    Raises:
+        ValueError: a central difference differs from a gradient that is exactly zero.
+    """
+    _, slope = objective.gradient(at)
+    start, here = 0, objective.value(at)
+    for free in objective.free:
+        stop = start + free.tensor.numel()
+        if not slope[start:stop].any() and here == objective.value(at):
+            shift = np.zeros_like(at)
+            shift[start:stop] = 1e-3
+            above, below = objective.value(at + shift), objective.value(at - shift)
+            if abs(above - below) > 1e-9 * (1.0 + abs(here)):
+                objective.assign(at)
+                raise not_differentiable(objective.inference, f"`{free.name}`")
+        start = stop
+    objective.assign(at)
+
+
+def not_differentiable(inference: InferenceMethod, what: str) -> ValueError:
+    """Return the error for a likelihood through which no gradient flows, with other ways."""
+    name = type(inference).__name__
+    others = [f"`{n}()`" for n in ("Kalman", "Unscented", "Extended") if n != name]
+    return ValueError(
+        f"`inference`: the log-likelihood of {name} does not depend differentiably on {what}. Use "
+        f"{' or '.join(others)} where the model allows it, or learn with `SVI()` or "
+        "`ParticleMetropolis()`. Is something detached, drawn by `sample()`, or computed outside "
+        "of torch, in the model or the method?"
+    )
+
+
+def _memory(module: PyroModule) -> dict[str, tuple[TorchDistribution, torch.nn.Parameter]]:
+    own: dict[str, Any] = module.__dict__  # type: ignore[assignment]
+    return own.setdefault(_REPLACED, {})
+
+
+def _replaced(model: StateSpaceModel) -> list[Prior]:
+    """Return the priors that stood where parameters stand now, unless the user has set others."""
+    found = []
+    for module in model.modules():
+        if not isinstance(module, PyroModule):
+            continue
+        for name, (density, parameter) in _memory(module).items():
+            stands = module._parameters.get(f"{name}_unconstrained") is parameter
+            if stands and parameter.requires_grad:
+                found.append(Prior(module, name, density))
+    return found
 
 
 def _priors(model: StateSpaceModel) -> Iterator[Prior]:

@@ -6,6 +6,7 @@ them, curvature is a small matrix a series, and nothing grows with the square of
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,7 +14,9 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints, transform_to
 
+from .information import Innovations, information_of, innovations
 from .objective import Free, Objective
+from .release import kinds_of, released
 
 # A move this long, in unconstrained units, is no longer guided by the slope where it began.
 _LONGEST = 3.0
@@ -109,7 +112,11 @@ def separable(objective: Objective) -> bool:
 
 
 def climb_each(
-    each: SeriesObjective, limit: int, tolerance: float, record: Callable[[float], None]
+    each: SeriesObjective,
+    limit: int,
+    tolerance: float,
+    record: Callable[[float], None],
+    start: Tensor | None = None,
 ) -> Climbed:
     """Run a quasi-Newton search with backtracking in every series at once.
 
@@ -118,10 +125,11 @@ def climb_each(
         limit: Of evaluations of the batch.
         tolerance: A series stops at this largest entry of its gradient per observed value.
         record: Called with the log-likelihood of all after each evaluation.
+        start: Where to begin, `(series, parameters)`, if not where the model stands.
 
     Source: Nocedal & Wright (2006), algorithm 6.1.
     """
-    now = each.climbed(each.vector())
+    now = each.climbed(each.vector() if start is None else start)
     eye = torch.eye(now.x.shape[-1], dtype=now.x.dtype).expand(each.size, -1, -1)
     inverse, fresh = eye.clone(), torch.ones(each.size, dtype=torch.bool)
     step, move = torch.ones_like(now.value), _move(inverse, now.slope)
@@ -168,6 +176,34 @@ def outer_products_each(each: SeriesObjective, x: Tensor, step: float = 1e-5) ->
     return scores.mT @ scores
 
 
+def information_each(each: SeriesObjective, x: Tensor, step: float = 1e-5) -> Tensor | None:
+    """Return each series' information of its steps' means and variances; see `information`."""
+    objective = each.objective
+
+    def found(at: Tensor) -> Innovations | None:
+        each.assign(at)
+        return innovations(objective.model, objective.series, objective.inference)
+
+    here, moves = found(x), []
+    for shift in _shifts(x, step):
+        above, below = found(x + shift), found(x - shift)
+        if here is None or above is None or below is None:
+            return None
+        size = shift.sum(-1).reshape(objective.series.batch_shape).to(here.cov)
+        moves.append(
+            [
+                (above.error - below.error) / (2 * size[..., None, None]),
+                (above.cov - below.cov) / (2 * size[..., None, None, None]),
+            ]
+        )
+    each.assign(x)
+    if here is None:
+        return None
+    axes = len(objective.series.batch_shape)
+    found_each = information_of(here, moves, axes)
+    return found_each.reshape(each.size, *found_each.shape[-2:]).cpu()
+
+
 def polish_each(each: SeriesObjective, now: Climbed) -> tuple[Climbed, Tensor]:
     """Take a Newton step where it helps; return the curvature at the end."""
     curvature = curvature_each(each, now.x)
@@ -186,17 +222,35 @@ def polish_each(each: SeriesObjective, now: Climbed) -> tuple[Climbed, Tensor]:
 
 def bounds_each(each: SeriesObjective, now: Climbed) -> Tensor:
     """Return which parameters sit at a bound, `(series, parameters)`; see `at_bounds`."""
+
+    def same(i: int, x: Tensor) -> Tensor:
+        moved = now.x.clone()
+        moved[:, i] = x
+        return each.counts * (each.value(moved) - now.value).abs() < 1e-4
+
     columns = []
     for i, kind in enumerate(_kinds(each)):
+        at, far = now.x[:, i], 6 * math.log(10.0)
         if kind.positive:
-            moved = now.x.clone()
-            moved[:, i] -= 6 * torch.log(torch.tensor(10.0, dtype=moved.dtype))
-            columns.append(each.counts * (each.value(moved) - now.value) < 1e-4)
+            inside = torch.stack([same(i, at + k * far) for k in range(1, 7)]).all(0)
+            columns.append(same(i, at - far) & ~inside)
         elif isinstance(kind.constraint, constraints.interval):
-            columns.append(now.x[:, i].abs() > 5 * torch.log(torch.tensor(10.0)))
+            columns.append((at.abs() > 5 * math.log(10.0)) & ~same(i, torch.zeros_like(at)))
         else:
             columns.append(torch.zeros(each.size, dtype=torch.bool))
     return torch.stack(columns, -1)
+
+
+def inside_each(each: SeriesObjective, now: Climbed) -> Tensor | None:
+    """Return better points further from the bounds, `None` where no series has one."""
+
+    def score(x: Tensor) -> Tensor:
+        return each.counts * each.value(x)
+
+    sizes = [free.tensor.numel() // each.size for free in each.objective.free]
+    kinds = [kinds_of(f)[:n] for f, n in zip(each.objective.free, sizes, strict=True)]
+    x, gained = released(now.x, each.counts * now.value, torch.cat(kinds), score)
+    return x if bool(gained.any()) else None
 
 
 def errors_each(

@@ -23,7 +23,8 @@ class ParameterAverage:
     """A method that runs another one under draws of the parameters and mixes the results.
 
     Means and covariances are those of the mixture, `E[cov] + Cov[mean]`; likelihoods are logs of
-    averages, and samples take the draws in turn. It belongs to the model it was made with.
+    averages, and samples take the draws in turn. It belongs to the model it was made with, and
+    answers for others only if they differ from it in nothing but the averaged parameters.
 
     Attributes:
         inference: The method run under each draw.
@@ -41,7 +42,8 @@ class ParameterAverage:
 
     def filter(self, model: StateSpaceModel, series: Series) -> Filtered:
         """Return mixture moments of the filtered and predicted states."""
-        runs = self._each(lambda: self.inference.filter(model, series))
+        own = self.own(model)
+        runs = self._each(lambda: self.inference.filter(own, series))
         mean, cov = _mix([r.mean for r in runs], [r.cov for r in runs])
         predicted = _mix([r.predicted_mean for r in runs], [r.predicted_cov for r in runs])
         likelihood = _log_mean([r.log_likelihood for r in runs])
@@ -50,7 +52,8 @@ class ParameterAverage:
 
     def smooth(self, model: StateSpaceModel, series: Series) -> Smoothed:
         """Return mixture moments of the smoothed states."""
-        runs = self._each(lambda: self.inference.smooth(model, series))
+        own = self.own(model)
+        runs = self._each(lambda: self.inference.smooth(own, series))
         means = [r.mean for r in runs]
         mean, cov = _mix(means, [r.cov for r in runs])
         now, before = torch.stack(means), torch.stack(means).roll(1, -2)
@@ -64,7 +67,8 @@ class ParameterAverage:
 
     def log_likelihood(self, model: StateSpaceModel, series: Series) -> Tensor:
         """Return steps of the log of the averaged likelihood, `(*batch, time)`."""
-        return _log_mean(self._each(lambda: self.inference.log_likelihood(model, series)))
+        own = self.own(model)
+        return _log_mean(self._each(lambda: self.inference.log_likelihood(own, series)))
 
     def sample_posterior(
         self,
@@ -74,9 +78,10 @@ class ParameterAverage:
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Draw paths, the parameters differing between them."""
+        own = self.own(model)
 
         def draw(count: int) -> tuple[Tensor, ...]:
-            return (self.inference.sample_posterior(model, series, count, generator),)
+            return (self.inference.sample_posterior(own, series, count, generator),)
 
         return self.mixed(draw, num_samples)[0]
 
@@ -103,14 +108,46 @@ class ParameterAverage:
     ) -> Forecast:
         """Forecast with parameter uncertainty; quantiles need `num_samples` to be exact."""
         each = None if num_samples is None else -(-num_samples // self._used())
-        runs = self._each(lambda: self.inference.forecast(model, series, horizon, each, generator))
+        own = self.own(model)
+        runs = self._each(lambda: self.inference.forecast(own, series, horizon, each, generator))
         mean, cov = _mix([r.mean for r in runs], [r.cov for r in runs])
         samples = _interleave([r.samples for r in runs], num_samples)
         states = [r.state_mean for r in runs if r.state_mean is not None]
         covs = [r.state_cov for r in runs if r.state_cov is not None]
         state = _mix(states, covs) if states and covs else (None, None)
         paths = _interleave([r.state_samples for r in runs], num_samples)
-        return Forecast(mean, cov, samples, *state, paths)
+        result = Forecast(mean, cov, samples, *state, paths)
+        result.parameters_known = False
+        return result
+
+    def own(self, model: StateSpaceModel) -> StateSpaceModel:
+        """Return the model whose parameters are moved, in the place of one that equals it.
+
+        Args:
+            model: The model that a verb was called with.
+
+        Raises:
+            ValueError: it differs in more than the averaged parameters.
+        """
+        if model is not self.model and not self._equals(model):
+            raise ValueError(
+                "This average over parameter draws belongs to another model than the "
+                f"{type(model).__name__} given. Use the `Fit` that it came from, or learn this "
+                "model too."
+            )
+        return self.model
+
+    def _equals(self, model: StateSpaceModel) -> bool:
+        averaged = {name for path in self.draws for name in (path, f"{path}_unconstrained")}
+        ours, theirs = (
+            {n: x for n, x in m.state_dict().items() if n not in averaged}
+            for m in (self.model, model)
+        )
+        same = type(model) is type(self.model) and ours.keys() == theirs.keys()
+        return same and all(
+            x.shape == theirs[n].shape and bool((x == theirs[n].to(x)).all())
+            for n, x in ours.items()
+        )
 
     def _used(self) -> int:
         first = next(iter(self.draws.values()))

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 from torch.distributions import constraints
 
 from .objective import Free, Objective, Vector
+
+_DECADES = 6 * np.log(10.0)
 
 Matrix = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -33,23 +33,42 @@ def hessian(objective: Objective, at: Vector, step: float = 1e-4) -> Matrix:
     return (matrix + matrix.T) / 2
 
 
-def newton_polish(objective: Objective, steps: int = 3) -> Matrix:
-    """Take Newton steps from the best point while they help; return the Hessian at the end."""
+def newton_polish(
+    objective: Objective, stuck: list[tuple[str, int, str]] | None = None, steps: int = 3
+) -> Matrix:
+    """Take Newton steps from the best point while they help; return the Hessian at the end.
+
+    Args:
+        objective: What was minimised.
+        stuck: Entries at a bound, from `at_bounds`, which stay there.
+        steps: At most.
+    """
+    loose = objective.active()
+    for i in positions(objective, stuck or []):
+        loose[i] = False
     curvature = hessian(objective, objective.best[0])
     for _ in range(steps):
         at, before = objective.best
         _, slope = objective.gradient(at)
-        active = objective.active()
-        block = curvature[np.ix_(active, active)]
+        # What has no curvature is not identified and must not keep the others from their place.
+        used = loose & (np.diagonal(curvature) > 0)
+        block = curvature[np.ix_(used, used)]
         if np.abs(slope).max(initial=0.0) < 1e-9 or not _positive_definite(block):
             break
         move = np.zeros_like(at)
-        move[active] = np.linalg.solve(block, objective.count * slope[active])
+        move[used] = np.linalg.solve(block, objective.count * slope[used])
         objective.guarded(at - move)
         if objective.best[1] >= before:
             break
         curvature = hessian(objective, objective.best[0])
     return curvature
+
+
+def positions(objective: Objective, stuck: list[tuple[str, int, str]]) -> list[int]:
+    """Return where in the vector entries at a bound stand."""
+    sizes = [free.tensor.numel() for free in objective.free]
+    offsets = dict(zip([f.name for f in objective.free], np.cumsum([0, *sizes]), strict=False))
+    return [int(offsets[name]) + i for name, i, _ in stuck]
 
 
 def outer_products(objective: Objective, at: Vector, step: float = 1e-5) -> Matrix:
@@ -78,8 +97,9 @@ def outer_products(objective: Objective, at: Vector, step: float = 1e-5) -> Matr
 def at_bounds(objective: Objective) -> list[tuple[str, int, str]]:
     """Find parameters that the data push to a bound: name, entry and which bound.
 
-    A positive parameter sits at 0 when 1e-6 of it fits the data as well, to 1e-4 nats; one in an
-    interval sits at an end when it is within 1e-5 of the interval's width.
+    A positive parameter sits at 0 when 1e-6 of it fits the data as well, to 1e-4 nats, and some
+    multiple of it does not; one in an interval sits at an end when it is within 1e-5 of the
+    interval's width and the middle does not fit as well.
     """
     at, value = objective.best
     found, start = [], 0
@@ -92,53 +112,6 @@ def at_bounds(objective: Objective) -> list[tuple[str, int, str]]:
     return found
 
 
-def standard_errors(
-    objective: Objective,
-    curvature: Matrix,
-    stuck: list[tuple[str, int, str]],
-    scores: Matrix | None = None,
-) -> dict[str, Tensor]:
-    """Return delta-method standard errors of the constrained parameters, NaN for stuck ones.
-
-    `Cov = J H^-1 J'` with `H` the Hessian over the unconstrained parameters that are not stuck and
-    `J` the derivative of the constraints' maps; with `scores`, `Cov = J H^-1 S H^-1 J'`, right
-    where the model is wrong.
-
-    Args:
-        objective: What was minimised.
-        curvature: The Hessian, or the outer products in its place.
-        stuck: From `at_bounds`.
-        scores: `S`, from `outer_products`.
-
-    Source: Oehlert (1992), The American Statistician 46, 27-29; White (1982), Econometrica 50.
-    """
-    objective.assign(objective.best[0])
-    sizes = [free.tensor.numel() for free in objective.free]
-    offsets = dict(zip([f.name for f in objective.free], np.cumsum([0, *sizes]), strict=False))
-    loose = objective.active()
-    for name, i, _ in stuck:
-        loose[offsets[name] + i] = False
-    cov = np.full_like(curvature, np.nan)
-    block = curvature[np.ix_(loose, loose)]
-    if _positive_definite(block):
-        inverse = np.linalg.inv(block)
-        inner = inverse if scores is None else inverse @ scores[np.ix_(loose, loose)] @ inverse
-        cov[np.ix_(loose, loose)] = inner
-    result = {}
-    for free, size in zip(objective.free, sizes, strict=True):
-        rows = slice(offsets[free.name], offsets[free.name] + size)
-        result[free.name] = _delta_method(free, cov[rows, rows])
-    return result
-
-
-def _delta_method(free: Free, cov: Matrix) -> Tensor:
-    J = free.jacobian().cpu()
-    # A stuck entry must not spoil the others: 0 * NaN is NaN.
-    used = torch.where(J[:, :, None] * J[:, None, :] != 0, torch.from_numpy(cov), 0.0)
-    variance = (J[:, :, None] * used * J[:, None, :]).sum((1, 2))
-    return variance.sqrt().reshape(free.constrained(free.tensor.detach()).shape)
-
-
 def _positive_definite(matrix: Matrix) -> bool:
     if not np.isfinite(matrix).all() or not len(matrix):
         return False
@@ -146,12 +119,16 @@ def _positive_definite(matrix: Matrix) -> bool:
 
 
 def _bound(objective: Objective, free: Free, at: Vector, i: int, value: float) -> str:
-    if free.positive:
+    def same(x: float) -> bool:
         moved = at.copy()
-        moved[i] += np.log(1e-6)
-        lower, _ = objective.guarded(moved)
-        return "0" if objective.count * (lower - value) < 1e-4 else ""
+        moved[i] = x
+        return abs(objective.value(moved) - objective.count * value) < 1e-4
+
+    # What fits as well far inside too says nothing of a bound: the data do not identify it.
+    if free.positive:
+        low = same(at[i] - _DECADES)
+        return "0" if low and not all(same(at[i] + k * _DECADES) for k in range(1, 7)) else ""
     if isinstance(free.constraint, constraints.interval) and abs(at[i]) > -np.log(1e-5):
         end = "upper_bound" if at[i] > 0 else "lower_bound"
-        return f"{float(getattr(free.constraint, end)):g}"
+        return "" if same(0.0) else f"{float(getattr(free.constraint, end)):g}"
     return ""

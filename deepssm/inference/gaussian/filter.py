@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from numbers import Integral
 
 import torch
 from torch import Tensor
 
+from ...core.abilities import LinearGaussianModel
 from ...core.gaussian import outer
 from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import seeded
 from ...core.results import Filtered, Forecast, Smoothed
 from ..simulation.ahead import drawn_forecast, last_seen, run_on, state_at
+from ..simulation.angles import Wrap
 from ..simulation.conditionals import Conditionals, bind, gaussian_start
+from ..simulation.visibility import require_visible
 from . import steps
 from .linearized import Conditional, Linearized, Moments
 from .online import OnlineGaussian
-from .robust import Robust, gaussian_update
+from .robust import Robust, gaussian_update, require_robust
 from .rules import inside
 from .steps import Conditioned, Passed, Predicted
+from .unwrapping import innovation
+from .vanishing_slope import warn_if_nothing_is_learnt
 
 
 class GaussianFilter(ABC):
@@ -39,6 +45,15 @@ class GaussianFilter(ABC):
     iterations: int = 1
     robust: Robust | None = None
 
+    def __post_init__(self) -> None:
+        """Check `robust` and `iterations`; a subclass with checks of its own calls it."""
+        require_robust(self.robust)
+        whole = isinstance(self.iterations, Integral) and not isinstance(self.iterations, bool)
+        if not whole or self.iterations < 1:
+            raise ValueError(
+                f"`iterations` must be a whole number of at least 1, got {self.iterations!r}."
+            )
+
     @abstractmethod
     def moments(self, state_dim: int) -> Moments:
         """Return the rule that pushes a Gaussian of this size through a distribution."""
@@ -46,7 +61,7 @@ class GaussianFilter(ABC):
     def filter(self, model: StateSpaceModel, series: Series) -> Filtered:
         """Return `p(z_t | y_{1:t})` and `p(z_t | y_{1:t-1})`, Gaussian approximations."""
         forward = self._pass(model, series, joint=False)
-        return Filtered(
+        result = Filtered(
             steps.over_time(forward.mean),
             steps.over_time_cov(forward.factor),
             steps.over_time([p.mean for p in forward.predicted]),
@@ -54,12 +69,16 @@ class GaussianFilter(ABC):
             _log_likelihood(forward),
             _ill_conditioned(forward),
         )
+        result.trust = self._trusted(forward)
+        return result
 
     def smooth(self, model: StateSpaceModel, series: Series) -> Smoothed:
         """Return `p(z_t | y_{1:T})`, Gaussian approximations, with lag-one covariances."""
         forward = self._pass(model, series, joint=True)
         moments = steps.smooth(forward)
-        return Smoothed(*moments, _log_likelihood(forward), _ill_conditioned(forward))
+        result = Smoothed(*moments, _log_likelihood(forward), _ill_conditioned(forward))
+        result.trust = self._trusted(forward)
+        return result
 
     def log_likelihood(self, model: StateSpaceModel, series: Series) -> Tensor:
         """Return the Gaussian `log p(y_t | y_{1:t-1})` in nats, `(*batch, time)`.
@@ -125,6 +144,10 @@ class GaussianFilter(ABC):
         """
         return torch.stack(self._pass(model, series, joint=False).trust, -2)
 
+    def _trusted(self, forward: Passed) -> Tensor | None:
+        """What a robust method made of each observation, for the results."""
+        return None if self.robust is None else torch.stack(forward.trust, -2)
+
     def online(self, model: StateSpaceModel) -> OnlineGaussian:
         """Return a filter at the model's start that takes one observation at a time."""
         return OnlineGaussian(self, model)
@@ -140,6 +163,7 @@ class GaussianFilter(ABC):
         return first, second
 
     def _pass(self, model: StateSpaceModel, series: Series, *, joint: bool) -> Passed:
+        require_visible(model, series, type(self).__name__)
         conditionals = bind(model, series)
         move, emit = self.rules(model, conditionals)
         observed = ~torch.isnan(series.y)
@@ -165,6 +189,11 @@ class GaussianFilter(ABC):
             forward.mean.append(mean)
             forward.factor.append(factor)
             forward.trust.append(trust)
+        if not isinstance(model, LinearGaussianModel):
+            trust = torch.stack(forward.trust)
+            warn_if_nothing_is_learnt(
+                self, conditionals, forward.predicted, forward.conditioned, trust
+            )
         return forward
 
     def moved(
@@ -195,11 +224,22 @@ class GaussianFilter(ABC):
         """
         conditional, wrap = _emission(conditionals, t), conditionals.wrap_obs
         step = rule(conditional, prior.mean, prior.factor, wrap)
-        posterior, trust = gaussian_update(self.robust, step, wrap(y - step.mean), observed)
+        posterior, trust = _conditioned(self.robust, step, y, observed, wrap)
         for _ in range(self.iterations - 1):
             step = _relinearize(rule, conditionals, t, prior, posterior)
-            posterior, trust = gaussian_update(self.robust, step, wrap(y - step.mean), observed)
+            posterior, trust = _conditioned(self.robust, step, y, observed, wrap)
         return posterior, trust
+
+
+def _conditioned(
+    robust: Robust | None, step: Linearized, y: Tensor, observed: Tensor, wrap: Wrap
+) -> tuple[Conditioned, Tensor]:
+    residual, other_turns = innovation(step, y, observed, wrap)
+    posterior, trust = gaussian_update(robust, step, residual, observed)
+    if other_turns is not None and robust is None:
+        total = posterior.log_likelihood + other_turns
+        posterior = posterior._replace(log_likelihood=total)
+    return posterior, trust
 
 
 def _transition(conditionals: Conditionals, t: int) -> Conditional:
@@ -254,7 +294,7 @@ def _autoregressive_forecast(
     with torch.no_grad(), seeded(chosen):
         noise = torch.randn((count, *mean.shape), dtype=mean.dtype, device=mean.device)
         z = mean + (factor.reshape(*mean.shape, -1) @ noise[..., None])[..., 0]
-        return drawn_forecast(*run_on(model, series, z, last, horizon))
+        return drawn_forecast(*run_on(model, series, z, last, horizon), model)
 
 
 def _log_likelihood(forward: Passed) -> Tensor:

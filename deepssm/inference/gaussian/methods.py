@@ -55,7 +55,8 @@ class Unscented(GaussianFilter):
     robust: Robust | None = None
 
     def __post_init__(self) -> None:
-        """Check `alpha`."""
+        """Check `alpha`, and what all filters have."""
+        super().__post_init__()
         if not self.alpha > 0:
             raise ValueError(f"`alpha` must be positive, got {self.alpha}; 1 is a safe choice.")
 
@@ -132,7 +133,8 @@ class GaussHermite(GaussianFilter):
     robust: Robust | None = None
 
     def __post_init__(self) -> None:
-        """Check `order`."""
+        """Check `order`, and what all filters have."""
+        super().__post_init__()
         if self.order < 2:
             raise ValueError(
                 f"`order` must be 2 or more, got {self.order}: one point has no slope."

@@ -7,14 +7,18 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ...core.abilities import LinearGaussianModel
 from ...core.gaussian import outer
 from ...core.model import Data, Series, StateSpaceModel
+from ...io.arrays import read_step
 from ..online.state import as_numbers, require_state
 from ..online.wrapping import checked_observation
 from ..simulation.conditionals import Conditionals, bind, gaussian_start
+from ..simulation.visibility import require_visible
 from . import steps
 from .linearized import Linearized, Moments
 from .steps import Conditioned, Predicted
+from .vanishing_slope import warn_if_nothing_is_learnt
 
 
 class Stepping(Protocol):
@@ -62,7 +66,9 @@ class OnlineGaussian:
     def __init__(self, method: Stepping, model: StateSpaceModel) -> None:
         self.log_likelihood = 0.0
         self.trust = torch.full((model.obs_dim,), torch.nan, dtype=model.dtype)
+        require_visible(model, None, type(method).__name__)
         self._method, self._model = method, model
+        self._first = not isinstance(model, LinearGaussianModel)
         self._input: Data | None = None
         with torch.no_grad():
             conditionals, series = self._bind(0.0, None)
@@ -110,6 +116,11 @@ class OnlineGaussian:
         prior = Predicted(self._mean, self._factor, none, none)
         data = torch.where(observed, observation, 0.0), observed
         posterior, self.trust = self._method.updated(self._emit, conditionals, 1, prior, *data)
+        if self._first:
+            warn_if_nothing_is_learnt(
+                self._method, conditionals, [prior], [posterior], self.trust[None]
+            )
+            self._first = False
         self._mean, self._factor = steps.move(prior, posterior)
         self.log_likelihood += (gained := float(posterior.log_likelihood))
         return gained
@@ -153,6 +164,6 @@ class OnlineGaussian:
         if width:
             given = nothing.new_zeros(width) if u is None else as_numbers(u, nothing)
             inputs = given.to(nothing).expand(2, width)
-        step = None if dt is None else nothing.new_full((2,), float(dt))
+        step = None if dt is None else nothing.new_full((2,), read_step("dt", dt))
         series = Series(nothing, inputs, step)
         return bind(model, series), series

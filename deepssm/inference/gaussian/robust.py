@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -17,8 +17,12 @@ from .linearized import Linearized
 from .steps import Conditioned, condition
 
 
+@runtime_checkable
 class Robust(Protocol):
-    """Conditions on observations of which some may be wrong."""
+    """Conditions on observations of which some may be wrong.
+
+    With `weigh` it serves `Kalman(robust=...)` too.
+    """
 
     def condition(
         self, step: Linearized, residual: Tensor, observed: Tensor
@@ -69,6 +73,10 @@ class Gate:
         accepted = observed & (inside <= self.probability)
         return condition(step, residual, accepted), accepted.to(residual.dtype)
 
+    def weigh(self, slope: Tensor, spread: Tensor, residual: Tensor, observed: Tensor) -> Tensor:
+        """Return 1 for what passes the gate, 0 for what does not."""
+        return self.condition(_whitened(slope, spread), residual, observed)[1]
+
 
 @dataclass(frozen=True)
 class StudentT:
@@ -97,6 +105,14 @@ class StudentT:
         self, step: Linearized, residual: Tensor, observed: Tensor
     ) -> tuple[Conditioned, Tensor]:
         """Condition with noise inflated per step."""
+        weight = self._weights(step, residual, observed)
+        return condition(_inflated(step, weight), residual, observed), weight.clamp_max(1.0)
+
+    def weigh(self, slope: Tensor, spread: Tensor, residual: Tensor, observed: Tensor) -> Tensor:
+        """Return the mean precision of the noise, in units of that of the model."""
+        return self._weights(_whitened(slope, spread), residual, observed)
+
+    def _weights(self, step: Linearized, residual: Tensor, observed: Tensor) -> Tensor:
         weight = torch.ones_like(residual)
         count = observed.sum(-1, keepdim=True)
         for _ in range(self.iterations):
@@ -110,7 +126,7 @@ class StudentT:
             )
             square = both.square().sum((-2, -1))[..., None]
             weight = ((self.dof + count) / (self.dof + square)).expand_as(residual)
-        return condition(_inflated(step, weight), residual, observed), weight.clamp_max(1.0)
+        return weight
 
 
 @dataclass(frozen=True)
@@ -147,6 +163,28 @@ class Huber:
             weight = torch.where(far > self.threshold, self.threshold / far.clamp_min(1e-30), 1.0)
         return condition(_inflated(step, weight), residual, observed), weight
 
+    def weigh(self, slope: Tensor, spread: Tensor, residual: Tensor, observed: Tensor) -> Tensor:
+        """Return the weights of the last reweighting."""
+        return self.condition(_whitened(slope, spread), residual, observed)[1]
+
+
+def require_robust(robust: object) -> None:
+    """Refuse what cannot condition robustly, such as a name or a class.
+
+    Args:
+        robust: What was passed, `None` for nothing.
+
+    Raises:
+        ValueError: It cannot.
+    """
+    if robust is None or (isinstance(robust, Robust) and not isinstance(robust, type)):
+        return
+    got = f"the class {robust.__name__}" if isinstance(robust, type) else repr(robust)
+    raise ValueError(
+        "`robust` must be `Gate()`, `StudentT()`, `Huber()`, a value with a method "
+        f"`condition(step, residual, observed)`, or `None`, got {got}."
+    )
+
 
 def gaussian_update(
     robust: Robust | None, step: Linearized, residual: Tensor, observed: Tensor
@@ -157,6 +195,10 @@ def gaussian_update(
     else:
         posterior, trust = robust.condition(step, residual, observed)
     return posterior, torch.where(observed, trust, math.nan)
+
+
+def _whitened(slope: Tensor, spread: Tensor) -> Linearized:
+    return Linearized(slope.new_zeros(slope.shape[:-1]), slope, spread)
 
 
 def _inflated(step: Linearized, weight: Tensor) -> Linearized:

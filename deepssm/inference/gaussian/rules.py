@@ -22,10 +22,11 @@ from torch.distributions import (
 from torch.nn import functional
 
 from ...core.gaussian import beside, mvn, outer, psd_factor
-from ..simulation.angles import Wrap
+from ..simulation.angles import Wrap, identity
 from ..simulation.conditionals import HasCovariance
 from . import compiled_steps as compiled
 from .linearized import Conditional, Linearized, Moments
+from .unwrapping import images, spread_out
 
 
 def taylor(conditional: Conditional, mean: Tensor, factor: Tensor, wrap: Wrap) -> Linearized:
@@ -61,14 +62,18 @@ def weighted(points: Tensor, weights: Tensor) -> Moments:
 
     def rule(conditional: Conditional, mean: Tensor, factor: Tensor, wrap: Wrap) -> Linearized:
         x, w = points.to(mean), weights.to(mean)
-        pushed = conditional(_spread_out(mean, factor, x))
-        reference = pushed.mean[0]
-        steps = wrap(pushed.mean - reference)
+        if wrap is identity:
+            pushed = conditional(spread_out(mean, factor, x))
+            reference = pushed.mean[0]
+            steps, shares = pushed.mean - reference, w
+        else:
+            pushed, reference, steps, rest = images(conditional, mean, factor, x, wrap)
+            shares = functional.pad(w, (1, rest))
         shift = _average(steps, w)
         slope = torch.einsum("i,i...p,in->...pn", w, steps, x)
         left = steps - shift - torch.einsum("...pn,in->i...p", slope, x)
         spread = (_column(w.sqrt(), left) * left).movedim(0, -1)
-        return Linearized(reference + shift, slope, beside(spread, noise_factor(pushed, w)))
+        return Linearized(reference + shift, slope, beside(spread, noise_factor(pushed, shares)))
 
     return rule
 
@@ -89,13 +94,12 @@ def unscented(alpha: float, beta: float, kappa: float) -> Moments:
         n = mean.shape[-1]
         square = alpha**2 * (n + kappa)
         eye = math.sqrt(square) * torch.eye(n, dtype=mean.dtype, device=mean.device)
-        pushed = conditional(_spread_out(mean, factor, torch.cat((0 * eye[:1], eye, -eye))))
-        centre = pushed.mean[0]
-        steps = wrap(pushed.mean[1:] - centre)
+        points = torch.cat((eye, -eye))
+        pushed, centre, steps, rest = images(conditional, mean, factor, points, wrap)
         odd, even = (steps[:n] - steps[n:]) / 2, (steps[:n] + steps[n:]) / 2
         shift = even.sum(0) / square
-        weights = mean.new_full((2 * n + 1,), 0.5 / square)
-        weights[0] = 1 - n / square
+        weights = mean.new_full((2 * n + 1 + rest,), 0.5 / square)
+        weights[0], weights[2 * n + 1 :] = 1 - n / square, 0.0
         slope, noise = odd.movedim(0, -1) / math.sqrt(square), noise_factor(pushed, weights)
         excess = beta - alpha**2
         if 1 + excess * n / square > -1e-9:
@@ -189,10 +193,6 @@ def _reads_more(value: Tensor, x: Tensor) -> bool:
             return True
         open_nodes += [following for following, _ in node.next_functions]
     return False
-
-
-def _spread_out(mean: Tensor, factor: Tensor, points: Tensor) -> Tensor:
-    return mean + torch.einsum("...ij,kj->k...i", factor, points)
 
 
 def _even_spread(even: Tensor, shift: Tensor, square: float, excess: float) -> Tensor:

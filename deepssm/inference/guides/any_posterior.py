@@ -11,6 +11,7 @@ from torch.distributions import Distribution, Independent, MultivariateNormal, N
 from ...core.guides import PosteriorLaw
 from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import MarkovSequence, keep, observed_steps
+from ...core.undefined import undefined
 from .conditionals import Conditionals, Path
 from .posterior import StepwisePosterior, shared_evenly
 
@@ -52,7 +53,7 @@ class AnyPosterior(StepwisePosterior):
             z: The draw of `found`.
             shown: The same, continued by the prior.
         """
-        raise NotImplementedError
+        raise undefined(self, "_remember(self, z, shown)", "note what is known of a draw")
 
 
 class IndependentPosterior(AnyPosterior):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+
 import torch
+from torch import nn
 from torch.distributions import Distribution, Independent
 
 from ...core.guides import FilteringGuide, Guide, PosteriorLaw, WrapsGuide
@@ -18,8 +21,50 @@ def ask(guide: Guide, model: StateSpaceModel, series: Series) -> StepwisePosteri
         guide: Any guide.
         model: The model whose states are inferred.
         series: Data; NaN in `y` is missing.
+
+    Raises:
+        ValueError: `guide` is no guide, or `series` no checked data.
     """
+    if not isinstance(series, Series):
+        raise ValueError(
+            f"`series` must be checked data, got {type(series).__name__}: pass "
+            "`ds.as_series(model, y)`."
+        )
+    require_guide(guide)
     return as_posterior(guide(model, series), model, series)
+
+
+def require_guide(guide: object) -> None:
+    """Refuse what cannot be called with a model and a series, before it is.
+
+    Args:
+        guide: What was passed for a guide.
+
+    Raises:
+        ValueError: It is a class, a distribution, or takes other arguments.
+    """
+    if isinstance(guide, type):
+        raise ValueError(
+            f"`guide` must be a guide, got the class {guide.__name__}: pass "
+            f"`{guide.__name__}(...)`."
+        )
+    name = type(guide).__name__
+    if isinstance(guide, Distribution) or not callable(guide):
+        raise ValueError(
+            "`guide` must be called with a model and a series and return a distribution of paths, "
+            f"got {name}, which cannot be called: return it from the `forward(self, model, "
+            "series)` of an `nn.Module`, and pass that module."
+        )
+    called = guide.forward if isinstance(guide, nn.Module) else guide
+    try:
+        inspect.signature(called).bind(None, None)
+    except TypeError as error:
+        raise ValueError(
+            f"`guide` must be called as `guide(model, series)`, but {name} takes other arguments "
+            f"({error}): define `forward(self, model, series)`, even if it does not read `model`."
+        ) from error
+    except ValueError:
+        return  # a callable without a signature
 
 
 def ask_filtering(guide: Guide, model: StateSpaceModel, series: Series) -> StepwisePosterior:

@@ -8,8 +8,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
+from torch.distributions import Distribution, Independent, Normal
 
+from ...core.gradients import gradients_on, recordable
 from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import observed_steps
 from ...linear import matrix_scan
@@ -24,7 +25,8 @@ class Linearization(NamedTuple):
         F: `(*batch, time, state, state)`; entry 0 is zero.
         f: `(*batch, time, state)`; entry 0 is the mean of `z_1`.
         Q: Variances, `(*batch, time, state)`; entry 0 is that of `z_1`.
-        H: `(*batch, time, obs, state)`; rows of missing components are zero.
+        H: `(*batch, time, obs, state)`; rows of missing components are zero. Where states set the
+            variance of the noise, as many rows again for what squared errors tell of it.
         residual: `y_t - h_t`, `(*batch, time, obs)`, 0 where missing.
         R: Variances, `(*batch, time, obs)`.
     """
@@ -147,15 +149,20 @@ def linearize(model: StateSpaceModel, series: Series, path: Tensor) -> Lineariza
         f.append(mean - (jacobian @ before[..., None])[..., 0])
         Q.append(variance.expand_as(mean))
     H, mean, R = _emission_moments(model, path, series.u)
-    seen = ~torch.isnan(series.y)
-    residual = series.y - mean + (H @ path.detach()[..., None])[..., 0]
+    seen, error, R = ~torch.isnan(series.y), series.y - mean, R.expand_as(mean)
+    more = _variance_rows(model, path, series)
+    if more is not None:
+        parts = zip((H, error, R), more, (-2, -1, -1), strict=True)
+        H, error, R = (torch.cat((mean_part, own), axis) for mean_part, own, axis in parts)
+        seen = torch.cat((seen, seen), -1)
+    residual = error + (H @ path.detach()[..., None])[..., 0]
     return Linearization(
         torch.cat(F, dim=-3),
         torch.cat(f, dim=-2),
         torch.cat(Q, dim=-2),
         torch.where(seen[..., None], H, torch.zeros_like(H)),
-        torch.where(seen, residual, torch.zeros_like(mean)),
-        R.expand_as(mean),
+        torch.where(seen, residual, torch.zeros_like(residual)),
+        R,
     )
 
 
@@ -229,17 +236,60 @@ def _jacobian(
     conditional: Callable[[Tensor], Distribution], point: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return Jacobian of the mean, mean and variance, of conditionals by row."""
+    with gradients_on():
+        point = recordable(point).detach().requires_grad_()
+        here = conditional(point)
+        slope = _rows(here.mean, point)
+    return slope, here.mean.detach(), here.variance.detach()
+
+
+def _rows(value: Tensor, point: Tensor) -> Tensor:
+    """Return the Jacobian of `value` by row; zero where it does not read `point` at all."""
+    if not value.requires_grad:
+        return point.new_zeros(*point.shape[:-1], value.shape[-1], point.shape[-1])
+    rows = [
+        torch.autograd.grad(x.sum(), point, retain_graph=True, materialize_grads=True)[0]
+        for x in value.unbind(-1)
+    ]
+    return torch.stack(rows, dim=-2)
+
+
+def _variance_rows(
+    model: StateSpaceModel, point: Tensor, series: Series
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Return what squared errors tell of states that set the noise's variance, as observations.
+
+    For `y ~ N(h(z), v(z))` the score of `v` is `(e^2 / v - 1) / 2` times the slope of `log v`,
+    and its Fisher information half the square of that slope: an observation `e^2 / v - 1` with
+    variance 2 of a linear state. Far above what `v` explains its logarithm is taken, which keeps
+    a step from overshooting.
+
+    Args:
+        model: Any model with a real state.
+        point: A path, `(*batch, time, state)`.
+        series: Data; NaN in `y` is missing.
+
+    Returns:
+        Slopes, residuals about the path, and variances; `None` for noise that no state sets.
+
+    Source: McCullagh & Nelder (1989), Generalized Linear Models, section 10.5, joint modelling of
+    mean and dispersion.
+    """
     point = point.detach().requires_grad_()
     with torch.enable_grad():
-        here = conditional(point)
-        mean = here.mean
-        rows = [
-            torch.autograd.grad(component.sum(), point, retain_graph=True, materialize_grads=True)[
-                0
-            ]
-            for component in mean.unbind(-1)
-        ]
-    return torch.stack(rows, dim=-2), mean.detach(), here.variance.detach()
+        emission = model.emission(point, series.u)
+        while isinstance(emission, Independent):
+            emission = emission.base_dist
+        if not isinstance(emission, Normal) or not emission.scale.requires_grad:
+            return None
+        log_variance = 2 * emission.scale.log()
+        slope = _rows(log_variance.expand_as(emission.loc), point)
+    if not bool((slope != 0).any()):
+        return None
+    ratio = (series.y - emission.loc.detach()).square() / log_variance.detach().exp()
+    score = torch.minimum(ratio - 1, 1 + ratio.clamp_min(1e-30).log())
+    score = torch.where(ratio < 1, ratio - 1, score)
+    return slope, score, torch.full_like(score, 2.0)
 
 
 def _emission_moments(

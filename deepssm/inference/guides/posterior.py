@@ -9,6 +9,7 @@ from torch.distributions import Distribution, constraints, register_kl
 
 from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import MarkovSequence, at, draw, keep
+from ...core.undefined import undefined
 from .conditionals import Conditionals, Path
 
 
@@ -52,7 +53,11 @@ class StepwisePosterior(TorchDistribution):
         Args:
             batch_shape: `(*paths, *batch)`.
         """
-        raise NotImplementedError
+        raise undefined(
+            self,
+            "expand(self, batch_shape)",
+            "return the same posterior with batch shape `(*paths, *batch)`",
+        )
 
     def draw(
         self, sample_shape: torch.Size | tuple[int, ...] = (), *, beyond: bool = True
@@ -64,7 +69,11 @@ class StepwisePosterior(TorchDistribution):
             beyond: Whether the steps after the last observation follow the model. They cost a
                 loop over time, and no density counts them; if false they hold anything.
         """
-        raise NotImplementedError
+        raise undefined(
+            self,
+            "draw(self, sample_shape, *, beyond)",
+            "set `self.path` and return paths, `(*sample_shape, *batch, time, state)`",
+        )
 
     def rsample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
         """Draw paths; with a gradient, steps after the last observation hold anything."""
@@ -76,7 +85,11 @@ class StepwisePosterior(TorchDistribution):
         Args:
             value: `(*batch, time, state)`.
         """
-        raise NotImplementedError
+        raise undefined(
+            self,
+            "conditionals(self, value)",
+            "return the steps along any path, such as `Path(value, mean, scale)`",
+        )
 
     def proposal(self, z: Tensor, prior: Distribution, t: int) -> Conditionals:
         """Return `q(z_t | z_{t-1} = z)` with its step's axis dropped; `Path.z` is `z`.
@@ -86,7 +99,11 @@ class StepwisePosterior(TorchDistribution):
             prior: `p(z_t | z_{t-1} = z)`.
             t: The step.
         """
-        raise NotImplementedError
+        raise undefined(
+            self,
+            "proposal(self, z, prior, t)",
+            "return one step alone, such as `Path(z, mean, scale)`",
+        )
 
     def sample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
         """Draw paths without a gradient, `(*sample_shape, *batch, time, state)`."""

@@ -6,13 +6,14 @@ from typing import Literal
 
 from torch import Tensor
 
+from ...core.diffuse import Diffuse
 from ...core.model import LinearParameters
 from ...core.results import Filtered, Smoothed
 from .conditioning import DOUBTFUL, Answer, differ, nudged
 from .cpu.problem import spread_along
 from .cuda import backend as kalman_cuda
 from .parallel.adjoint import Engine, Run, differentiable
-from .parallel.diffuse_columns import add_slopes, gather
+from .parallel.diffuse_columns import Known, Moments, add_slopes, gather
 from .parallel.layout import Columns, lay_out, restore
 from .parallel.scan import lost_digits, scan_filter
 from .parallel.scan_smoother import moments, scan_adjoint, scan_smoother
@@ -90,10 +91,15 @@ def filtered(run: Run | Threads, parameters: LinearParameters, y: Tensor) -> Fil
     if isinstance(run, Threads):
         return kalman_cuda.filtered(parameters, y)
     answer = _answer(run)
-    return Filtered(
+    found = Filtered(
         *(restore(x, y) for x in answer),
         ill_conditioned=_ill_conditioned(run, answer, parameters, y),
     )
+    if run.known is not None:
+        now, before = _mixed_moments(run, run.known)
+        found.diffuse = _restore_diffuse(now.diffuse, run.columns, y)
+        found.predicted_diffuse = _restore_diffuse(before.diffuse, run.columns, y)
+    return found
 
 
 def smoothed(run: Run | Threads, parameters: LinearParameters, y: Tensor) -> Smoothed:
@@ -101,14 +107,18 @@ def smoothed(run: Run | Threads, parameters: LinearParameters, y: Tensor) -> Smo
     if isinstance(run, Threads):
         return kalman_cuda.smoothed(parameters, y)
     columns, found = run.columns, run.engine.smooth(run.columns, run.forward)
-    mean, cov, cross = found if run.known is None else run.known.smoothed(*found)
-    return Smoothed(
+    (mean, cov, cross), diffuse = found, None
+    if run.known is not None:
+        (mean, cov, diffuse), cross = run.known.smoothed(*found)
+    answer = Smoothed(
         mean=restore(columns.series(mean), y),
         cov=restore(columns.matrices(cov), y),
         cross_cov=restore(columns.matrices(cross), y),
         log_likelihood=restore(_log_likelihood(run), y),
         ill_conditioned=_ill_conditioned(run, _answer(run), parameters, y),
     )
+    answer.diffuse = _restore_diffuse(diffuse, columns, y)
+    return answer
 
 
 def smoothed_mean(run: Run | Threads, parameters: LinearParameters, y: Tensor) -> Tensor:
@@ -133,7 +143,7 @@ def _regular(parameters: LinearParameters) -> LinearParameters:
     initial = parameters.initial
     if initial.diffuse is None:
         return parameters
-    spread = spread_along(initial.diffuse.detach().double(), parameters.transition.cov.detach())
+    spread = spread_along(initial.diffuse.detach().double().cpu(), parameters)
     return parameters._replace(initial=initial._replace(cov=initial.cov + spread.to(initial.cov)))
 
 
@@ -149,14 +159,24 @@ def _run(engine: Engine, columns: Columns, parameters: LinearParameters) -> Run 
 
 def _answer(run: Run) -> Answer:
     columns, forward, known = run.columns, run.forward, run.known
-    cov, before = moments(forward)
-    now, past = (forward.m, cov), (forward.a, before)
-    if known is not None:
-        now, past = known.filtered(*now), known.predicted(*past)
+    if known is None:
+        cov, before = moments(forward)
+        now, past = Moments(forward.m, cov, None), Moments(forward.a, before, None)
+    else:
+        now, past = _mixed_moments(run, known)
     (mean, cov), (predicted, before) = (
-        (columns.series(m), columns.matrices(P)) for m, P in (now, past)
+        (columns.series(m), columns.matrices(P)) for m, P, _ in (now, past)
     )
     return Answer(mean, cov, predicted, before, _log_likelihood(run))
+
+
+def _mixed_moments(run: Run, known: Known) -> tuple[Moments, Moments]:
+    cov, before = moments(run.forward)
+    return known.filtered(run.forward.m, cov), known.predicted(run.forward.a, before)
+
+
+def _restore_diffuse(found: Diffuse | None, columns: Columns, y: Tensor) -> Diffuse | None:
+    return found and Diffuse(*(restore(columns.matrices(x), y) for x in found))
 
 
 def _log_likelihood(run: Run) -> Tensor:
@@ -168,7 +188,7 @@ def _ill_conditioned(run: Run, answer: Answer, parameters: LinearParameters, y: 
     worst = run.forward.gains.worst
     bad = ~answer.log_likelihood.isfinite().all(-1)
     if run.known is not None:
-        bad = bad | _per_series(run.known.open[None], run)
+        bad = bad | _per_series(run.known.hardly_determined[None], run)
     doubtful = _per_series(worst < DOUBTFUL, run)
     if bool(doubtful.any()):
         moved, data = nudged(parameters, y)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# A coefficient whose pivot is this small a part of its column is not determined by the data.
-_UNDETERMINED = 1e-10
+from ...core.diffuse import Diffuse, combined
+
+# A coefficient whose pivot is this small a part of its column is not determined by the data, and
+# one a little larger may be round-off or not.
+UNDETERMINED, _DOUBTFUL = 1e-10, 1e-8
 
 
 def solve_equations(U: Tensor, Z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -22,7 +25,7 @@ def solve_equations(U: Tensor, Z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         open: Which of its columns are undetermined directions, `(*axes, k)`.
     """
     pivot = U.diagonal(dim1=-2, dim2=-1).abs()
-    undetermined = pivot <= _UNDETERMINED * U.norm(dim=-2)
+    undetermined = pivot <= UNDETERMINED * U.norm(dim=-2)
     eye = torch.eye(U.shape[-1], dtype=U.dtype, device=U.device)
     U = torch.where(undetermined[..., :, None], eye, U)
     Z = torch.where(undetermined[..., :, None], torch.zeros_like(Z), Z)
@@ -79,11 +82,52 @@ def spread(slopes: Tensor, cov: Tensor, inverse: Tensor, undetermined: Tensor) -
     Returns:
         `(*axes, n, n)`, infinite in undetermined directions.
     """
+    return combined(*proper_and_diffuse(slopes, cov, inverse, undetermined))
+
+
+def proper_and_diffuse(
+    slopes: Tensor, cov: Tensor, inverse: Tensor, undetermined: Tensor
+) -> Diffuse:
+    """Split a covariance into what is finite and directions of infinite variance; see `spread`."""
     mixed = slopes @ inverse
-    known = torch.where(undetermined[..., None, :], torch.zeros_like(mixed), mixed)
-    cov = cov + known @ known.mT
+    zero = mixed.new_zeros(())
+    known = torch.where(undetermined[..., None, :], zero, mixed)
     size = slopes.abs() @ inverse.abs()
-    real = undetermined[..., None, :] & (mixed.abs() > _UNDETERMINED * size)
-    unknown = torch.where(real, mixed, torch.zeros_like(mixed))
-    infinite = torch.sign(unknown @ unknown.mT)
-    return torch.where(infinite == 0, cov, infinite * torch.inf)
+    real = undetermined[..., None, :] & (mixed.abs() > UNDETERMINED * size)
+    return Diffuse(cov + known @ known.mT, torch.where(real, mixed, zero))
+
+
+def hardly_determined(U: Tensor) -> Tensor:
+    """Tell whether round-off may decide which coefficients the data determine, `(*axes,)`.
+
+    Args:
+        U: As in `solve_equations`.
+    """
+    part = U.diagonal(dim1=-2, dim2=-1).abs() / U.norm(dim=-2).clamp_min(1e-300)
+    return ((part > UNDETERMINED) & (part < _DOUBTFUL)).any(-1)
+
+
+def cross_spread(slopes: Tensor, cross: Tensor, mix: Tensor, undetermined: Tensor) -> Tensor:
+    """Add what is not known of the diffuse coefficients to lag-one covariances given them.
+
+    Args:
+        slopes: Of the means of all steps, `(*axes, time, n, k)`.
+        cross: Entry `t` links `t - 1` to `t`, `(*axes, time, n, n)`.
+        mix: `U^-1`, `(*axes, 1, k, k)`.
+        undetermined: `(*axes, 1, k)`.
+
+    Returns:
+        `(*axes, time, n, n)`, entry 0 as it was.
+    """
+    factor = proper_and_diffuse(slopes, torch.zeros_like(cross), mix, undetermined).factor
+    known = torch.where(undetermined[..., None, :], 0.0, slopes @ mix)
+    infinite = torch.sign(factor[..., 1:, :, :] @ factor[..., :-1, :, :].mT)
+    link = cross[..., 1:, :, :] + known[..., 1:, :, :] @ known[..., :-1, :, :].mT
+    link = torch.where(infinite == 0, link, infinite * torch.inf)
+    return torch.cat([cross[..., :1, :, :], link], -3)
+
+
+def steps_left_open(undetermined: Tensor) -> int:
+    """Return how many first steps leave some direction open, `(*axes, time, k)`."""
+    some = undetermined.any(-1).flatten(0, -2).any(0).nonzero()
+    return int(some[-1]) + 1 if len(some) else 0

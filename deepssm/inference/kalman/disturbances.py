@@ -20,7 +20,14 @@ from torch import Tensor
 
 from ...core.abilities import LinearGaussianModel
 from ...core.gaussian import psd_factor
-from ...core.model import LinearConditional, LinearParameters, Series, StateSpaceModel
+from ...core.gradients import gradients_on, recordable
+from ...core.model import (
+    GaussianInitial,
+    LinearConditional,
+    LinearParameters,
+    Series,
+    StateSpaceModel,
+)
 from ...core.results import Disturbances
 from .cpu.gradient import exact_log_likelihood
 from .cpu.problem import batch_shape, spread_along
@@ -53,20 +60,28 @@ def offset_scores(parameters: LinearParameters, y: Tensor) -> Scores:
         parameters: The linear-Gaussian model.
         y: `(*batch, time, obs)`, NaN where missing.
     """
-    batch, time = batch_shape(parameters, y), y.shape[-2]
-    start, (A, b, Q), (C, d, R) = parameters
-    b, Q, d, R = (
-        x.detach().double().expand(*batch, time, *x.shape[x.ndim - event :]).clone()
-        for x, event in ((b, 1), (Q, 2), (d, 1), (R, 2))
-    )
-    leaves = tuple(x.requires_grad_() for x in (b, Q, d, R))
-    each = LinearParameters(
-        start._replace(mean=start.mean.detach().double(), cov=start.cov.detach().double()),
-        LinearConditional(A.detach().double(), b, Q),
-        LinearConditional(C.detach().double(), d, R),
-    )
-    with torch.enable_grad():
-        total = exact_log_likelihood(each, y.detach().double()).sum()
+    with gradients_on():
+        batch, time = batch_shape(parameters, y), y.shape[-2]
+        start, (A, b, Q), (C, d, R) = parameters
+        b, Q, d, R = (
+            recordable(x)
+            .detach()
+            .double()
+            .expand(*batch, time, *x.shape[x.ndim - event :])
+            .clone()
+            for x, event in ((b, 1), (Q, 2), (d, 1), (R, 2))
+        )
+        leaves = tuple(x.requires_grad_() for x in (b, Q, d, R))
+        A, C, y, mean, cov = (
+            recordable(x).detach().double() for x in (A, C, y, start.mean, start.cov)
+        )
+        diffuse = recordable(start.diffuse)
+        each = LinearParameters(
+            GaussianInitial(mean, cov, diffuse),
+            LinearConditional(A, b, Q),
+            LinearConditional(C, d, R),
+        )
+        total = exact_log_likelihood(each, y).sum()
         r, by_Q, u, by_R = torch.autograd.grad(total, leaves)
     return Scores(r, _variance(r, by_Q), u, _variance(u, by_R))
 
@@ -76,10 +91,9 @@ def proper_scores(parameters: LinearParameters, y: Tensor, scores: Scores) -> Sc
     start = parameters.initial
     if start.diffuse is None:
         return scores
-    spread = spread_along(
-        start.diffuse.detach().double(), parameters.transition.cov.detach().double()
-    )
-    finite = start._replace(cov=start.cov.detach().double() + spread, diffuse=None)
+    cov = start.cov.detach().double()
+    spread = spread_along(start.diffuse.detach().double().cpu(), parameters)
+    finite = start._replace(cov=cov + spread.to(cov), diffuse=None)
     return offset_scores(parameters._replace(initial=finite), y)
 
 

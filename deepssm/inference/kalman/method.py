@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -14,9 +14,12 @@ from ...core.results import Filtered, Forecast, Smoothed
 from . import backends, sequential
 from .autograd import autograd_log_likelihood
 from .cpu.gradient import exact_log_likelihood
+from .cpu.problem import batch_shape
 from .fixed_lag import fixed_lag
+from .forecasting import forecast, without_open
 from .online import OnlineKalman
-from .simulation_smoother import draw_observations, draw_paths
+from .robust import WeighsObservations, doubted
+from .simulation_smoother import draw_paths
 
 
 @dataclass(frozen=True)
@@ -40,38 +43,61 @@ class Kalman:
             `"autograd"` is a torch loop that can be differentiated any number of times, for
             proper starts and regular innovations. `"auto"` is `"sequential"` on the CPU; on CUDA
             it is `"stationary"` for constant matrices and `"scan"` for others.
+        robust: What to do about outliers: `Gate()`, `StudentT()`, `Huber()` or nothing. What it
+            made of each observation is `trust` of the results. It runs through the series one
+            step at a time first, and is for inference: learning refuses it.
 
     Source: Kalman (1960); Bierman (1977); Durbin & Koopman (2012), ch. 4 to 7.
     """
 
     backend: backends.Backend = "auto"
+    robust: WeighsObservations | None = None
     takes_empty_series = True
 
     def filter(self, model: StateSpaceModel, series: Series) -> Filtered:
         """Return filtered and predicted moments and the log-likelihood of each step."""
-        parameters = _parameters(model, series)
-        run = backends.start(self.backend, parameters, series.y)
+        parameters, y, trust = self._given(model, series)
+        run = backends.start(self.backend, parameters, y)
         if run is not None:
-            return backends.filtered(run, parameters, series.y)
-        return sequential.filtered(parameters, series.y)
+            result = backends.filtered(run, parameters, y)
+        else:
+            result = sequential.filtered(parameters, y)
+        result.trust = trust
+        return result
 
     def smooth(self, model: StateSpaceModel, series: Series) -> Smoothed:
         """Return smoothed moments and lag-one covariances."""
-        parameters = _parameters(model, series)
-        run = backends.start(self.backend, parameters, series.y)
+        parameters, y, trust = self._given(model, series)
+        run = backends.start(self.backend, parameters, y)
         if run is not None:
-            return backends.smoothed(run, parameters, series.y)
-        return sequential.smoothed(parameters, series.y)
+            result = backends.smoothed(run, parameters, y)
+        else:
+            result = sequential.smoothed(parameters, y)
+        result.trust = trust
+        return result
 
     def log_likelihood(self, model: StateSpaceModel, series: Series) -> Tensor:
-        """Return `log p(y_t | y_{1:t-1})` in nats, `(*batch, time)`, differentiable."""
-        parameters = _parameters(model, series)
+        """Return `log p(y_t | y_{1:t-1})` in nats, `(*batch, time)`, differentiable.
+
+        Raises:
+            ValueError: It is to be differentiated through `robust`.
+        """
+        parameters, y, _ = self._given(model, series, learning=True)
         if self.backend == "autograd":
-            return autograd_log_likelihood(parameters, series.y)
-        run = backends.start(self.backend, parameters, series.y)
+            return autograd_log_likelihood(parameters, y)
+        run = backends.start(self.backend, parameters, y)
         if run is not None:
-            return backends.log_likelihood(run, parameters, series.y)
-        return exact_log_likelihood(parameters, series.y)
+            return backends.log_likelihood(run, parameters, y)
+        return exact_log_likelihood(parameters, y)
+
+    def trust(self, model: StateSpaceModel, series: Series) -> Tensor:
+        """Return how far each observation was trusted, `(*batch, time, obs)`.
+
+        1 is in full, 0 is rejected by a gate, NaN is missing. Without `robust` all is trusted.
+        """
+        parameters, y, trust = self._given(model, series)
+        whole = torch.where(series.y.isnan(), torch.nan, 1.0)
+        return whole.expand(*batch_shape(parameters, y), *y.shape[-2:]) if trust is None else trust
 
     def sample_posterior(
         self,
@@ -82,11 +108,29 @@ class Kalman:
     ) -> Tensor:
         """Draw paths from `p(z_{1:T} | y_{1:T})`, `(num_samples, *batch, time, state)`.
 
+        NaN where the data leave a diffuse start open: there is nothing to draw from.
+
         Source: Durbin & Koopman (2002), Biometrika 89, 603-615.
         """
-        parameters = _parameters(model, series)
+        paths = self.finite_paths(model, series, num_samples, generator)
+        if self._given(model, series)[0].initial.diffuse is None:
+            return paths
+        return without_open(paths, self.smooth(model, series).cov)
+
+    def finite_paths(
+        self,
+        model: StateSpaceModel,
+        series: Series,
+        num_samples: int,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Draw paths as `sample_posterior` does, open directions fixed at their start.
+
+        Observations drawn from them are right wherever the data determine their distribution.
+        """
         mean = partial(_smoothed_mean, self.backend)
-        return draw_paths(parameters, series.y, num_samples, mean, generator)
+        parameters, y, _ = self._given(model, series)
+        return draw_paths(parameters, y, num_samples, mean, generator)
 
     def forecast(
         self,
@@ -97,20 +141,9 @@ class Kalman:
         generator: torch.Generator | None = None,
     ) -> Forecast:
         """Forecast the last `horizon` steps of `series` exactly; joint draws if asked for."""
-        filtered = self.filter(model, series)
-        parameters = _parameters(model, series)
-        mean = filtered.predicted_mean[..., -horizon:, :]
-        cov = filtered.predicted_cov[..., -horizon:, :, :]
-        C, d, R = (
-            _last(x, horizon, axis) for x, axis in zip(parameters.emission, (3, 2, 3), strict=True)
-        )
-        obs_mean = (C @ mean[..., None])[..., 0] + d
-        obs_cov = C @ cov @ C.mT + R
-        if num_samples is None:
-            return Forecast(obs_mean, obs_cov, None, mean, cov, None)
-        paths = self.sample_posterior(model, series, num_samples, generator)[..., -horizon:, :]
-        samples = draw_observations(paths, C, d, R, generator)
-        return Forecast(obs_mean, obs_cov, samples, mean, cov, paths)
+        parameters, y, _ = self._given(model, series)
+        plain = replace(self, robust=None)
+        return forecast(plain, parameters, y, horizon, num_samples, generator)
 
     def fixed_lag(self, model: StateSpaceModel, series: Series, lag: int) -> Smoothed:
         """Return `p(z_t | y_{1:t+lag})` for every `t`; `cross_cov[t]` knows `y_{1:t-1+lag}`.
@@ -120,11 +153,32 @@ class Kalman:
             series: Checked data.
             lag: Steps to wait for, 0 or more.
         """
-        return fixed_lag(self, _parameters(model, series), series.y, lag)
+        parameters, y, trust = self._given(model, series)
+        result = fixed_lag(replace(self, robust=None), parameters, y, lag)
+        result.trust = trust
+        return result
 
     def online(self, model: StateSpaceModel) -> OnlineKalman:
         """Return a filter that takes one observation at a time."""
-        return OnlineKalman(model)
+        return OnlineKalman(model, self.robust)
+
+    def _given(
+        self, model: StateSpaceModel, series: Series, *, learning: bool = False
+    ) -> tuple[LinearParameters, Tensor, Tensor | None]:
+        """Return the matrices and data to filter, and how far observations were trusted."""
+        parameters = _parameters(model, series)
+        if self.robust is None:
+            return parameters, series.y, None
+        start, transition, emission = parameters
+        tensors = (start.mean, start.cov, *transition, *emission)
+        if learning and torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
+            raise ValueError(
+                "`Kalman(robust=...)` infers states but does not learn: what is rejected adds "
+                "nothing to the likelihood, so the best parameters would be those that reject "
+                "everything. Learn with `Kalman()`, or a model with heavy tails, and infer with "
+                "`robust` afterwards."
+            )
+        return doubted(parameters, series.y, self.robust)
 
 
 def _parameters(model: StateSpaceModel, series: Series) -> LinearParameters:
@@ -141,9 +195,3 @@ def _smoothed_mean(backend: backends.Backend, parameters: LinearParameters, y: T
     if run is not None:
         return backends.smoothed_mean(run, parameters, y)
     return sequential.smoothed_mean(parameters, y)
-
-
-def _last(x: Tensor, horizon: int, event: int) -> Tensor:
-    """Entries of the last `horizon` steps of a parameter, or its single entry."""
-    axis = x.ndim - event
-    return x if x.shape[axis] == 1 else x.narrow(axis, x.shape[axis] - horizon, horizon)

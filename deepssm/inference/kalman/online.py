@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TypeAlias, cast
 
 import numpy as np
@@ -20,9 +19,11 @@ from ...core.model import (
     StateSpaceModel,
 )
 from ...core.results import Filtered
+from ...io.arrays import read_numbers, read_step, read_vector
 from ..online.state import as_numbers, require_state
 from .cpu.problem import Pass, Problem, allocate, prepare, transition_arrays
 from .diffuse import diffuse_moments, posterior_mix
+from .robust import WeighsObservations, judged, weighted
 from .sequential import filtered
 
 Moves: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -37,13 +38,15 @@ class OnlineKalman:
 
     Args:
         model: A linear-Gaussian model without a batch of parameters.
+        robust: What to do about outliers, or nothing; see `Kalman`.
     """
 
-    def __init__(self, model: StateSpaceModel) -> None:
+    def __init__(self, model: StateSpaceModel, robust: WeighsObservations | None = None) -> None:
         from .cpu.scalar.filter import forward_space, predict_once, update_once
 
         self._predict, self._update = predict_once, update_once
-        self._model = model
+        self._model, self._robust = model, robust
+        self._trust = torch.full((model.obs_dim,), torch.nan, dtype=model.dtype)
         self._like = torch.zeros(2, model.obs_dim, dtype=model.dtype)
         self.log_likelihood = 0.0
         self._predicted = True
@@ -70,8 +73,7 @@ class OnlineKalman:
             dt: Time since the last step, for models in continuous time.
             u: Input of the arriving step, `(input,)`.
         """
-        if dt is not None and not 0 <= dt < math.inf:
-            raise ValueError(f"`dt` must be finite and not negative, got {dt}.")
+        dt = None if dt is None else read_step("dt", dt)
         self._input = u
         moves = self._moves(dt) if u is None else self._transition(dt, u)
         self._predict((*moves, *self._problem.params[3:]), tuple(self._out), self._space)
@@ -88,17 +90,15 @@ class OnlineKalman:
         Raises:
             ValueError: `y` has the wrong size or is infinite.
         """
-        try:
-            values = np.asarray(y, dtype=float).reshape(-1)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"`y` must hold numbers or NaN, got {y!r}.") from error
+        values = read_vector("y", y)
         if values.size != self._model.obs_dim or np.isinf(values).any():
             raise ValueError(
                 f"`y` must hold {self._model.obs_dim} finite number(s) or NaN, got {values}."
             )
         u = self._input if u is None else u
         problem = self._problem if u is None else self._read(0.0, u)
-        ll = self._update(problem.params, values, tuple(self._out), self._space)
+        params, values = self._trusted(problem.params, values)
+        ll = self._update(params, values, tuple(self._out), self._space)
         self.log_likelihood += ll
         self._predicted = False
         return ll
@@ -130,6 +130,16 @@ class OnlineKalman:
     def cov(self) -> Tensor:
         """Covariance of the current state, `(state, state)`."""
         return self._moments()[1]
+
+    @property
+    def robust(self) -> bool:
+        """Whether observations are doubted, so that each step decides about the next."""
+        return self._robust is not None
+
+    @property
+    def trust(self) -> Tensor:
+        """How far the last observation was trusted, `(obs,)`: 0 rejected, 1 in full, else NaN."""
+        return self._trust
 
     @property
     def predicted(self) -> bool:
@@ -176,6 +186,19 @@ class OnlineKalman:
         self._out.a[0, 0], self._out.L[0, 0] = self._out.m[0, 0], self._out.F[0, 0]
         self.log_likelihood, self._input = float(state["log_likelihood"]), None
         self._predicted = bool(state["predicted"])
+
+    def _trusted(
+        self, params: tuple[np.ndarray, ...], y: np.ndarray
+    ) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+        """Return the parameters and the observation of a step as far as they are trusted."""
+        weight, seen = np.ones(len(y)), ~np.isnan(y)
+        if self._robust is not None:
+            last = tuple(x[0, -1] for x in params[3:])
+            weight = judged(self._out, last, y, self._robust)
+            y, R = weighted(y, params[5][:, -1:], weight)
+            params = (*params[:5], R)
+        self._trust = torch.from_numpy(np.where(seen, np.minimum(weight, 1.0), np.nan))
+        return params, y
 
     def _moves(self, dt: float | None) -> Moves:
         """Transition of a step of length `dt`, read once for each length."""
@@ -246,7 +269,9 @@ def filter_block(
     """
     series = _series(model, y, u, dt)
     parts, done = [], 0
-    while done < series.time and not (parts and bool(running.cov.isfinite().all())):
+    while done < series.time and (
+        running.robust or not (parts and bool(running.cov.isfinite().all()))
+    ):
         parts.append(_one(running, series, done))
         done += 1
     if done < series.time:
@@ -260,14 +285,14 @@ def filter_block(
 def _series(
     model: StateSpaceModel, y: Tensor, u: Tensor | None, dt: Tensor | float | None
 ) -> Series:
-    y = torch.as_tensor(y).to("cpu", torch.float64)
+    y = read_numbers("y", y).to("cpu", torch.float64)
     if y.ndim != 2 or y.shape[-1] != model.obs_dim or bool(y.isinf().any()):
         raise ValueError(
             f"`y` must be one series of finite numbers or NaN, `(time, {model.obs_dim})`, got "
             f"{tuple(y.shape)}."
         )
-    steps = None if dt is None else torch.as_tensor(dt, dtype=y.dtype).expand(len(y))
-    return Series(y, None if u is None else torch.as_tensor(u).to(y), steps)
+    steps = None if dt is None else read_numbers("dt", dt).to(y).expand(len(y))
+    return Series(y, None if u is None else read_numbers("u", u).to(y), steps)
 
 
 def _empty(running: OnlineKalman) -> Filtered:

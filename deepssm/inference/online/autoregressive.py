@@ -38,7 +38,7 @@ class RememberingFilter(Around):
         Without `u` the input is that of the last `predict`, or zeros at the first step.
         """
         gained = self.inner.update(y, self._joined(self._input if u is None else u))
-        observation = as_numbers(y, self._now).reshape(-1)
+        observation = as_numbers(y, self._now, "y").reshape(-1)
         seen = ~torch.isnan(observation)
         old, marks = self._now.chunk(2)
         known = seen.to(marks.dtype).maximum(marks)

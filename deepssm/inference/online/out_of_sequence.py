@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...core.methods import OnlineFilter
 from ...core.model import Data
+from ...io.arrays import read_numbers
 from .wrapping import Around
 
 
@@ -66,7 +67,7 @@ class BufferedFilter(Around):
                 f"buffer goes, got {back}. Start with a larger `buffer`, or drop the observation."
             )
         step, before = self._steps[-1 - back], self.inner.log_likelihood
-        observation, given = _numbers(y).reshape(-1), None if u is None else _numbers(u)
+        observation, given = _numbers(y, "y").reshape(-1), None if u is None else _numbers(u)
         if back == 0 and not step.observations:
             gained = self.inner.update(observation, given)
             step.observations.append((observation, given))
@@ -134,8 +135,8 @@ def _taken_in(
     return [*observations, (arrived, u)]
 
 
-def _numbers(values: Data) -> Tensor:
-    return torch.as_tensor(values, dtype=torch.float64).detach().clone()
+def _numbers(values: Data, name: str = "u") -> Tensor:
+    return read_numbers(name, values).to(torch.float64).detach().clone()
 
 
 def _below(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

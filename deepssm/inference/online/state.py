@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor
 
 from ...core.model import Data
+from ...io.arrays import read_numbers
 
 
-def as_numbers(values: Data, like: Tensor) -> Tensor:
+def as_numbers(values: Data, like: Tensor, name: str = "u") -> Tensor:
     """Return a tensor of the dtype of `like`, on its device; a list keeps all its digits.
 
     Args:
-        values: Numbers of any shape.
+        values: Numbers of any shape; masked entries are NaN.
         like: A tensor of the wanted dtype.
+        name: What the caller calls them.
+
+    Raises:
+        ValueError: They are no numbers.
     """
-    return torch.as_tensor(values, dtype=like.dtype, device=like.device)
+    return read_numbers(name, values).to(like.device, like.dtype)
 
 
 def require_state(state: Mapping[str, Tensor], **shapes: Sequence[int]) -> None:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ...core.methods import OnlineFilter
 from ...core.model import Data, StateSpaceModel
+from .state import as_numbers
 
 
 class Around:
@@ -41,10 +42,7 @@ def checked_observation(model: StateSpaceModel, y: Data, like: Tensor) -> Tensor
     Raises:
         ValueError: it has the wrong size or is infinite.
     """
-    try:
-        observation = torch.as_tensor(y, dtype=like.dtype, device=like.device).reshape(-1)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"`y` must hold numbers or NaN, got {y!r}.") from error
+    observation = as_numbers(y, like, "y").reshape(-1)
     if observation.numel() != model.obs_dim or bool(torch.isinf(observation).any()):
         raise ValueError(
             f"`y` must hold {model.obs_dim} finite number(s) or NaN, got {observation.tolist()}."

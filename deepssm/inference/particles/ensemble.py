@@ -14,9 +14,11 @@ from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import draw, seeded
 from ...core.results import Filtered, Forecast, Smoothed
 from ..gaussian.rules import noise_factor
+from ..simulation.angles import average
 from ..simulation.conditionals import Conditionals, bind
 from ..simulation.drawn_forecasts import DrawnForecasts
 from ..simulation.randomness import source
+from ..simulation.visibility import require_visible
 
 
 class _Clouds(NamedTuple):
@@ -131,6 +133,7 @@ class Ensemble(DrawnForecasts):
         return Forecast(mean, cov, samples[chosen], state_mean, state_cov, states[chosen])
 
     def _pass(self, model: StateSpaceModel, series: Series) -> _Clouds:
+        require_visible(model, series, "Ensemble")
         conditionals = bind(model, series)
         observed = ~torch.isnan(series.y)
         y = torch.where(observed, series.y, series.y.new_zeros(()))
@@ -157,7 +160,7 @@ class Ensemble(DrawnForecasts):
     ) -> tuple[Tensor, Tensor]:
         emission = conditionals.emission(members, t)
         expected = emission.mean
-        centre = _angle_mean(expected, conditionals)
+        centre = average(expected, conditionals.wrap_obs)
         scale = (self.size - 1) ** -0.5
         zero = y.new_zeros(())
         spread = torch.where(observed, conditionals.wrap_obs(expected - centre), zero)
@@ -210,13 +213,9 @@ def _start(conditionals: Conditionals, size: int, batch: torch.Size) -> Tensor:
 
 
 def _on_one_turn(members: Tensor, conditionals: Conditionals) -> Tensor:
-    """Move angles by whole turns to within half a turn of the first member's."""
-    return members[0] + conditionals.wrap_state(members - members[0])
-
-
-def _angle_mean(expected: Tensor, conditionals: Conditionals) -> Tensor:
-    # About a member: the mean of angles is where differences from one of them say it is.
-    return expected[0] + conditionals.wrap_obs(expected - expected[0]).mean(0)
+    """Move angles by whole turns to within half a turn of their mean direction."""
+    centre = average(members, conditionals.wrap_state)
+    return centre + conditionals.wrap_state(members - centre)
 
 
 def _noise_of(distribution: torch.distributions.Distribution) -> Tensor:

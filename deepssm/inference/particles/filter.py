@@ -15,7 +15,7 @@ from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import observed_log_prob, seeded
 from ...core.results import Filtered, Forecast, Smoothed
 from ..simulation.ahead import state_at
-from ..simulation.angles import Wrap, identity
+from ..simulation.angles import Wrap, average, identity
 from ..simulation.conditionals import Conditionals, bind, covariance
 from ..simulation.drawn_forecasts import DrawnForecasts
 from ..simulation.randomness import source
@@ -100,7 +100,7 @@ class Particle(DrawnForecasts):
         conditionals, cloud = bind(model, series), self.run(model, series)
         with seeded(source(self.generator, self.seed + 1)):
             paths = self._paths(conditionals, cloud, self.num_paths)
-        mean = paths[0] + conditionals.wrap_state(paths - paths[0]).mean(0)
+        mean = average(paths, conditionals.wrap_state)
         left = conditionals.wrap_state(paths - mean)
         cov = torch.einsum("k...i,k...j->...ij", left, left) / (len(paths) - 1)
         cross = torch.einsum("k...i,k...j->...ij", left[..., 1:, :], left[..., :-1, :])
@@ -245,16 +245,12 @@ def weighted_moments(
 ) -> tuple[Tensor, Tensor]:
     """Return mean and covariance of weighted particles, `(particles, *batch, state)`.
 
-    Angles are averaged about the heaviest particle, by differences taken the short way round.
+    Angles are averaged about their mean direction, by differences taken the short way round.
     """
-    weight = log_weight.exp()[..., None]
-    if wrap is identity:
-        mean = (weight * z).sum(0)
-    else:
-        heaviest = _pick(z, log_weight.argmax(0, keepdim=True))
-        mean = heaviest[0] + (weight * wrap(z - heaviest)).sum(0)
+    weight = log_weight.exp()
+    mean = average(z, wrap, weight)
     left = wrap(z - mean)
-    return mean, torch.einsum("k...i,k...j->...ij", weight * left, left)
+    return mean, torch.einsum("k...i,k...j->...ij", weight[..., None] * left, left)
 
 
 def _score(

@@ -9,7 +9,7 @@ from ...core.autoregressive import input_after
 from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import at, completed, draw, observed_steps
 from ...core.results import Forecast
-from .angles import Wrap, circular, identity
+from .angles import Wrap, average, circular, identity
 from .conditionals import bind
 
 
@@ -94,8 +94,8 @@ def drawn_forecast(
 def draw_moments(draws: Tensor, wrap: Wrap = identity) -> tuple[Tensor, Tensor]:
     """Return mean and covariance of draws, `(num_samples, *axes, size)`.
 
-    Angles are averaged about the first draw, by differences taken the short way round.
+    Angles are averaged about their mean direction, by differences taken the short way round.
     """
-    mean = draws.mean(0) if wrap is identity else draws[0] + wrap(draws - draws[0]).mean(0)
+    mean = average(draws, wrap)
     centred = wrap(draws - mean)
     return mean, torch.einsum("s...i,s...j->...ij", centred, centred) / max(len(draws) - 1, 1)

@@ -103,7 +103,8 @@ def _linear(
         raise ValueError(
             f"`{type(model).__name__}` starts with infinite variance in "
             f"{initial.diffuse.shape[-1]} direction(s), and this method needs a proper `p(z_1)`. "
-            "Use `ds.inference.Kalman()`, which is exact for it, or give the model a finite `P0`."
+            "Use `ds.inference.Kalman()`, which is exact for it and doubts observations too, "
+            "`Kalman(robust=Gate())`, or take a model with a finite `P0`."
         )
     start = mvn(initial.mean, psd_factor(initial.cov, "P0"))
     return start, _affine(transition), _affine(emission)

@@ -8,7 +8,7 @@ from torch.distributions import Distribution
 
 from ...core.abilities import LinearGaussianModel, ReadsEarlierObservations
 from ...core.model import Series, StateSpaceModel
-from ...core.pyro_sites import seeded
+from ...core.pyro_sites import completed, seeded
 from ...core.results import Simulated
 from ..kalman.simulation_smoother import draw_observations, simulate_states
 from .ahead import run_on
@@ -60,6 +60,7 @@ def observations_in_turn(
     u: Tensor | None,
     past: Tensor,
     generator: torch.Generator | None = None,
+    y: Tensor | None = None,
 ) -> Tensor:
     """Draw observations one by one where each depends on those before it, `(*axes, time, obs)`.
 
@@ -69,12 +70,14 @@ def observations_in_turn(
         u: Inputs, `(*batch, time, input)`, or `None`.
         past: Observations before the first, oldest first, `(*axes, lags, obs)`.
         generator: Source of randomness.
+        y: What was seen, `(*batch, time, obs)`, NaN where it is to be drawn; `None`: nothing.
     """
     drawn = []
     for t in range(z.shape[-2]):
         now = None if u is None else u[..., t, :].expand(*z.shape[:-2], -1)
         emission = model.emission_after(z[..., t, :], past, now)
-        drawn.append(draw(emission, (), generator))
+        fresh = draw(emission, (), generator)
+        drawn.append(fresh if y is None else completed(emission, y[..., t, :], fresh))
         past = torch.cat((past[..., 1:, :], drawn[-1][..., None, :]), -2)
     return torch.stack(drawn, -2)
 

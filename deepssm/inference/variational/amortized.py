@@ -11,10 +11,11 @@ from ...core.guides import Guide
 from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import seeded
 from ...core.results import Filtered, Forecast, Smoothed
-from ..guides.asking import ask
+from ..guides.asking import ask, require_guide
 from ..guides.particle_filter import guided_filter
 from ..guides.posterior import StepwisePosterior
-from ..simulation.ahead import drawn_forecast, last_seen, run_on, state_at
+from ..simulation.ahead import draw_moments, drawn_forecast, last_seen, run_on, state_at
+from ..simulation.angles import circular
 from .refine import refine
 
 
@@ -47,6 +48,10 @@ class Amortized:
     refine: int = 0
     generator: torch.Generator | None = None
 
+    def __post_init__(self) -> None:
+        """Check the guide."""
+        require_guide(self.guide)
+
     def filter(self, model: StateSpaceModel, series: Series) -> Filtered:
         """Return the moments of `p(z_t | y_{1:t})` and of `p(z_t | y_{1:t-1})`."""
         with torch.no_grad(), seeded(self._generator(series)):
@@ -55,9 +60,9 @@ class Amortized:
     def smooth(self, model: StateSpaceModel, series: Series) -> Smoothed:
         """Return the moments of the guide's draws; the log-likelihood is the filter's."""
         z = self.sample_posterior(model, series, self.num_samples, self._generator(series))
-        mean = z.mean(0)
-        centred = z - mean
-        cov = torch.einsum("s...i,s...j->...ij", centred, centred) / (self.num_samples - 1)
+        wrap = circular(model.circular_state, model.state_dim)
+        mean, cov = draw_moments(z, wrap)
+        centred = wrap(z - mean)
         cross = torch.zeros_like(cov)
         cross[..., 1:, :, :] = torch.einsum(
             "s...i,s...j->...ij", centred[..., 1:, :], centred[..., :-1, :]
@@ -103,10 +108,11 @@ class Amortized:
             z = self._posterior(model, series).sample((size,))
             if model.reads_past:
                 last = last_seen(series.y)
-                return drawn_forecast(*run_on(model, series, state_at(z, last), last, horizon))
+                drawn = run_on(model, series, state_at(z, last), last, horizon)
+                return drawn_forecast(*drawn, model)
             z = z[..., -horizon:, :]
             u = None if series.u is None else series.u[..., -horizon:, :]
-            return drawn_forecast(z, model.emission(z, u).sample())
+            return drawn_forecast(z, model.emission(z, u).sample(), model)
 
     def _posterior(self, model: StateSpaceModel, series: Series) -> StepwisePosterior:
         guide = self.guide

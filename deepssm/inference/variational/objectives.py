@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import MarkovSequence, observed_log_prob
+from ...core.undefined import undefined
 from ..guides.asking import ask
 from ..guides.particle_filter import guided_filter
 from ..guides.posterior import StepwisePosterior, prior_of
@@ -62,7 +63,11 @@ class VariationalLoss(nn.Module):
             kl_weight: Weight of the divergence, which grows to 1 while training warms up.
             scale: Factor on the whole.
         """
-        raise NotImplementedError
+        raise undefined(
+            self,
+            "objective(self, series, kl_weight, scale)",
+            "return the scalar to be minimised, with a gradient",
+        )
 
     def draw(
         self, series: Series, num_samples: int = 1

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...core.gradients import gradients_on, plain_series
 from ...core.guides import Guide, PosteriorLaw, RefinableGuide
 from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import seeded
@@ -122,6 +123,20 @@ def refine(
     Source: Kim, Wiseman, Miller, Sontag, Rush (2018), Semi-amortized variational autoencoders;
     Marino, Yue, Mandt (2018), Iterative amortized inference, for the gap that this closes.
     """
+    with gradients_on():
+        own = plain_series(series)
+        return _ascended(model, guide, own, steps, learning_rate, num_particles, generator)
+
+
+def _ascended(
+    model: StateSpaceModel,
+    guide: Guide,
+    series: Series,
+    steps: int,
+    learning_rate: float,
+    num_particles: int,
+    generator: torch.Generator | None,
+) -> RefinedGuide:
     frozen, flat = _frozen(guide), flatten(series)
     _check(steps=steps, learning_rate=learning_rate, num_particles=num_particles)
     with torch.no_grad():

@@ -12,7 +12,7 @@ from torch.distributions import Distribution, constraints
 from ...core.guides import Guide, MadeForModel
 from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import observed_log_prob, seeded
-from ..guides.asking import ask, innermost
+from ..guides.asking import ask, innermost, require_guide
 
 
 def check_counts(options: dict[str, Any], **least: int) -> None:
@@ -54,6 +54,7 @@ def check_guide(model: StateSpaceModel, guide: Guide) -> nn.Module:
             f"`guide` must be an `nn.Module`, whose parameters are trained, got "
             f"{type(guide).__name__}: put it into the `forward(model, series)` of one."
         )
+    require_guide(guide)
     inner, sizes = innermost(guide), _sizes(model)
     own = _sizes(inner) if isinstance(inner, MadeForModel) else sizes
     if own != sizes:

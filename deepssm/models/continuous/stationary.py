@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ...core.model import GaussianInitial
+from ...core.undefined import undefined
 from .tracking import ContinuousTime, Value, last_entry
 
 
@@ -19,7 +20,9 @@ class Stationary(ContinuousTime):
 
     def stationary_cov(self) -> Tensor:
         """Return `P` of one axis, `(n, n)`."""
-        raise NotImplementedError
+        raise undefined(
+            self, "stationary_cov(self)", "return the stationary covariance of one axis, `(n, n)`"
+        )
 
     def diffusion(self) -> Tensor:
         """Return `-(F P + P F')`, which keeps `P` stationary."""

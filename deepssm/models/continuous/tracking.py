@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from ...core.model import GaussianInitial, LinearConditional, LinearParameters, Series
+from ...core.undefined import undefined
 from ...linear.discretize import van_loan
 from ..gaussian.linear_model import LinearModel
 
@@ -48,11 +49,13 @@ class ContinuousTime(LinearModel):
 
     def drift(self) -> Tensor:
         """Return `F` of one axis, `(n, n)`, per time unit."""
-        raise NotImplementedError
+        raise undefined(self, "drift(self)", "return `F` of one axis, `(n, n)`, per time unit")
 
     def diffusion(self) -> Tensor:
         """Return `L Qc L'` of one axis, `(n, n)`, units of `z` squared per time unit."""
-        raise NotImplementedError
+        raise undefined(
+            self, "diffusion(self)", "return `L Qc L'` of one axis, `(n, n)`, per time unit"
+        )
 
     def start(self) -> GaussianInitial:
         """Return the start of one axis: flat in every direction unless a subclass says else."""
@@ -110,7 +113,11 @@ class ContinuousTime(LinearModel):
             spread: Variance of `y`.
             step: Typical `dt`.
         """
-        raise NotImplementedError
+        raise undefined(
+            self,
+            "starting_values(self, change, spread, step)",
+            "return where each free parameter starts, by name",
+        )
 
     def free(self, name: str, value: Value, start: float = 1.0) -> None:
         """Make a positive parameter learnt (`value=None`) or fixed at `value`.

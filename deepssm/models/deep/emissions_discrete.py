@@ -11,6 +11,7 @@ from pyro.distributions import Independent
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..discrete.counts import CountDistribution
 from .transitions import inverse_softplus, join, small_linear
 
 LARGEST_LOG_MEAN = 20.0
@@ -71,7 +72,11 @@ class PoissonEmission(nn.Module):
 
     def mean(self, z: Tensor, u: Tensor | None) -> Tensor:
         """Return the mean counts, `(*axes, obs)`."""
-        return self.score(z, u).clamp_max(LARGEST_LOG_MEAN).exp()
+        return self.log_mean(z, u).exp()
+
+    def log_mean(self, z: Tensor, u: Tensor | None) -> Tensor:
+        """Return the logarithms of the mean counts, `(*axes, obs)`."""
+        return self.score(z, u).clamp_max(LARGEST_LOG_MEAN)
 
     def forward(self, z: Tensor, u: Tensor | None = None) -> Independent:
         """Return `p(y_t | z_t = z, u_t)`.
@@ -80,7 +85,8 @@ class PoissonEmission(nn.Module):
             z: `(*axes, state)`.
             u: `(*axes, input)` or `None`.
         """
-        return Independent(dist.Poisson(self.mean(z, u), validate_args=False), 1)
+        # By its logarithm: a mean that underflows to 0 would give a gradient of 0/0.
+        return Independent(CountDistribution(self.log_mean(z, u)), 1)
 
 
 class NegativeBinomialEmission(PoissonEmission):
@@ -102,7 +108,7 @@ class NegativeBinomialEmission(PoissonEmission):
     def forward(self, z: Tensor, u: Tensor | None = None) -> Independent:
         """Return `p(y_t | z_t = z, u_t)`; arguments as in `PoissonEmission`."""
         count = F.softplus(self.raw_count) + 1e-3
-        log_mean = self.score(z, u).clamp_max(LARGEST_LOG_MEAN)
+        log_mean = self.log_mean(z, u)
         base = dist.NegativeBinomial(count, logits=log_mean - count.log(), validate_args=False)
         return Independent(base, 1, validate_args=False)
 

@@ -5,22 +5,17 @@ Each family scores all states at once, learns from weighted data, and takes gaps
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
-from torch.distributions import (
-    Bernoulli,
-    Distribution,
-    Independent,
-    Poisson,
-    constraints,
-)
+from torch.distributions import Distribution, Independent, constraints
 from torch.nn import functional
 
 from ...core.deprecation import warn_renamed
 from ...core.model import Readable
+from ...core.undefined import undefined
+from .counts import BinaryDistribution, CountDistribution
 from .symbols import SymbolDistribution
+from .weighted import chosen, clusters, weighted_logs, weighted_mean
 
 
 class StateEmission(nn.Module):
@@ -48,12 +43,18 @@ class StateEmission(nn.Module):
         Returns:
             `(*batch, time, num_states)`, in nats.
         """
-        raise NotImplementedError
+        raise undefined(
+            self,
+            "log_prob(self, y, u)",
+            "return `log p(y_t | z_t = k)`, `(*batch, time, num_states)`",
+        )
 
     def distribution(self, z: Tensor, u: Tensor | None = None) -> Distribution:
         """Return `p(y | z)` for one-hot `z`, `(*axes, num_states)`."""
         if type(self).law is StateEmission.law:
-            raise NotImplementedError
+            raise undefined(
+                self, "distribution(self, z, u)", "return `p(y | z)` for one-hot states `z`"
+            )
         warn_renamed(f"`{type(self).__name__}.law`", "`distribution`")
         return self.law(z, u)
 
@@ -96,7 +97,11 @@ class StateEmission(nn.Module):
             u: `(*batch, time, input)`.
             weights: Probabilities of the states, `(*batch, time, num_states)`.
         """
-        raise NotImplementedError
+        raise undefined(
+            self,
+            "maximize(self, y, u, weights)",
+            "set the free parameters to the maximum of `sum weights * log_prob`",
+        )
 
 
 class PoissonStates(StateEmission):
@@ -105,21 +110,28 @@ class PoissonStates(StateEmission):
     Args:
         num_states: Number of states.
         obs_dim: Number of counts.
-        rates: `(num_states, obs)`, where learning starts; ones by default.
+        rates: `(num_states, obs)`, where learning starts; ones by default. A rate of 0 is a state
+            that emits nothing.
+
+    Raises:
+        ValueError: `rates` are negative, infinite, or of another shape.
     """
 
     def __init__(self, num_states: int, obs_dim: int = 1, rates: Tensor | None = None) -> None:
         super().__init__()
         self.num_states, self.obs_dim = num_states, obs_dim
-        start = torch.ones(num_states, obs_dim, dtype=torch.float64) if rates is None else rates
-        self.log_rate = nn.Parameter(start.clone().log())
+        shape = (num_states, obs_dim)
+        start = torch.ones(shape, dtype=torch.float64) if rates is None else rates
+        start = _within(start, shape, torch.finfo(torch.float64).max, "rates")
+        self.log_rate = nn.Parameter(start.log())
 
     def log_prob(self, y: Tensor, u: Tensor | None = None) -> Tensor:
         """Return Poisson log-probabilities, `(*batch, time, num_states)`."""
         seen = ~torch.isnan(y)
-        count = torch.where(seen, y, 0.0)[..., None, :]
-        terms = count * self.log_rate - self.log_rate.exp() - torch.lgamma(count + 1)
-        return torch.where(seen[..., None, :], terms, 0.0).sum(-1)
+        count = torch.where(seen, y, 0.0)
+        mass = seen.to(count.dtype) @ self.log_rate.exp().mT
+        scale = torch.lgamma(count + 1).sum(-1, keepdim=True)
+        return weighted_logs(count, self.log_rate) - mass - scale
 
     def check(self, y: Tensor) -> None:
         """Refuse what is no count."""
@@ -131,12 +143,14 @@ class PoissonStates(StateEmission):
 
     def distribution(self, z: Tensor, u: Tensor | None = None) -> Distribution:
         """Return independent Poisson counts."""
-        return Independent(Poisson((z @ self.log_rate).exp(), validate_args=False), 1)
+        return Independent(CountDistribution(chosen(z, self.log_rate)), 1)
 
     def maximize(self, y: Tensor, u: Tensor | None, weights: Tensor) -> None:
-        """Set rates to weighted means."""
+        """Set rates to weighted means; a rate of exactly 0 stays if nothing speaks against it."""
         if self.log_rate.requires_grad:
-            self.log_rate.copy_(weighted_mean(y, weights).clamp_min(1e-12).log())
+            rate = weighted_mean(y, weights)
+            never = torch.isneginf(self.log_rate) & (rate == 0)
+            self.log_rate.copy_(torch.where(never, 0.0, rate.clamp_min(1e-12)).log())
 
 
 class BernoulliStates(StateEmission):
@@ -145,19 +159,26 @@ class BernoulliStates(StateEmission):
     Args:
         num_states: Number of states.
         obs_dim: Number of observations, each 0 or 1.
+        probs: Probabilities of a one, `(num_states, obs)`, where learning starts; halves by
+            default. They may be 0 or 1.
+
+    Raises:
+        ValueError: `probs` lie outside 0 and 1, or have another shape.
     """
 
-    def __init__(self, num_states: int, obs_dim: int = 1) -> None:
+    def __init__(self, num_states: int, obs_dim: int = 1, probs: Tensor | None = None) -> None:
         super().__init__()
         self.num_states, self.obs_dim = num_states, obs_dim
-        self.logits = nn.Parameter(torch.zeros(num_states, obs_dim, dtype=torch.float64))
+        shape = (num_states, obs_dim)
+        start = torch.full(shape, 0.5, dtype=torch.float64) if probs is None else probs
+        self.logits = nn.Parameter(torch.logit(_within(start, shape, 1.0, "probs")))
 
     def log_prob(self, y: Tensor, u: Tensor | None = None) -> Tensor:
         """Return Bernoulli log-probabilities, `(*batch, time, num_states)`."""
         seen = ~torch.isnan(y)
-        bit = torch.where(seen, y, 0.0)[..., None, :]
-        terms = bit * self.logits - functional.softplus(self.logits)
-        return torch.where(seen[..., None, :], terms, 0.0).sum(-1)
+        ones, zeros = torch.where(seen, y, 0.0), torch.where(seen, 1 - y, 0.0)
+        yes, no = functional.logsigmoid(self.logits), functional.logsigmoid(-self.logits)
+        return weighted_logs(ones, yes) + weighted_logs(zeros, no)
 
     def check(self, y: Tensor) -> None:
         """Refuse what is neither 0 nor 1."""
@@ -170,12 +191,14 @@ class BernoulliStates(StateEmission):
 
     def distribution(self, z: Tensor, u: Tensor | None = None) -> Distribution:
         """Return independent binary observations."""
-        return Independent(Bernoulli(logits=z @ self.logits, validate_args=False), 1)
+        return Independent(BinaryDistribution(chosen(z, self.logits)), 1)
 
     def maximize(self, y: Tensor, u: Tensor | None, weights: Tensor) -> None:
-        """Set probabilities to weighted shares."""
+        """Set probabilities to weighted shares; 0 and 1 stay if nothing speaks against them."""
         if self.logits.requires_grad:
-            share = weighted_mean(y, weights).clamp(1e-12, 1 - 1e-12)
+            share, old = weighted_mean(y, weights), torch.sigmoid(self.logits)
+            certain = torch.isinf(self.logits) & (share == old)
+            share = torch.where(certain, old, share.clamp(1e-12, 1 - 1e-12))
             self.logits.copy_(torch.logit(share))
 
 
@@ -185,7 +208,11 @@ class CategoricalStates(StateEmission):
     Args:
         num_states: Number of states.
         categories: Number of symbols.
-        probs: `(num_states, categories)`, where learning starts; uniform by default.
+        probs: `(num_states, categories)`, where learning starts, zeros among them or not; uniform
+            by default.
+
+    Raises:
+        ValueError: `probs` lie outside 0 and 1, have another shape, or do not sum to one.
     """
 
     obs_dim = 1
@@ -194,7 +221,11 @@ class CategoricalStates(StateEmission):
         super().__init__()
         self.num_states, self.categories = num_states, categories
         start = torch.full((num_states, categories), 1 / categories, dtype=torch.float64)
-        self.logits = nn.Parameter((start if probs is None else probs).clone().log())
+        start = start if probs is None else _within(probs, tuple(start.shape), 1.0, "probs")
+        total = start.sum(-1)
+        if not torch.allclose(total, torch.ones_like(total)):
+            raise ValueError(f"`probs` must sum to one in each state, got {total.tolist()}.")
+        self.logits = nn.Parameter(start.log())
 
     def log_prob(self, y: Tensor, u: Tensor | None = None) -> Tensor:
         """Return log-probabilities of the symbols, `(*batch, time, num_states)`."""
@@ -214,7 +245,7 @@ class CategoricalStates(StateEmission):
 
     def distribution(self, z: Tensor, u: Tensor | None = None) -> Distribution:
         """Return a distribution of numbers `0 ... categories - 1`, event shape `(1,)`."""
-        return SymbolDistribution(z @ torch.log_softmax(self.logits, -1))
+        return SymbolDistribution(chosen(z, torch.log_softmax(self.logits, -1)))
 
     def initialize(self, y: Tensor, u: Tensor | None, generator: torch.Generator) -> None:
         """Start near the shares of the whole data, perturbed so that states can differ."""
@@ -231,12 +262,14 @@ class CategoricalStates(StateEmission):
             seen = ~torch.isnan(y[..., 0])
             hot = functional.one_hot(torch.where(seen, y[..., 0], 0.0).long(), self.categories)
             hot = torch.where(seen[..., None], hot.to(y.dtype), 0.0)
-            counts = torch.einsum("...k,...c->...kc", weights, hot)
-            counts = counts.reshape(-1, *self.logits.shape).sum(0)
+            rows = weights.reshape(-1, self.num_states)
+            counts = rows.mT @ hot.reshape(len(rows), self.categories)
             total = counts.sum(-1, keepdim=True)
-            shares = (counts / torch.where(total > 0, total, 1.0)).clamp_min(1e-300)
+            share = counts / torch.where(total > 0, total, 1.0)
+            never = torch.isneginf(self.logits) & (share == 0)
+            share = torch.where(never, 0.0, share.clamp_min(1e-300))
             # A state that nothing was seen in keeps what it has.
-            self.logits.copy_(torch.where(total > 0, shares.log(), self.logits))
+            self.logits.copy_(torch.where(total > 0, share.log(), self.logits))
 
 
 def shares(name: str, logits: Tensor) -> Readable:
@@ -246,50 +279,20 @@ def shares(name: str, logits: Tensor) -> Readable:
     return Readable(name, probs, constraints.unit_interval, logits.numel() - rows)
 
 
-def weighted_mean(y: Tensor, weights: Tensor) -> Tensor:
-    """Return means of `y` per state over what is observed, `(num_states, obs)`."""
-    seen = ~torch.isnan(y)
-    rows = weights.reshape(-1, weights.shape[-1])
-    data = torch.where(seen, y, 0.0).reshape(-1, y.shape[-1])
-    total = rows.mT @ seen.reshape(data.shape).to(y.dtype)
-    return (rows.mT @ data) / total.clamp_min(math.ulp(0.0) ** 0.5)
-
-
-def clusters(y: Tensor, count: int, generator: torch.Generator, rounds: int = 10) -> Tensor:
-    """Return soft assignments of rows to `count` clusters, `(*batch, time, count)`, by k-means.
-
-    Args:
-        y: `(*batch, time, obs)`, NaN where missing.
-        count: Number of clusters.
-        generator: Chooses the first centres, each far from those before.
-        rounds: Of k-means.
-
-    Source: Arthur & Vassilvitskii (2007), k-means++.
-    """
-    flat = y.reshape(-1, y.shape[-1])
-    mean, sd = flat.nanmean(0), _nan_sd(flat)
-    data = torch.where(torch.isnan(flat), 0.0, (flat - mean) / sd)
-    data = data.cpu()
-    first = torch.randint(len(data), (1,), generator=generator)
-    centres = data[first]
-    for _ in range(count - 1):
-        far = torch.cdist(data, centres).amin(-1).square() + 1e-12
-        centres = torch.cat((centres, data[torch.multinomial(far, 1, generator=generator)]))
-    for _ in range(rounds):
-        nearest = torch.cdist(data, centres).argmin(-1)
-        hot = functional.one_hot(nearest, count).to(data.dtype)
-        size = hot.sum(0)[:, None]
-        centres = torch.where(size > 0, (hot.mT @ data) / size.clamp_min(1), centres)
-    soft = torch.softmax(-2 * torch.cdist(data, centres).square(), -1)
-    return (0.9 * soft + 0.1 / count).to(y).reshape(*y.shape[:-1], count)
-
-
 def _require_whole(y: Tensor, most: float, words: str) -> None:
     bad = (y < 0) | (y > most) | (y != y.floor()) & ~torch.isnan(y)
     if bool(bad.any()):
         raise ValueError(f"`y` must hold {words}, got {y[bad][0].item():g}.")
 
 
-def _nan_sd(flat: Tensor) -> Tensor:
-    sd = (flat - flat.nanmean(0)).square().nanmean(0).sqrt()
-    return torch.where(sd > 0, sd, 1.0)
+def _within(values: Tensor, shape: tuple[int, ...], most: float, name: str) -> Tensor:
+    """Return starting values, checked."""
+    values = torch.as_tensor(values)
+    values = values.detach().clone() if values.is_floating_point() else values.double()
+    if values.shape != shape or not bool(((values >= 0) & (values <= most)).all()):
+        limit = "finite" if most > 1 else "at most 1"
+        raise ValueError(
+            f"`{name}` must be numbers of at least 0 and {limit}, of shape {tuple(shape)}, got "
+            f"shape {tuple(values.shape)} and {values.min().item():g} to {values.max().item():g}."
+        )
+    return values

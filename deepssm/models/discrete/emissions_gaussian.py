@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -20,7 +21,9 @@ from torch.nn import functional
 
 from ...core.gaussian import psd_factor
 from ...core.model import Readable
-from .emissions import StateEmission, clusters, shares, weighted_mean
+from .emissions import StateEmission, shares
+from .gaussian_rows import FilledRows, all_log_densities, groups_of, require_spread
+from .weighted import chosen, clusters, weighted_mean
 
 Covariance = Literal["full", "diagonal", "tied"]
 
@@ -75,18 +78,10 @@ class RegressionStates(StateEmission):
     def log_prob(self, y: Tensor, u: Tensor | None = None) -> Tensor:
         """Return Gaussian log-densities, `(*batch, time, num_states)`."""
         features, usable = self._features(y, u)
-        seen = ~torch.isnan(y) & usable[..., None]
-        value = torch.where(seen, y, 0.0)[..., None, :]
-        mean = torch.einsum("kpf,...f->...kp", self.coefficients, features)
-        residual = torch.where(seen[..., None, :], value - mean, 0.0)
-        factor = self.scale_tril
-        if bool((seen.any(-1) & ~seen.all(-1)).any()):
-            factor = _masked_factor(factor, seen)
-        white = torch.linalg.solve_triangular(factor, residual[..., None], upper=False)[..., 0]
-        log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        terms = -0.5 * white.square().sum(-1) - log_det
-        terms = terms - 0.5 * math.log(2 * math.pi) * seen.sum(-1, keepdim=True).to(y.dtype)
-        return torch.where(seen.any(-1)[..., None], terms, 0.0)
+        seen = (~torch.isnan(y) & usable[..., None]).reshape(-1, self.obs_dim)
+        flat, phi = y.reshape(-1, self.obs_dim), features.reshape(-1, features.shape[-1])
+        found = all_log_densities(flat, phi, seen, self.coefficients, self.scale_tril)
+        return found.reshape(*y.shape[:-1], -1)
 
     def readable(self) -> dict[str, Readable]:
         """Return means (or coefficients) and standard deviations (or covariances)."""
@@ -121,35 +116,39 @@ class RegressionStates(StateEmission):
         return self._distribution(z, self._join(z, u, newest_first if self.lags else None))
 
     def maximize(self, y: Tensor, u: Tensor | None, weights: Tensor) -> None:
-        """Weighted least squares, missing components filled in by their expectation."""
+        """Weighted least squares, missing components filled in by their expectation.
+
+        Raises:
+            ValueError: Standard deviations are free, and a component of `y` does not vary.
+        """
         features, usable = self._features(y, u)
-        seen = ~torch.isnan(y) & usable[..., None]
-        rows = seen.any(-1).reshape(-1)
-        w = weights.reshape(-1, self.num_states)[rows]
-        phi = features.reshape(-1, features.shape[-1])[rows]
-        seen = seen.reshape(-1, y.shape[-1])[rows]
-        value = torch.where(seen, y.reshape(-1, y.shape[-1])[rows], 0.0)
-        filled, extra = self._fill(value, phi, seen)
-        if self.coefficients.requires_grad:
-            moment = torch.einsum("tk,tf,tg->kfg", w, phi, phi)
-            target = torch.einsum("tk,tkp,tf->kpf", w, filled, phi)
+        seen = (~torch.isnan(y) & usable[..., None]).reshape(-1, self.obs_dim)
+        free = self.raw_scale.requires_grad
+        spread = require_spread(y.reshape(-1, self.obs_dim), seen) if free else seen.new_zeros(())
+        flat, w = y.reshape(-1, self.obs_dim), weights.reshape(-1, self.num_states)
+        phi, blocks = features.reshape(-1, features.shape[-1]), []
+        for rows, pattern in groups_of(seen):
+            if bool(pattern.any()):
+                for part in rows.split(_block(self.num_states * self.obs_dim)):
+                    blocks.append(self._fill(flat[part], phi[part], w[part], pattern))
+        if self.coefficients.requires_grad and blocks:
+            moment = sum((b.moment() for b in blocks), torch.zeros(()).to(w))
+            target = sum((b.target() for b in blocks), torch.zeros(()).to(w))
             solution = torch.linalg.lstsq(moment, target.mT, driver="gelsd").solution.mT
             self.coefficients.copy_(solution)
-        if self.raw_scale.requires_grad:
-            mean = torch.einsum("kpf,tf->tkp", self.coefficients, phi)
-            left = filled - mean
-            scatter = torch.einsum("tk,tkp,tkq->kpq", w, left, left)
-            scatter = scatter + torch.einsum("tk,tkpq->kpq", w, extra)
-            self._set_scale(scatter, w.sum(0), value, seen)
+        if free and blocks:
+            scatter = sum((b.scatter(self.coefficients) for b in blocks), torch.zeros(()).to(w))
+            total = sum((b.weight.sum(-1) for b in blocks), torch.zeros(()).to(w))
+            self._set_scale(scatter, total, spread)
 
     def initialize(self, y: Tensor, u: Tensor | None, generator: torch.Generator) -> None:
         """Fit every state to a cluster; the spread starts at the data's."""
         with torch.no_grad():
             flat = y.reshape(-1, y.shape[-1])
-            sd = (flat - flat.nanmean(0)).square().nanmean(0).sqrt().clamp_min(1e-12)
-            diagonal = sd.log().expand(self.raw_scale.shape[0], -1)
             full = self.covariance != "diagonal"
             if self.raw_scale.requires_grad:
+                sd = require_spread(flat, ~torch.isnan(flat)).sqrt()
+                diagonal = sd.log().expand(self.raw_scale.shape[0], -1)
                 self.raw_scale.copy_(torch.diag_embed(diagonal) if full else diagonal)
             self.maximize(y, u, clusters(y, self.num_states, generator))
 
@@ -171,7 +170,8 @@ class RegressionStates(StateEmission):
             if u is None:
                 raise ValueError(f"`u` is needed: this emission reads {self.input_dim} inputs.")
             parts.append(u.expand(*like.shape[:-1], self.input_dim))
-        return torch.cat(parts if past is None else [*parts, past], -1)
+        parts = parts if past is None else [*parts, past]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
     def _distribution(self, z: Tensor, features: Tensor) -> Distribution:
         coefficients = torch.einsum("...k,kpf->...pf", z, self.coefficients)
@@ -181,27 +181,23 @@ class RegressionStates(StateEmission):
             return Independent(Normal(mean, factor.diagonal(dim1=-2, dim2=-1)), 1)
         return MultivariateNormal(mean, scale_tril=factor, validate_args=False)
 
-    def _fill(self, value: Tensor, phi: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
-        """Return `E[y | seen]` and `Cov[y | seen]` per row and state."""
-        n, p, k = *value.shape, self.num_states
-        if bool(seen.all()):
-            return value[:, None].expand(n, k, p), value.new_zeros(1, k, p, p).expand(n, k, p, p)
+    def _fill(self, value: Tensor, phi: Tensor, w: Tensor, pattern: Tensor) -> FilledRows:
+        """Fill the gaps of rows with one pattern of them."""
+        if bool(pattern.all()):
+            return FilledRows(value.mT[None], None, phi, w.mT)
         factor = self.scale_tril
         cov = factor @ factor.mT
-        mean = torch.einsum("kpf,tf->tkp", self.coefficients, phi)
-        both = seen[:, None, :, None] & seen[:, None, None, :]
-        eye = torch.eye(p, dtype=value.dtype, device=value.device)
-        inverse = torch.where(both, torch.linalg.inv(torch.where(both, cov, eye)), 0.0)
-        left = torch.where(seen[:, None], value[:, None] - mean, 0.0)
-        filled = mean + (cov @ inverse @ left[..., None])[..., 0]
-        return torch.where(seen[:, None], value[:, None], filled), cov - cov @ inverse @ cov
+        part = cov[:, pattern][:, :, pattern]
+        gain = torch.linalg.solve(part, cov[:, pattern]).mT
+        mean = self.coefficients @ phi.mT
+        filled = mean + gain @ (value[:, pattern].mT - mean[:, pattern])
+        filled[:, pattern] = value[:, pattern].mT.expand(len(mean), -1, -1)
+        return FilledRows(filled, cov - gain @ cov[:, pattern], phi, w.mT)
 
-    def _set_scale(self, scatter: Tensor, total: Tensor, value: Tensor, seen: Tensor) -> None:
+    def _set_scale(self, scatter: Tensor, total: Tensor, spread: Tensor) -> None:
         if self.covariance == "tied":
             scatter, total = scatter.sum(0, keepdim=True), total.sum(0, keepdim=True)
         cov = scatter / total.clamp_min(1e-12)[:, None, None]
-        mean = weighted_mean(torch.where(seen, value, torch.nan), seen.any(-1)[:, None].to(value))
-        spread = torch.where(seen, (value - mean).square(), 0.0).sum(0) / seen.sum(0)
         least = self.floor**2 * torch.diag(spread)
         factor = psd_factor((cov + cov.mT) / 2 + least)
         diagonal = factor.diagonal(dim1=-2, dim2=-1).log()
@@ -259,7 +255,7 @@ class MixtureStates(StateEmission):
     def log_prob(self, y: Tensor, u: Tensor | None = None) -> Tensor:
         """Return mixture log-densities, `(*batch, time, num_states)`."""
         return torch.where(
-            torch.isnan(y).all(-1)[..., None], 0.0, torch.logsumexp(self._terms(y), -1)
+            torch.isnan(y).all(-1)[..., None], 0.0, torch.logsumexp(self.terms(y), -1)
         )
 
     def readable(self) -> dict[str, Readable]:
@@ -274,24 +270,29 @@ class MixtureStates(StateEmission):
         """Return the mixture of state `z`."""
         mean = torch.einsum("...k,kcp->...cp", z, self.mean)
         sd = torch.einsum("...k,kcp->...cp", z, self.log_sd).exp()
-        weights = Categorical(logits=z @ torch.log_softmax(self.logits, -1))
+        weights = Categorical(logits=chosen(z, torch.log_softmax(self.logits, -1)))
         return MixtureSameFamily(weights, Independent(Normal(mean, sd), 1))
 
     def maximize(self, y: Tensor, u: Tensor | None, weights: Tensor) -> None:
         """One EM step of each state's mixture, under weighted data."""
         flat, rows = y.reshape(-1, y.shape[-1]), weights.reshape(-1, self.num_states)
-        share = rows[..., None] * torch.softmax(self._terms(flat), -1)
-        share = torch.where(torch.isnan(flat).all(-1)[:, None, None], 0.0, share)
-        together = share.flatten(-2)
-        mean = weighted_mean(flat, together)
-        square = weighted_mean((flat[:, None] - mean).square().flatten(0, 1), _blocks(together))
-        floor = self.floor**2 * (flat - flat.nanmean(0)).square().nanmean(0)
+        free = self.log_sd.requires_grad
+        spread = require_spread(flat, ~torch.isnan(flat)) if free else flat.new_zeros(())
+        parts = torch.arange(len(flat), device=flat.device).split(_block(2 * self.mean.numel()))
+        logits, mean, log_sd = (x.detach().clone() for x in self.parameters())
+        sums = [_responsibilities(self, flat[part], rows[part]) for part in parts]
+        total = torch.stack([s.sum(0) for s in sums]).sum(0)
         if self.logits.requires_grad:
-            self.logits.copy_(share.sum(0).clamp_min(1e-300).log())
+            never = torch.isneginf(logits) & (total == 0)
+            self.logits.copy_(torch.where(never, 0.0, total.clamp_min(1e-300)).log())
+        together = torch.cat(sums).flatten(-2)
         if self.mean.requires_grad:
-            self.mean.copy_(mean.reshape(self.mean.shape))
-        if self.log_sd.requires_grad:
-            self.log_sd.copy_((square + floor).log().div(2).reshape(self.log_sd.shape))
+            mean = weighted_mean(flat, together).reshape(mean.shape)
+        square = _mean_square(flat, together, mean.flatten(0, 1), parts)
+        self.mean.copy_(mean)
+        if free:
+            log_sd = (square + self.floor**2 * spread).log().div(2).reshape(log_sd.shape)
+        self.log_sd.copy_(log_sd)
 
     def initialize(self, y: Tensor, u: Tensor | None, generator: torch.Generator) -> None:
         """Give every component a cluster of its own."""
@@ -300,23 +301,44 @@ class MixtureStates(StateEmission):
             soft = clusters(flat, self.num_states * self.components, generator)
             if self.mean.requires_grad:
                 self.mean.copy_(weighted_mean(flat, soft).reshape(self.mean.shape))
-            sd = (flat - flat.nanmean(0)).square().nanmean(0).sqrt().clamp_min(1e-12)
             if self.log_sd.requires_grad:
-                self.log_sd.copy_(sd.log().expand(self.log_sd.shape))
+                spread = require_spread(flat, ~torch.isnan(flat))
+                self.log_sd.copy_((spread.log() / 2).expand(self.log_sd.shape))
 
-    def _terms(self, y: Tensor) -> Tensor:
-        seen = ~torch.isnan(y)[..., None, None, :]
-        value = torch.where(torch.isnan(y), 0.0, y)[..., None, None, :]
-        terms = Normal(self.mean, self.log_sd.exp()).log_prob(value)
-        return torch.where(seen, terms, 0.0).sum(-1) + torch.log_softmax(self.logits, -1)
-
-
-def _masked_factor(factor: Tensor, seen: Tensor) -> Tensor:
-    both = seen[..., None, :, None] & seen[..., None, None, :]
-    eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
-    return torch.linalg.cholesky(torch.where(both, factor @ factor.mT, eye))
+    def terms(self, y: Tensor) -> Tensor:
+        """Return log-densities with weights, `(*axes, num_states, components)`."""
+        flat = y.reshape(-1, y.shape[-1])
+        centres, spread = self.mean.flatten(0, 1)[..., None], self.log_sd.flatten(0, 1).exp()
+        phi = flat.new_ones(len(flat), 1)
+        given = flat, phi, ~torch.isnan(flat), centres, torch.diag_embed(spread)
+        terms = all_log_densities(*given).reshape(*y.shape[:-1], *self.logits.shape)
+        return terms + torch.log_softmax(self.logits, -1)
 
 
-def _blocks(weights: Tensor) -> Tensor:
-    """Lay `(n, m)` weights out as `(n m, m)`, row `(i, j)` holding `w_ij` in column `j`."""
-    return torch.diag_embed(weights).flatten(0, 1)
+def _responsibilities(family: MixtureStates, y: Tensor, weights: Tensor) -> Tensor:
+    """Return the expected share of each component, `(rows, num_states, components)`."""
+    share = weights[..., None] * torch.softmax(family.terms(y), -1)
+    return torch.where(torch.isnan(y).all(-1)[:, None, None], 0.0, share)
+
+
+def _mean_square(y: Tensor, weights: Tensor, mean: Tensor, parts: Sequence[Tensor]) -> Tensor:
+    """Return weighted mean squares about `mean`, `(m, obs)`, by blocks of rows.
+
+    Args:
+        y: `(rows, obs)`, NaN where missing.
+        weights: `(rows, m)`.
+        mean: `(m, obs)`.
+        parts: Blocks of rows.
+    """
+    seen = ~torch.isnan(y)
+    total = weights.mT @ seen.to(y.dtype)
+    square = torch.zeros_like(mean)
+    for part in parts:
+        left = torch.where(seen[part, None], y[part, None] - mean, 0.0)
+        square += torch.einsum("tm,tmp->mp", weights[part], left.square())
+    return square / total.clamp_min(math.ulp(0.0) ** 0.5)
+
+
+def _block(numbers: int) -> int:
+    """Return how many rows to do at once, if each needs so many numbers: what a cache holds."""
+    return max(64, 100_000 // max(numbers, 1))

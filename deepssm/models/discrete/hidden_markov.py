@@ -10,6 +10,7 @@ from torch.distributions import Distribution, OneHotCategorical
 
 from ...core.model import Readable, Series, StateSpaceModel
 from .emissions import StateEmission, shares
+from .weighted import log_row
 
 TransitionProbabilities = Callable[[Tensor | None, Tensor | None], Tensor]
 
@@ -114,9 +115,9 @@ class HiddenMarkov(StateSpaceModel):
             u: `(*axes, input)`.
             dt: `(*axes)` or `()`.
         """
-        matrix = self.log_transition(u, dt).exp()
+        matrix = self.log_transition(u, dt)
         matrix = matrix if z.ndim > 1 or matrix.ndim == 2 else matrix[0]
-        return OneHotCategorical(probs=(z[..., None, :] @ matrix).squeeze(-2), validate_args=False)
+        return OneHotCategorical(logits=log_row(z, matrix), validate_args=False)
 
     def emission(self, z: Tensor, u: Tensor | None = None) -> Distribution:
         """Return `p(y_t | z_t = z, u_t)`.
@@ -200,7 +201,8 @@ class HiddenMarkov(StateSpaceModel):
         Args:
             series: The data.
             first: `p(z_1 | y)`, `(*batch, num_states)`.
-            pairs: `p(z_{t-1}, z_t | y)`, `(*batch, time, num_states, num_states)`.
+            pairs: `p(z_{t-1}, z_t | y)`, `(*batch, time, num_states, num_states)`, or its sum
+                over time and series, as `ClosedFormEM` says.
             smoothed: `p(z_t | y)`, `(*batch, time, num_states)`.
 
         Transitions that inputs or a function drive have no closed form: they climb by L-BFGS,
@@ -290,5 +292,6 @@ def _log(probs: Tensor) -> Tensor:
 
 
 def _safe_log(probs: Tensor) -> Tensor:
-    # Not zero: a state that looked impossible may become possible again.
-    return probs.clamp_min(1e-300 if probs.dtype == torch.float64 else 1e-30).log()
+    # Not zero: a state that looked impossible may become possible again. Not so small either that
+    # predictions of it would have to be made in logarithms.
+    return probs.clamp_min(1e-200 if probs.dtype == torch.float64 else 1e-30).log()

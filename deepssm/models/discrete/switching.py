@@ -19,6 +19,7 @@ from ...core.model import (
     StateSpaceModel,
 )
 from .emissions import shares
+from .weighted import log_row
 
 
 class SwitchingLinearGaussian(StateSpaceModel):
@@ -138,7 +139,7 @@ class SwitchingLinearGaussian(StateSpaceModel):
         """
         matrix, offset, cov = _now(self.mode_parameters(_lift(u), dt).transition, z)
         mode, latent = z[..., : self.num_modes], z[..., self.num_modes :]
-        logits = (mode @ self.log_transition().exp()).log()
+        logits = log_row(mode, self.log_transition())
         mean = (matrix @ latent[..., None, :, None])[..., 0] + offset
         return SwitchingDistribution(logits, mean, psd_factor(cov, "Q"))
 

@@ -11,6 +11,7 @@ from ...core.model import GaussianInitial, LinearConditional, LinearParameters, 
 from ...core.results import Smoothed
 from ..structural.decomposition import Decomposition
 from ..structural.regression import Autoregressive
+from .dynamic_factor_moments import climb_lags, emission_rows, lag_moments
 from .linear_model import LinearModel, block_diagonal
 
 
@@ -101,6 +102,38 @@ class DynamicFactor(LinearModel):
         variance = smoothed.cov.diagonal(dim1=-2, dim2=-1)[..., rows]
         result = Decomposition(smoothed.mean[..., rows], variance)
         return result.labelled(smoothed.index, tuple(part.name for part in self.parts))
+
+    def maximize_moments(self, series: Series, smoothed: Smoothed) -> None:
+        """Move loadings, mean, noise and autoregressions to the maximum of `E[log p(y, z)]`.
+
+        Loadings, means and noise have closed forms; an autoregression that starts in its
+        stationary distribution has none and is climbed, on its moments alone.
+
+        Args:
+            series: The data.
+            smoothed: Moments of the states given all data, under the present parameters.
+
+        Source: Shumway & Stoffer (1982), Journal of Time Series Analysis 3, 253-264; Watson &
+            Engle (1983), Journal of Econometrics 23, 385-400.
+        """
+        order = self.state_dim // self.factors
+        for i, part in enumerate(self.parts):
+            if part.get_parameter("partial_autocorrelations_unconstrained").requires_grad:
+                rows = slice(i * order, (i + 1) * order)
+                climb_lags(part, lag_moments(smoothed, rows))
+        found = emission_rows(series, smoothed, [i * order for i in range(self.factors)])
+        mean = self.noise_variance.new_zeros(self.obs_dim) if self.mean is None else self.mean
+        present = torch.cat([self.loadings, mean[:, None]], -1).detach()
+        moves = [self.loadings.requires_grad] * self.factors
+        moves.append(self.mean is not None and self.mean.requires_grad)
+        best = found.regression(present, torch.tensor(moves, device=present.device))
+        with torch.no_grad():
+            self.loadings.copy_(best[:, :-1])
+            if self.mean is not None:
+                self.mean.copy_(best[:, -1])
+        if self.noise_variance_unconstrained.requires_grad:
+            noise = found.noise(best, self.noise_variance.detach())
+            setattr(self, "noise_variance", noise)  # noqa: B010
 
     def initialize_from(self, series: Series) -> None:
         """Start from principal components of the data, gaps filled with means."""

@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from ...core.gaussian import mvn, psd_factor
 from ...core.model import GaussianInitial, LinearConditional, LinearParameters, StateSpaceModel
+from ...core.undefined import undefined
 
 
 class LinearModel(StateSpaceModel):
@@ -27,7 +28,7 @@ class LinearModel(StateSpaceModel):
             u: Inputs, `(*batch, time, input)`.
             dt: Time steps, `(*batch, time)` or `()`.
         """
-        raise NotImplementedError
+        raise undefined(self, "linear_parameters(self, u, dt)", "return its `LinearParameters`")
 
     def initial(self) -> MultivariateNormal:
         """Return `p(z_1)`.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...linear import LinearSystem
+from ...linear.stepping import stepper
 
 State: TypeAlias = "Tensor | tuple[State, ...]"
 """What a layer remembers between pieces of a sequence."""
@@ -116,7 +117,7 @@ class StructuredLayer(SequenceLayer):
 
     def __init__(self, features: int) -> None:
         super().__init__(features)
-        self.D = nn.Parameter(torch.randn(features))
+        self.D = own_parameter(torch.randn(features))
 
     def system(self) -> LinearSystem:
         """Return the linear system, whose nominal step is 1."""
@@ -133,7 +134,7 @@ class StructuredLayer(SequenceLayer):
         mask: Tensor | None = None,
     ) -> Tensor:
         """Return the outputs through the cheapest view; arguments as in `SequenceLayer`."""
-        u = entering(self, u, mask)
+        u = self._entering(u, mask)
         dt = self._steps(first_step_is_nominal(dt))
         return self._leave(self.system().apply(self._enter(u), dt=dt, rate=rate), u)
 
@@ -147,22 +148,30 @@ class StructuredLayer(SequenceLayer):
         mask: Tensor | None = None,
     ) -> tuple[Tensor, State]:
         """Return the outputs and the state after them; arguments as in `SequenceLayer`."""
-        u = entering(self, u, mask)
+        u = self._entering(u, mask)
         dt = self._steps(first_step_is_nominal(dt) if state is None else dt)
         y, last = self.system().run(self._enter(u), tensor(state), dt=dt, rate=rate)
         return self._leave(y, u), last
 
     def stepper(self, dt: Tensor | float | None = None, rate: float = 1.0) -> Step:
         """Return a function that takes one input at a time; it discretizes once, here."""
-        system = self.system()
-        if system.rule is not None:
-            system = system.discretized(dt, rate)
-        return partial(self._step, system)
+        _require_digits(self)
+        advance, channels = stepper(self.system(), dt, rate), self.channels
 
-    def _step(self, system: LinearSystem, u: Tensor, state: State | None) -> tuple[Tensor, State]:
-        u = u[..., None, :]
-        y, last = system.run(self._enter(u), tensor(state))
-        return self._leave(y, u)[..., 0, :], last
+        def step(u: Tensor, state: State | None) -> tuple[Tensor, State]:
+            if u.shape[-1] != self.features:
+                raise _wrong_size(self, u)
+            if channels:
+                y, last = advance(u[..., None], tensor(state))
+                return torch.addcmul(y[..., 0], self.D, u), last
+            y, last = advance(u, tensor(state))
+            return torch.addcmul(y, self.D, u), last
+
+        return step
+
+    def _entering(self, u: Tensor, mask: Tensor | None) -> Tensor:
+        _require_digits(self)
+        return entering(self, u, mask).to(torch.promote_types(u.dtype, self.D.dtype))
 
     def _enter(self, u: Tensor) -> Tensor:
         return u.mT[..., None] if self.channels else u
@@ -211,6 +220,30 @@ def draw_log_dt(
     return low + (high - low) * torch.rand(shape, generator=generator)
 
 
+def working_dtype() -> torch.dtype:
+    """Return the default dtype, float32 at the least: half a float holds no time step of 1e-3."""
+    return torch.promote_types(torch.get_default_dtype(), torch.float32)
+
+
+def own_parameter(value: Tensor, requires_grad: bool = True) -> nn.Parameter:
+    """Return a parameter of a state space layer, all of which have one dtype.
+
+    Args:
+        value: Its start, real.
+        requires_grad: Whether it is learnt.
+    """
+    return nn.Parameter(value.to(working_dtype()), requires_grad=requires_grad)
+
+
+def _require_digits(layer: StructuredLayer) -> None:
+    if layer.D.dtype in (torch.float16, torch.bfloat16):
+        raise ValueError(
+            f"{type(layer).__name__} computes in float32 or float64, but was cast to "
+            f"{layer.D.dtype}, in which its time steps and decay rates have too few digits. Keep "
+            "the layer in float32, `layer.float()`; inputs may be halves, and outputs can be cast."
+        )
+
+
 def entering(layer: SequenceLayer, u: Tensor, mask: Tensor | None) -> Tensor:
     """Return the inputs of a layer, missing ones set to zero.
 
@@ -223,12 +256,16 @@ def entering(layer: SequenceLayer, u: Tensor, mask: Tensor | None) -> Tensor:
         ValueError: There is no step, or not one column a feature: one column would broadcast.
     """
     if u.ndim < 2 or u.shape[-1] != layer.features or not u.shape[-2]:
-        raise ValueError(
-            f"`u` must end in `(time, {layer.features})`, time 1 or more and the features of this "
-            f"{type(layer).__name__}, got shape {tuple(u.shape)}. `SequenceModel(input_dim, ...)` "
-            "takes inputs of any size."
-        )
+        raise _wrong_size(layer, u)
     return clean(u, mask)
+
+
+def _wrong_size(layer: SequenceLayer, u: Tensor) -> ValueError:
+    return ValueError(
+        f"`u` must end in `(time, {layer.features})`, time 1 or more and the features of this "
+        f"{type(layer).__name__}, got shape {tuple(u.shape)}. `SequenceModel(input_dim, ...)` "
+        "takes inputs of any size."
+    )
 
 
 def clean(u: Tensor, mask: Tensor | None) -> Tensor:

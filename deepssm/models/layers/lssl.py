@@ -6,10 +6,9 @@ from collections.abc import Callable
 from typing import ClassVar
 
 import torch
-from torch import nn
 
 from ...linear import Bilinear, Dense, Discretization, Hippo, LinearSystem, legs
-from .base import StructuredLayer, draw_log_dt
+from .base import StructuredLayer, draw_log_dt, own_parameter
 
 
 class LSSL(StructuredLayer):
@@ -46,10 +45,10 @@ class LSSL(StructuredLayer):
         super().__init__(features)
         hippo = measure(state_dim)
         self.rule = rule or Bilinear()
-        self.log_dt = nn.Parameter(draw_log_dt((features,), smallest_dt, largest_dt, generator))
-        self.A = nn.Parameter(hippo.A.float(), requires_grad=learn)
-        self.B = nn.Parameter(hippo.B.float(), requires_grad=learn)
-        self.C = nn.Parameter(
+        self.log_dt = own_parameter(draw_log_dt((features,), smallest_dt, largest_dt, generator))
+        self.A = own_parameter(hippo.A, requires_grad=learn)
+        self.B = own_parameter(hippo.B, requires_grad=learn)
+        self.C = own_parameter(
             torch.randn(features, state_dim, generator=generator) / state_dim**0.5
         )
 

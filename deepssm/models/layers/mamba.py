@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...linear import scalar_decay_scan, selective_scan
-from .base import SequenceLayer, State, clean, entering, first_step_is_nominal
+from .base import SequenceLayer, State, Step, clean, entering, first_step_is_nominal
 
 
 class Mamba(SequenceLayer):
@@ -59,7 +59,7 @@ class Mamba(SequenceLayer):
         self.step = nn.Identity() if heads else nn.Linear(rank, inner, bias=False)
         dt = torch.exp(torch.rand(steps) * math.log(largest_dt / smallest_dt)) * smallest_dt
         self.step_bias = nn.Parameter(dt + torch.log(-torch.expm1(-dt)))
-        decay = torch.arange(1, state_dim + 1).float().expand(inner, -1)
+        decay = torch.arange(1, state_dim + 1).to(dt).expand(inner, -1)
         self.log_decay = nn.Parameter((1 + 15 * torch.rand(steps) if heads else decay).log())
         self.D = nn.Parameter(torch.ones(inner))
         self.leave = nn.Linear(inner, features, bias=False)
@@ -88,6 +88,42 @@ class Mamba(SequenceLayer):
         y, z = self._scan(clean(x, mask), delta, B, C, z)
         y = (y + self.D * x) * F.silu(gate)
         return self.leave(y), (inputs[..., inputs.shape[-2] - self.width + 1 :, :], z)
+
+    def stepper(self, dt: Tensor | float | None = None, rate: float = 1.0) -> Step:
+        """Return a function that takes one input at a time, with equal steps."""
+        scale = rate if dt is None else rate * dt
+        decay = -self.log_decay.exp()
+        taps, bias = self.convolution.weight[:, 0].mT, self.convolution.bias
+        assert bias is not None
+        sizes = [self.rank, self.state_dim, self.state_dim]
+
+        def step(u: Tensor, state: State | None) -> tuple[Tensor, State]:
+            tail, z = _pair(state)
+            x, gate = self.enter(u).chunk(2, -1)
+            if tail is None:
+                tail = x.new_zeros(*x.shape[:-1], self.width - 1, self.inner)
+            window = torch.cat([tail, x[..., None, :]], -2)
+            x = F.silu(torch.einsum("...wi,wi->...i", window, taps) + bias)
+            raw, B, C = self.select(x).split(sizes, -1)
+            delta = F.softplus(self.step(raw) + self.step_bias) * scale
+            y, z = self._advance(x, delta, decay, B, C, z)
+            y = torch.addcmul(y, self.D, x) * F.silu(gate)
+            return self.leave(y), (window[..., 1:, :], z)
+
+        return step
+
+    def _advance(
+        self, x: Tensor, delta: Tensor, decay: Tensor, B: Tensor, C: Tensor, z: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """One step of `_scan`."""
+        if self.heads is None:
+            drive = (delta * x)[..., None] * B[..., None, :]
+            z = drive if z is None else torch.addcmul(drive, (delta[..., None] * decay).exp(), z)
+            return (z @ C[..., None])[..., 0], z
+        heads = x.unflatten(-1, (self.heads, -1)) * delta[..., None]
+        drive = heads[..., None] * B[..., None, None, :]
+        z = drive if z is None else torch.addcmul(drive, (delta * decay).exp()[..., None, None], z)
+        return (z @ C[..., None, :, None])[..., 0].flatten(-2), z
 
     def _scan(
         self, x: Tensor, delta: Tensor, B: Tensor, C: Tensor, z: Tensor | None

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...linear import (
     Bilinear,
@@ -19,7 +19,7 @@ from ...linear import (
     legs,
     s4d_legs,
 )
-from .base import StructuredLayer, draw_log_dt
+from .base import StructuredLayer, draw_log_dt, own_parameter
 
 
 class S4D(StructuredLayer):
@@ -55,11 +55,11 @@ class S4D(StructuredLayer):
         super().__init__(features)
         poles = initial(modes).expand(features, -1)
         self.rule = rule or ZeroOrderHold()
-        self.log_dt = nn.Parameter(draw_log_dt((features,), smallest_dt, largest_dt, generator))
-        self.log_decay = nn.Parameter((-poles.real).log().float())
+        self.log_dt = own_parameter(draw_log_dt((features,), smallest_dt, largest_dt, generator))
+        self.log_decay = own_parameter((-poles.real).log())
         parts = (2,) if poles.is_complex() else ()
-        self.frequency = nn.Parameter(poles.imag.float()) if parts else None
-        self.C = nn.Parameter(torch.randn(features, modes, *parts, generator=generator))
+        self.frequency = own_parameter(poles.imag) if parts else None
+        self.C = own_parameter(torch.randn(features, modes, *parts, generator=generator))
 
     def poles(self) -> Tensor:
         """Return the eigenvalues, `(features, modes)`, per unit of the channel's own time."""
@@ -161,14 +161,14 @@ class S4(StructuredLayer):
         super().__init__(features)
         start = measure(2 * modes).modes()
         self.rule = rule or Bilinear()
-        self.log_dt = nn.Parameter(draw_log_dt((features,), smallest_dt, largest_dt, generator))
+        self.log_dt = own_parameter(draw_log_dt((features,), smallest_dt, largest_dt, generator))
         # A floor: Fourier and Laguerre modes are not damped before the low-rank term.
-        self.log_decay = nn.Parameter((-start.eigenvalues.real).clamp(min=1e-4).log().float())
-        self.frequency = nn.Parameter(start.eigenvalues.imag.float())
-        self.low_rank = nn.Parameter(torch.view_as_real(start.low_rank).float())
-        B = torch.view_as_real(start.B).float()
-        self.B = nn.Parameter(B if clip is None else B.clamp(-clip, clip))
-        self.C = nn.Parameter(torch.randn(features, modes, 2, generator=generator))
+        self.log_decay = own_parameter((-start.eigenvalues.real).clamp(min=1e-4).log())
+        self.frequency = own_parameter(start.eigenvalues.imag)
+        self.low_rank = own_parameter(torch.view_as_real(start.low_rank))
+        B = torch.view_as_real(start.B)
+        self.B = own_parameter(B if clip is None else B.clamp(-clip, clip))
+        self.C = own_parameter(torch.randn(features, modes, 2, generator=generator))
 
     def system(self) -> LinearSystem:
         """Return the system, one for each channel."""

@@ -6,10 +6,10 @@ import math
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...linear import Diagonal, Dirac, Discretization, LinearSystem, ZeroOrderHold, legs, lru_ring
-from .base import StructuredLayer, draw_log_dt
+from .base import StructuredLayer, draw_log_dt, own_parameter, working_dtype
 
 
 class S5(StructuredLayer):
@@ -51,16 +51,16 @@ class S5(StructuredLayer):
         start = legs(2 * modes // blocks).modes()
         poles = start.eigenvalues.repeat(blocks)
         blocked: Tensor = torch.block_diag(*[start.basis] * blocks)
-        basis = blocked.to(torch.complex64)
+        basis = blocked.to(torch.promote_types(working_dtype(), torch.complex64))
         size = 2 * modes
         B = torch.randn(size, features, generator=generator) / math.sqrt(features)
         C = torch.randn(features, size, generator=generator) / math.sqrt(size)
         self.rule = rule or ZeroOrderHold()
-        self.log_dt = nn.Parameter(draw_log_dt((modes,), smallest_dt, largest_dt, generator))
-        self.log_decay = nn.Parameter((-poles.real).log().float())
-        self.frequency = nn.Parameter(poles.imag.float())
-        self.B = nn.Parameter(torch.view_as_real(basis.mH @ B.to(basis.dtype)))
-        self.C = nn.Parameter(torch.view_as_real(C.to(basis.dtype) @ basis))
+        self.log_dt = own_parameter(draw_log_dt((modes,), smallest_dt, largest_dt, generator))
+        self.log_decay = own_parameter((-poles.real).log())
+        self.frequency = own_parameter(poles.imag)
+        self.B = own_parameter(torch.view_as_real(basis.mH @ B.to(basis.dtype)))
+        self.C = own_parameter(torch.view_as_real(C.to(basis.dtype) @ basis))
 
     def system(self) -> LinearSystem:
         """Return the system of all features."""
@@ -102,12 +102,12 @@ class LRU(StructuredLayer):
         super().__init__(features)
         ring = lru_ring(modes, smallest, largest, max_phase, generator=generator)
         phase = ring.angle() % (2 * math.pi)
-        self.log_decay = nn.Parameter((-ring.abs().log()).log().float())
-        self.log_phase = nn.Parameter(phase.log().float())
-        self.log_gain = nn.Parameter((1 - ring.abs().square()).log().float() / 2)
+        self.log_decay = own_parameter((-ring.abs().log()).log())
+        self.log_phase = own_parameter(phase.log())
+        self.log_gain = own_parameter((1 - ring.abs().square()).log().float() / 2)
         B = torch.randn(modes, features, 2, generator=generator) / math.sqrt(2 * features)
         C = torch.randn(features, modes, 2, generator=generator) / math.sqrt(modes)
-        self.B, self.C = nn.Parameter(B), nn.Parameter(C)
+        self.B, self.C = own_parameter(B), own_parameter(C)
 
     def logarithms(self) -> Tensor:
         """Return the logarithms of the modes, `(modes,)` complex."""

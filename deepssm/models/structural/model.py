@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from ...core.model import GaussianInitial, LinearConditional, LinearParameters, Series
 from ...core.results import Smoothed
+from ...core.undefined import undefined
 from ..gaussian.linear_model import LinearModel, block_diagonal
 from .decomposition import Decomposition
 
@@ -41,7 +42,7 @@ class Structural(LinearModel):
     @property
     def parts(self) -> dict[str, Component]:
         """The components by name."""
-        raise NotImplementedError
+        raise undefined(self, "parts(self)", "return the components by name, as a property")
 
     def __add__(self, other: Structural) -> Structural:
         """Return the model whose signal is the sum of both signals.
@@ -85,12 +86,18 @@ class Structural(LinearModel):
             u: The inputs it was smoothed with, `(*batch, time, input)`, if there are regressions.
         """
         means, variances, start = [], [], 0
+        open_ = not bool(smoothed.cov.isfinite().all())
         for part, inputs in self._with_inputs(u):
             rows = slice(start, start + part.state_dim)
             design = part.design(inputs)
             means.append((design * smoothed.mean[..., rows]).sum(-1))
-            cov = smoothed.cov[..., rows, rows]
-            variances.append((design[..., None, :] @ cov @ design[..., :, None])[..., 0, 0])
+            row = design[..., None, :]
+            if open_:
+                after = self.state_dim - start - part.state_dim
+                found = smoothed.image_cov(functional.pad(row, (start, after)))
+            else:
+                found = row @ smoothed.cov[..., rows, rows] @ row.mT
+            variances.append(found[..., 0, 0])
             start += part.state_dim
         names = tuple(self.parts)
         result = Decomposition(torch.stack(means, -1), torch.stack(variances, -1))
@@ -131,6 +138,8 @@ class Sum(Structural):
             self._adopt(part)
         self.state_dim = sum(part.state_dim for part in self.parts.values())
         self.input_dim = sum(part.input_dim for part in self.parts.values())
+        named = [name for part in self.parts.values() for name in part.input_names]
+        self.input_names = tuple(named) if len(named) == self.input_dim else ()
         self._join_noise(left, right)
 
     @property
@@ -199,7 +208,9 @@ class Component(Structural):
 
     def dynamics(self) -> tuple[Tensor, Tensor]:
         """Return `A` and `Q`, `(*series, 1, state, state)`."""
-        raise NotImplementedError
+        raise undefined(
+            self, "dynamics(self)", "return `A` and `Q`, each `(*series, 1, state, state)`"
+        )
 
     def design(self, u: Tensor | None) -> Tensor:
         """Return how the states enter `y`, `(*batch, time, state)`, `time` 1 when constant."""
@@ -213,7 +224,11 @@ class Component(Structural):
 
     def starting_values(self, scale: Tensor) -> dict[str, Tensor]:
         """Return where learning starts, `scale` being the variance of the series' changes."""
-        raise NotImplementedError
+        raise undefined(
+            self,
+            "starting_values(self, scale)",
+            "return where each free parameter starts, by name",
+        )
 
     def free(
         self,

@@ -166,7 +166,8 @@ class Regression(Component):
         drifting: Whether the coefficients move; each then has a variance to learn.
         variance: Fixed variances of `xi`, `()` or `(k,)` (unit of `y` per unit of `u`, squared,
             per step), which makes the coefficients move.
-        input_names: Names of the inputs, used for the states.
+        input_names: Names of the inputs, used for the states; columns of a frame given as `u` are
+            taken by them, whatever their order.
         noise_variance: Fixed variance of the observation noise, or `None` to learn it.
         series_shape: Batch shape of learnt parameters; `()` shares them over all series.
         name: What the component is called in a sum.
@@ -196,7 +197,7 @@ class Regression(Component):
                 f"`input_names` must name the {size} inputs, got {len(names)}: {names}."
             )
         super().__init__(name, tuple(names), [0.0] * size, noise_variance, series_shape)
-        self.input_dim = size
+        self.input_dim, self.input_names = size, tuple(input_names or ())
         still = 0.0 if variance is None and not drifting else variance
         start = torch.ones(size, dtype=torch.float64)
         self.free("variance", still, constraints.nonnegative, start=start)

@@ -118,4 +118,8 @@ def test_draws_from_a_diffuse_start(backend: Batched) -> None:
 def test_the_choice_of_engine_does_not_depend_on_the_start() -> None:
     model, y = make("scan", "varying", alike=False)
     run = backends.start("scan", model.given, y)
-    assert isinstance(run, Run) and run.known is not None and run.known.open.shape == (2,)
+    assert (
+        isinstance(run, Run)
+        and run.known is not None
+        and run.known.hardly_determined.shape == (2,)
+    )

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from ..dense.model import part_of
-from ..diffuse import posterior_mix
+from ..diffuse import hardly_determined, posterior_mix
 from .problem import Pass, Problem
 
 Array = np.ndarray
@@ -86,7 +86,9 @@ def folded_at(problem: Problem, result: Pass) -> int | None:
 def _known(result: Pass, t: int) -> bool:
     """True where the coefficients of all series can be mixed into their covariances at step `t`."""
     mix, open_ = posterior_mix(torch.from_numpy(result.info[:, t]))
-    if bool(open_.any()):
+    if bool(open_.any()) or bool(
+        hardly_determined(torch.from_numpy(result.info[:, t, :, :-1])).any()
+    ):
         return False
     rest, share = _factors(result, t, mix.numpy())
     deviation = np.sqrt(np.square(rest).sum(-1))

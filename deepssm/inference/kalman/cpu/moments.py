@@ -6,13 +6,23 @@ their covariances written, so that the factors live in one small piece of memory
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from ....core.diffuse import Diffuse, combined
+from ....core.gaussian import outer
 from ..conditioning import Answer
 from ..dense.serves import dense_serves
-from ..diffuse import diffuse_moments, posterior_mix
+from ..diffuse import (
+    cross_spread,
+    diffuse_moments,
+    posterior_mix,
+    proper_and_diffuse,
+    steps_left_open,
+)
 from .individual import has_individual_moments, individual_filter
 from .problem import Pass, Problem, allocate
 from .run import (
@@ -62,8 +72,22 @@ def _each(answer: Answer, like: Answer) -> Answer:
     return Answer(*(x.expand(y.shape[0], *x.shape[1:]) for x, y in zip(answer, like, strict=True)))
 
 
-def smoothed(problem: Problem) -> tuple[tuple[Tensor, Tensor, Tensor], Pass]:
-    """Run the smoother: means, covariances and lag-one covariances; the rest as in `filtered`."""
+class SmoothedMoments(NamedTuple):
+    """Of all steps, `(series, time, ...)`.
+
+    Attributes:
+        mean: Means. cov: Covariances. cross: Lag-one covariances, entry 0 zero.
+        diffuse: What a diffuse start leaves open.
+    """
+
+    mean: Tensor
+    cov: Tensor
+    cross: Tensor
+    diffuse: Diffuse | None
+
+
+def smoothed(problem: Problem) -> tuple[SmoothedMoments, Pass]:
+    """Run the smoother; of the second result `log_likelihood`, `worst` and `info` may be used."""
     parts = folded(problem) if dense_serves(problem, smoother=True) else None
     both = None if parts is None else folded_smoother(parts)
     if parts is None or both is None:
@@ -73,22 +97,26 @@ def smoothed(problem: Problem) -> tuple[tuple[Tensor, Tensor, Tensor], Pass]:
     first = _smoothed(parts.whole, *head)
     last = (torch.from_numpy(x) for x in (tail[1].mean[..., 0], tail[1].cov, tail[1].cross))
     # The head ends with the tail's first step; the lag-one covariance into it is the head's.
-    mean, cov, cross = (torch.cat((x[:, :-1], y), 1) for x, y in zip(first, last, strict=True))
-    cross[:, parts.length] = first[2][:, -1]
+    mean, cov, cross = (torch.cat((x[:, :-1], y), 1) for x, y in zip(first[:3], last, strict=True))
+    cross[:, parts.length] = first.cross[:, -1]
     passes = (parts.result, tail[0])
     ll = np.concatenate([x.log_likelihood for x in passes], 1)
     worst = np.minimum(*(x.worst for x in passes))
-    return (mean, cov, cross), parts.result._replace(log_likelihood=ll, worst=worst)
+    found = SmoothedMoments(mean, cov, cross, None)
+    return found, parts.result._replace(log_likelihood=ll, worst=worst)
 
 
-def _smoothed(problem: Problem, result: Pass, found: Backward) -> tuple[Tensor, Tensor, Tensor]:
+def _smoothed(problem: Problem, result: Pass, found: Backward) -> SmoothedMoments:
     columns, cov, cross = (torch.from_numpy(x) for x in found)
     if problem.sizes.k == 0 or problem.sizes.time == 0:
-        return columns[..., 0], cov, cross
+        return SmoothedMoments(columns[..., 0], cov, cross, None)
     mix, undetermined = posterior_mix(torch.from_numpy(result.info[:, -1:]))
-    slopes = (columns @ mix)[..., 1:]
-    cross[:, 1:] += slopes[:, 1:] @ slopes[:, :-1].mT
-    return *diffuse_moments(columns, cov, mix, undetermined), cross
+    given = columns[..., 1:], cov, mix[..., 1:, 1:], undetermined
+    parts = proper_and_diffuse(*given)
+    mean = (columns @ mix[..., :1])[..., 0]
+    cross = cross_spread(given[0], cross, *given[2:])
+    left = parts if bool(undetermined.any()) else None
+    return SmoothedMoments(mean, combined(*parts), cross, left)
 
 
 def moments(problem: Problem, result: Pass) -> Answer:
@@ -101,6 +129,9 @@ def moments(problem: Problem, result: Pass) -> Answer:
 def _of_larger_states(problem: Problem) -> tuple[Answer, Pass]:
     from ..dense import filtering
 
+    if problem.sizes.k:
+        result = filtering.run(problem, filtering.FACTORS).result
+        return moments(problem, result), result
     result = filtering.run(problem, filtering.MOMENTS).result
     cov, predicted_cov = (filtering.spread_slots(result.slot, x) for x in (result.F, result.L))
     return _answer(problem, result, cov, predicted_cov), result
@@ -116,6 +147,33 @@ def _answer(problem: Problem, result: Pass, filtered: np.ndarray, predicted: np.
     before = torch.cat((torch.zeros_like(info[:, :1]), info[:, :-1]), 1)
     now = diffuse_moments(m, cov, *posterior_mix(info))
     return Answer(*now, *diffuse_moments(a, predicted_cov, *posterior_mix(before)), ll)
+
+
+def diffuse_parts(problem: Problem, result: Pass) -> tuple[Diffuse | None, Diffuse | None]:
+    """Return what a diffuse start leaves open of filtered and predicted states.
+
+    Args:
+        problem: A model with a diffuse start.
+        result: A run that stored its means.
+    """
+    if problem.sizes.time == 0 or problem.sizes.series == 0:
+        return None, None
+    info = torch.from_numpy(result.info)
+    count = steps_left_open(posterior_mix(info)[1])
+    before = torch.cat((torch.zeros_like(info[:, :1]), info[:, :count]), 1)
+    return (
+        _open_part(result, result.m, result.F, info[:, :count]) if count else None,
+        _open_part(result, result.a, result.L, before[:, : problem.sizes.time]),
+    )
+
+
+def _open_part(result: Pass, mean: np.ndarray, factor: np.ndarray, info: Tensor) -> Diffuse:
+    steps = info.shape[1]
+    series = np.arange(mean.shape[0])[:, None]
+    cov = outer(torch.from_numpy(factor[series, result.slot[:, :steps]]))
+    mix, undetermined = posterior_mix(info)
+    slopes = torch.from_numpy(mean[:, :steps, :, 1:])
+    return proper_and_diffuse(slopes, cov, mix[..., 1:, 1:], undetermined)
 
 
 def _in_turns(problem: Problem) -> tuple[Answer, Pass]:

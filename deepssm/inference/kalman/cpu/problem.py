@@ -14,6 +14,8 @@ from ....core.model import LinearConditional, LinearParameters
 
 # Compiling for given sizes takes seconds, once, and saves a third of each step of a small model.
 _MOST_UNROLLED, _STEPS_WORTH_COMPILING = 4, 10_000
+# A chain of integrators is longer only where nothing observes it.
+_MOST_STEPS_UNSEEN = 4
 
 
 class Sizes(NamedTuple):
@@ -174,26 +176,48 @@ def _start(parameters: LinearParameters, batch: torch.Size) -> tuple[np.ndarray,
         directions = _f64(start.diffuse)
         slopes = np.broadcast_to(directions, (*mean.shape[:-2], *directions.shape[-2:]))
         mean = np.concatenate((mean, slopes), -1)
-        spread = spread_along(
-            torch.from_numpy(directions), torch.from_numpy(_f64(parameters.transition.cov))
-        )
-        cov = cov + spread.to(cov)
+        cov = cov + spread_along(torch.from_numpy(directions), parameters).to(cov)
     return _flat(mean, batch, 2), _flat(_factor(cov, "P0"), batch, 2)
 
 
-def spread_along(directions: Tensor, noise: Tensor) -> Tensor:
-    """Return a covariance along the diffuse directions, of the size of the process noise.
+def spread_along(directions: Tensor, parameters: LinearParameters) -> Tensor:
+    """Return a covariance along the diffuse directions, in the model's own units.
 
     A flat prior spread by any finite covariance stays flat, so this changes no answer; it keeps
-    `S` regular where a sensor without noise sees a state that starts diffuse.
+    `S` regular where a sensor without noise sees a state that starts diffuse. Its size is that of
+    the process noise, or such that it moves an observation by a deviation of what else does: a
+    larger one would hide the other states from the data.
 
     Args:
         directions: `(n, k)`.
-        noise: `Q`, `(*axes, n, n)`.
+        parameters: Of the model.
     """
+    noise = _numbers(parameters.transition.cov)
     variances = noise.diagonal(dim1=-2, dim2=-1).flatten(0, -2).amax(0)[:, None]
     ratio = torch.where(directions != 0, variances / directions.square(), 0.0).amax(0)
-    return (directions * torch.where(ratio > 0, ratio, 1.0)) @ directions.mT
+    if not bool((ratio > 0).all()):
+        ratio = torch.where(ratio > 0, ratio, _seen_by_observations(directions, parameters))
+    return (directions * ratio) @ directions.mT
+
+
+def _seen_by_observations(directions: Tensor, parameters: LinearParameters) -> Tensor:
+    """Return the variance of each coefficient that moves an observation by one deviation."""
+    A, C = (_numbers(part.matrix) for part in parameters[1:])
+    Q, R = (_numbers(part.cov) for part in parameters[1:])
+    total = (C.square() * Q.diagonal(dim1=-2, dim2=-1)[..., None, :]).sum(-1)
+    unit = (total + R.diagonal(dim1=-2, dim2=-1)).flatten(0, -2).amax(0).sqrt()
+    unit = torch.where(unit > 0, unit, 1.0)[:, None]
+    step, moved, loading = A.abs().flatten(0, -3).amax(0), directions.abs(), C.new_zeros(())
+    largest = C.abs().flatten(0, -3).amax(0) / unit
+    # A slope moves an observation a step later, an acceleration two.
+    for _ in range(min(len(step), _MOST_STEPS_UNSEEN)):
+        loading = torch.maximum(loading, (largest @ moved).amax(0))
+        moved = step @ moved
+    return torch.where(loading > 0, 1 / loading, 1.0).square()
+
+
+def _numbers(x: Tensor) -> Tensor:
+    return torch.from_numpy(_f64(x))
 
 
 def _factor(cov: Tensor, name: str) -> np.ndarray:

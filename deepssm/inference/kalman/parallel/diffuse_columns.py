@@ -17,14 +17,35 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ....core.diffuse import Diffuse, combined
 from ....linear.prefix import prefix_products
-from ..diffuse import solve_equations, spread
+from ..diffuse import (
+    UNDETERMINED,
+    cross_spread,
+    hardly_determined,
+    proper_and_diffuse,
+    solve_equations,
+    steps_left_open,
+)
 from .layout import Columns
 from .passes import Forward
 
 # Slopes so small a part of their largest change no digit of any coefficient.
 _GONE = 1e-30
 _MANY = 256  # steps that tell something, after which the compiled loop takes over
+
+
+class Moments(NamedTuple):
+    """Moments of all steps, `(time, members, ...)`.
+
+    Attributes:
+        mean: `(time, members, n, columns)`. cov: `(time, members, n, n)`.
+        diffuse: What the first steps leave open.
+    """
+
+    mean: Tensor
+    cov: Tensor
+    diffuse: Diffuse | None
 
 
 class Known(NamedTuple):
@@ -42,9 +63,9 @@ class Known(NamedTuple):
     log_likelihood: Tensor
 
     @property
-    def open(self) -> Tensor:
-        """Whether some direction is left open by all data, `(members,)`."""
-        return solve_equations(self.U[-1], self.Z[-1])[2].any(-1)
+    def hardly_determined(self) -> Tensor:
+        """Whether round-off may decide which directions are determined, `(members,)`."""
+        return hardly_determined(self.U[-1])
 
     def mix(self, x: Tensor) -> Tensor:
         """Turn columns and slopes of a mean into what all data make of them.
@@ -57,7 +78,7 @@ class Known(NamedTuple):
         """
         return _mixed(x, *solve_equations(self.U[-1], self.Z[-1])[:2])
 
-    def filtered(self, m: Tensor, cov: Tensor) -> tuple[Tensor, Tensor]:
+    def filtered(self, m: Tensor, cov: Tensor) -> Moments:
         """Return moments of each step given the data up to it.
 
         Args:
@@ -66,26 +87,31 @@ class Known(NamedTuple):
         """
         return self._moments(m, cov, self.U, self.Z)
 
-    def predicted(self, a: Tensor, cov: Tensor) -> tuple[Tensor, Tensor]:
+    def predicted(self, a: Tensor, cov: Tensor) -> Moments:
         """Return moments of each step given the data before it."""
         U, Z = (torch.cat([torch.zeros_like(x[:1]), x]) for x in (self.U, self.Z))
         return self._moments(a, cov, U, Z)
 
-    def smoothed(self, mean: Tensor, cov: Tensor, cross: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def smoothed(self, mean: Tensor, cov: Tensor, cross: Tensor) -> tuple[Moments, Tensor]:
         """Return moments of each step, and of each with the one before it, given all data."""
-        found, cov = self._moments(mean, cov, self.U[-1:], self.Z[-1:])
-        slopes = self.mix(mean)[..., found.shape[-1] :]
-        link = slopes[1:] @ slopes[:-1].mT
-        return found, cov, torch.cat([cross[:1].expand_as(cov[:1]), cross[1:] + link])
+        U, Z = self.U[-1:], self.Z[-1:]
+        found = self._moments(mean, cov, U, Z)
+        _, inverse, undetermined = solve_equations(U, Z)
+        slopes = mean[..., -U.shape[-1] :].movedim(0, 1)
+        cross = cross.expand(len(mean), *slopes.shape[:1], -1, -1).movedim(0, 1)
+        link = cross_spread(slopes, cross, inverse.movedim(0, 1), undetermined.movedim(0, 1))
+        return found, link.movedim(1, 0)
 
-    def _moments(self, x: Tensor, cov: Tensor, U: Tensor, Z: Tensor) -> tuple[Tensor, Tensor]:
+    def _moments(self, x: Tensor, cov: Tensor, U: Tensor, Z: Tensor) -> Moments:
         step = torch.arange(len(x), device=x.device).clamp(max=len(U) - 1)
         center, inverse, undetermined = (part[step] for part in solve_equations(U, Z))
         slopes = x[..., -U.shape[-1] :]
-        return (
-            x[..., : -U.shape[-1]] + slopes @ center,
-            spread(slopes, cov.expand(*slopes.shape[:-1], -1), inverse, undetermined),
+        parts = proper_and_diffuse(
+            slopes, cov.expand(*slopes.shape[:-1], -1), inverse, undetermined
         )
+        count = steps_left_open(undetermined.movedim(0, 1))
+        first = Diffuse(*(part[:count] for part in parts)) if count else None
+        return Moments(x[..., : -U.shape[-1]] + slopes @ center, combined(*parts), first)
 
 
 def add_slopes(columns: Columns, directions: Tensor) -> Columns:
@@ -179,6 +205,9 @@ def _rotate(M: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
     k, equations, volume = M.shape[-2], list(M.unbind(-2)), torch.ones_like(row[..., :1])
     for i, old in enumerate(equations):
         pivot, head = old[..., i : i + 1], row[..., i : i + 1]
+        column = torch.stack([head, *(other[..., i : i + 1] for other in equations[:i])])
+        redundant = (pivot == 0) & (head.abs() <= UNDETERMINED * column.norm(dim=0))
+        head = torch.where(redundant, 0.0, head)
         radius = torch.hypot(pivot, head)
         safe = torch.where(radius > 0, radius, 1.0)
         cos = torch.where(head == 0, 1.0, pivot / safe)

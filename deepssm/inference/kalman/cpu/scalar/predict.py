@@ -44,11 +44,25 @@ def decorrelate(R: np.ndarray, order: np.ndarray, o: int, M: np.ndarray) -> None
                 M[i, j] = total / M[j, j] if M[j, j] > 0.0 else 0.0
 
 
+# What is left of a column after all earlier ones is round-off below this part of the column.
+_REDUNDANT = 1e-10
+
+
+@njit(**INLINE)
+def is_redundant(U: np.ndarray, i: int, left: float) -> bool:
+    """True when earlier coefficients explain column `i` but for `left`, in the column's units."""
+    square = left * left
+    for r in range(i):
+        square += U[r, i] * U[r, i]
+    return left * left <= _REDUNDANT * _REDUNDANT * square
+
+
 @njit(**INLINE)
 def absorb(U: np.ndarray, k: int, row: np.ndarray) -> float:
     """Rotate the equation `row[1:] . delta = -row[0]` into `U`; return its log-density.
 
-    `U` has a spare last row, the work space.
+    `U` has a spare last row, the work space. A coefficient is determined only by what earlier ones
+    leave of its column: taking round-off for that would add the logarithm of it.
     """
     h = U[k]
     for i in range(k):
@@ -58,6 +72,8 @@ def absorb(U: np.ndarray, k: int, row: np.ndarray) -> float:
         if h[i] == 0.0:
             continue
         old = U[i, i]
+        if old == 0.0 and is_redundant(U, i, h[i]):
+            continue
         radius = math.hypot(old, h[i])
         volume *= radius / old if old > 0.0 else radius
         cos, sin = old / radius, h[i] / radius
