@@ -71,20 +71,25 @@ def lengths(problem: Problem) -> list[int]:
     return found or [_first_length(problem)]
 
 
-def folded_at(problem: Problem, result: Pass) -> int | None:
-    """Return the step at which a tail may begin, after the first one that allows it.
+def first_known(result: Pass, last: int) -> int:
+    """Return the length of the shortest head, by bisection.
 
     Args:
-        problem: A head. result: Its run, with moments.
+        result: A run of a head, with moments. last: A step at which its coefficients are known.
     """
-    for t in range(-(-problem.sizes.k // problem.sizes.p) - 1, problem.sizes.time):
-        if _known(result, t):
-            return t + 1
-    return None
+    first = -1
+    while last - first > 1:
+        middle = (first + last) // 2
+        first, last = (first, middle) if is_known(result, middle) else (middle, last)
+    return last + 1
 
 
-def _known(result: Pass, t: int) -> bool:
-    """True where the coefficients of all series can be mixed into their covariances at step `t`."""
+def is_known(result: Pass, t: int) -> bool:
+    """Tell whether the coefficients of all series can be mixed into covariances at a step.
+
+    Args:
+        result: A run with moments. t: The step.
+    """
     mix, open_ = posterior_mix(torch.from_numpy(result.info[:, t]))
     if bool(open_.any()) or bool(
         hardly_determined(torch.from_numpy(result.info[:, t, :, :-1])).any()

@@ -11,7 +11,15 @@ import torch
 from ....ops.threads import in_threads
 from ..dense.model import part_of
 from ..dense.serves import dense_serves
-from .folding import Folded, fold, folded_at, lengths, with_later, worth_folding
+from .folding import (
+    Folded,
+    first_known,
+    fold,
+    is_known,
+    lengths,
+    with_later,
+    worth_folding,
+)
 from .individual import individual_log_likelihood, individual_smoother
 from .problem import Pass, Problem, allocate
 from .shared import run_shared, smooth_shared
@@ -79,12 +87,16 @@ def folded(problem: Problem) -> Folded | None:
     """Filter the head of a problem with a diffuse start; `None` where folding does not pay."""
     if not worth_folding(problem):
         return None
+    if dense_serves(problem):
+        from ..dense.filtering import run_head
+
+        found = run_head(problem, is_known)
+        return fold(problem, *found) if found and found[1] < problem.sizes.time else None
     for length in lengths(problem):
         head = part_of(problem, 0, length)
         result = run_alone(head, SMOOTHER)
-        until = folded_at(head, result)
-        if until is not None:
-            return fold(problem, result, until)
+        if is_known(result, length - 1):
+            return fold(problem, result, first_known(result, length - 1))
     return None
 
 

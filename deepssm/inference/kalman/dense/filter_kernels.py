@@ -350,14 +350,14 @@ def store_chol(s: int, t: int, o: int, model: Model, state: State, chol: Matrix)
 
 @cached(**DRIVER)
 def advance(
-    s: int, t: int, model: Model, y: Matrices, runs: Whole, state: State, out: Arrays, kinds: Whole,
-    keep: tuple[bool, bool, int], space: Space,
+    s: int, t: int, until: int, model: Model, y: Matrices, runs: Whole, state: State, out: Arrays,
+    kinds: Whole, keep: tuple[bool, bool, int], space: Space,
 ) -> int:  # fmt: skip
     """Filter from step `t` on; return the step from which on the gain is steady, or the last.
 
     Args:
         s: Series. t: First step; `state` has the predicted moments of step 0, or those before.
-        model: See `Model`. y: Data.
+        until: Where to stop. model: See `Model`. y: Data.
         runs: Number of complete steps from each step on, zeros where steady gains are not wanted.
         state: See `State`. out: A `Pass`. kinds: What each slot holds.
         keep: Whether to write moments, whether covariances in place of factors, and which gains.
@@ -366,7 +366,7 @@ def advance(
     n, k = state.L.shape[0], state.a.shape[1] - 1
     ll, worst = out[0], out[12]
     store, covs, gains = keep
-    while t < y.shape[1]:
+    while t < until:
         if t > 0:
             settling = t > 1 and runs[s, t - 1] > _STEADY_STEPS
             if settling:

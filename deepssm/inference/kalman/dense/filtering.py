@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from .model import is_constant, model_of
 from .step_kernels import step_space
 
 Array = np.ndarray
+_CHUNK = 12  # steps between two looks at what is known
 
 
 class Filtering(NamedTuple):
@@ -95,6 +97,32 @@ def run(problem: Problem, keep: Keep) -> Filtering:
     return Filtering(model, out, kinds, same)
 
 
+def run_head(problem: Problem, enough: Callable[[Pass, int], bool]) -> tuple[Pass, int] | None:
+    """Filter until all series have enough data; return the run and how many steps that took.
+
+    Args:
+        problem: With a diffuse start.
+        enough: Tells whether the run may end with a step.
+    """
+    size, model = problem.sizes, model_of(problem)
+    out, kinds = (
+        _room(problem, size.time, gains=True),
+        np.zeros((size.series, size.time), np.int64),
+    )
+    runs = np.zeros((size.series, size.time), int)
+    states = [_begin(problem, s) for s in range(size.series)]
+    space, t = step_space(size.n, size.p, size.k), 0
+    given = (kinds, tuple(SMOOTHER), space)
+    while t < size.time:
+        until = min(size.time, max(t + _CHUNK, -(-size.k // size.p)))
+        for s, state in enumerate(states):
+            advance(s, t, until, model, problem.y, runs, state, tuple(out), *given)
+        t = until
+        if enough(out, t - 1):
+            return out, t
+    return None
+
+
 def spread_slots(slot: Array, held: Array) -> Array:
     """Give each step what its slot holds, `(series, time, ...)`; without a copy where it can be.
 
@@ -159,7 +187,7 @@ def _series(
     t, time = 0, problem.sizes.time
     while t < time:
         given = (model, problem.y, runs, state, tuple(out), kinds, tuple(keep), space)
-        t = advance(s, t, *given)
+        t = advance(s, t, time, *given)
         if t < time:
             until = t + int(runs[s, t])
             _steady_run(problem, model, state, out, keep.moments, s, (t, until))
