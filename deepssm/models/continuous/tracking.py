@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from pyro.nn import PyroParam
 from torch import Tensor
@@ -11,6 +13,7 @@ from ...core.model import GaussianInitial, LinearConditional, LinearParameters, 
 from ...core.undefined import undefined
 from ...linear.discretize import van_loan
 from ..gaussian.linear_model import LinearModel
+from .closed_forms import integrators
 
 Value = float | Tensor | None
 
@@ -34,6 +37,8 @@ class ContinuousTime(LinearModel):
     """
 
     names: tuple[str, ...]
+    closed_form: ClassVar[bool] = False
+    """Whether `step` costs so little that looking for equal steps would cost more."""
 
     def __init__(
         self, names: tuple[str, ...], dims: int, dt: float | None, noise_variance: Value
@@ -153,10 +158,17 @@ class ContinuousTime(LinearModel):
         return GaussianInitial(mean.repeat(self.dims), self._per_axis(cov), wide)
 
     def _transition_part(self, u: Tensor | None, dt: Tensor | None) -> LinearConditional:
-        """Discretize each distinct step once."""
-        distinct, index = torch.unique(self._steps(dt), return_inverse=True)
+        """Discretize each distinct step once; equal steps make a constant model."""
+        steps = self._steps(dt)
+        zeros = steps.new_zeros(1, self.state_dim)
+        if steps.numel() and bool((steps == steps.flatten()[0]).all()):
+            A, Q = self.step(steps.flatten()[:1])
+            return LinearConditional(self._per_axis(A), zeros, self._per_axis(Q))
+        if self.closed_form:
+            A, Q = (x.unflatten(0, steps.shape) for x in self.step(steps.flatten()))
+            return LinearConditional(self._per_axis(A), zeros, self._per_axis(Q))
+        distinct, index = torch.unique(steps, return_inverse=True)
         A, Q = self.step(distinct)
-        zeros = A.new_zeros(1, self.state_dim)
         return LinearConditional(self._per_axis(A)[index], zeros, self._per_axis(Q)[index])
 
     def _emission_part(self, u: Tensor | None) -> LinearConditional:
@@ -193,6 +205,7 @@ class ConstantVelocity(ContinuousTime):
     """
 
     order = 2
+    closed_form = True
 
     def __init__(
         self,
@@ -213,6 +226,10 @@ class ConstantVelocity(ContinuousTime):
     def diffusion(self) -> Tensor:
         """Return noise on the highest derivative."""
         return self.spectral_density * last_entry(self.order, self.spectral_density)
+
+    def step(self, dt: Tensor) -> tuple[Tensor, Tensor]:
+        """Return powers of `dt`."""
+        return integrators(self.order, self.spectral_density, dt)
 
     def starting_values(self, change: Tensor, spread: Tensor, step: Tensor) -> dict[str, Tensor]:
         """Return the density that explains a tenth of the changes over one step."""
