@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 # Where the power series gives way to the finite sum, and its number of terms there.
-_SMALL, _TERMS = 2.0, 26
+_SMALL, _TERMS = 2.0, 22
 
 
 class _DecayIntegral(torch.autograd.Function):
