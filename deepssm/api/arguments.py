@@ -12,19 +12,23 @@ from torch import Tensor
 from ..core.methods import FixedLag, InferenceMethod, LearningMethod
 from ..core.model import Series, StateSpaceModel
 from ..core.results import Smoothed
+from ..inference.simulation.filter_alone import FilterAlone, Filters
+from .model_checks import require_distributions
+from .result_checks import require_smoothed
 
 
 def require_model(model: object) -> None:
-    """Raise unless `model` is a model.
+    """Raise unless `model` is a model whose distributions have the shapes that methods read.
 
     Raises:
-        ValueError: It is none.
+        ValueError: It is none, or they have not.
     """
     if not isinstance(model, StateSpaceModel):
         raise ValueError(
             f"`model` must be a model, got {what_is(model)}. Build one: `ds.models.LocalLevel()`, "
             "or derive your own from `ds.StateSpaceModel`."
         )
+    require_distributions(model)
 
 
 def positive(name: str, value: int) -> int:
@@ -46,8 +50,11 @@ def infers(method: object, name: str = "method") -> InferenceMethod:
     """
     # By the class, whose answer Python remembers; the instance would be asked anew each time.
     if not issubclass(type(method), InferenceMethod):
+        if not isinstance(method, type) and issubclass(type(method), Filters):
+            return FilterAlone(cast(Filters, method))
         raise ValueError(
-            f"`{name}` must infer states, as `ds.inference.Kalman()` does, got {what_is(method)}."
+            f"`{name}` must infer states, as `ds.inference.Kalman()` does, got {what_is(method)}. "
+            "One of your own has at least a `filter(self, model, series)`."
         )
     return cast(InferenceMethod, method)
 
@@ -107,7 +114,9 @@ def smoothed(
         ValueError: `lag` is no count, or the method has no fixed-lag smoother.
     """
     if lag is None:
-        return method.smooth(model, series)
+        found = method.smooth(model, series)
+        require_smoothed(found, method, model, series)
+        return found
     if isinstance(lag, bool) or not isinstance(lag, Integral) or lag < 0:
         raise ValueError(f"`lag` must be a whole number of at least 0, got {lag!r}.")
     if not isinstance(method, FixedLag):

@@ -40,8 +40,17 @@ def default_method(model: StateSpaceModel) -> InferenceMethod:
 
 
 def default_online_method(model: StateSpaceModel) -> InferenceMethod:
-    """Return the default method if it can run one step at a time, else `Unscented()`."""
+    """Return the default method if it can run one step at a time, else `Unscented()`.
+
+    A trained guide runs as particles. Where only the spread of `y` reveals the state, particles of
+    the model itself do.
+    """
+    from .. import inference
+    from ..inference.simulation.visibility import visibility
+
     method = default_method(model)
+    if not isinstance(method, OnlineMethod) and visibility(model).blind:
+        return inference.Amortized(inference.LinearizedGuide(), num_particles=1_000)
     return method if isinstance(method, OnlineMethod) else _unscented()
 
 

@@ -38,14 +38,21 @@ class Fit(_FitFields):
         series: The checked data.
         labels: Row labels and column names of the data.
         lengths: Valid steps of each series, `(*batch,)`, where they were given.
+        inputs: Column names of the inputs, where they were a frame.
     """
 
     labels: Labels = Labels()
     lengths: Data | None = None
+    inputs: tuple[str, ...] | None = None
 
-    def labelled(self, labels: Labels, lengths: Data | None = None) -> Fit:
-        """Attach the labels of the user's frame, and the lengths of padded series."""
-        self.labels, self.lengths = labels, lengths
+    def labelled(
+        self,
+        labels: Labels,
+        lengths: Data | None = None,
+        inputs: tuple[str, ...] | None = None,
+    ) -> Fit:
+        """Attach the labels of the user's frames, and the lengths of padded series."""
+        self.labels, self.lengths, self.inputs = labels, lengths, inputs
         return self
 
     @property
@@ -157,7 +164,7 @@ class Fit(_FitFields):
         """Return a table of parameters, standard errors and diagnostics as text."""
         from .summary import summary_text
 
-        return summary_text(self.model, self.learned, self.series, self.labels)
+        return summary_text(self.model, self.learned, self.series, self.labels, self.inputs)
 
     def __repr__(self) -> str:
         """Say in a line what was fitted to what; `summary()` has the parameters."""

@@ -15,6 +15,7 @@ from ..io.alignment import require_later
 from ..io.calendars import next_labels
 from ..io.frames import is_frame
 from .arguments import require_steps
+from .result_checks import require_forecast
 from .validation import Data, Labels, as_counts, as_rows, as_series, as_step_sizes, as_tensor
 
 if TYPE_CHECKING:
@@ -68,7 +69,9 @@ class Ahead(NamedTuple):
             past = Series(past.y[:length], u, dt)
         if lengths is None or not past.batch_shape:
             whole = extend(model, past, self.horizon, self.u_future, self.dt_future)
-            return method.forecast(model, whole, self.horizon, self.num_samples, self.generator)
+            found = method.forecast(model, whole, self.horizon, self.num_samples, self.generator)
+            require_forecast(found, method, model, whole, self.horizon)
+            return found
         counts = as_counts(lengths, past.batch_shape).cpu().reshape(-1)
         parts, rows = [], []
         for length in counts.unique().tolist():

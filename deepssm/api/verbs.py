@@ -19,6 +19,7 @@ from .fit import Fit
 from .forecasting import Ahead, future_labels
 from .learning import learn, own_copy
 from .randomness import drawing_from
+from .result_checks import require_filtered, require_paths, require_scores
 from .validation import Data, as_labelled_series, as_series, as_steps, remember_columns
 
 if TYPE_CHECKING:
@@ -61,7 +62,9 @@ def filter(  # noqa: A001
     """
     inference = drawing_from(generator, _method(model, method))
     series, labels = as_steps(model, inference, y, u, dt, lengths)
-    return inference.filter(model, series).labelled(labels.index, model.state_names)
+    found = inference.filter(model, series)
+    require_filtered(found, inference, model, series)
+    return found.labelled(labels.index, model.state_names)
 
 
 def smooth(
@@ -149,7 +152,10 @@ def log_likelihood(
         generator: Source of randomness, for methods that draw.
     """
     inference = drawing_from(generator, _method(model, method))
-    return inference.log_likelihood(model, as_steps(model, inference, y, u, dt, lengths).series)
+    series = as_steps(model, inference, y, u, dt, lengths).series
+    found = inference.log_likelihood(model, series)
+    require_scores(found, inference, series)
+    return found
 
 
 def sample_posterior(
@@ -181,7 +187,9 @@ def sample_posterior(
     inference = _method(model, method)
     series = as_steps(model, inference, y, u, dt, lengths).series
     count = positive("num_samples", num_samples)
-    return inference.sample_posterior(model, series, count, generator).detach()
+    found = inference.sample_posterior(model, series, count, generator)
+    require_paths(found, inference, model, series, count)
+    return found.detach()
 
 
 def simulate(
@@ -212,6 +220,7 @@ def simulate(
     """
     from ..inference.simulation.simulate import simulate as draw
 
+    require_model(model)
     if not isinstance(time, Integral) or time < 0:
         raise ValueError(f"`time` must be a whole number of steps, 0 or more, got {time!r}.")
     batch = dt.shape[:-1] if isinstance(dt, np.ndarray | Tensor) else ()
@@ -310,7 +319,8 @@ def fit(
     learned, series = learn(learner, model, series, progress, generator)
     remember_trained(model, learned.method)
     remember_columns(model, checked.labels)
-    return Fit(*own_copy(model, learned), series).labelled(checked.labels, lengths)
+    labels = checked.labels
+    return Fit(*own_copy(model, learned), series).labelled(labels, lengths, labels.inputs)
 
 
 def online(
@@ -320,8 +330,8 @@ def online(
 
     Args:
         model: Any model that `method` can filter.
-        method: How to infer; by default as in `filter` if that can run one step at a time, else
-            `Unscented()`.
+        method: How to infer; by default as in `filter` if that can run one step at a time (a
+            trained guide runs as particles), else `Unscented()`.
         buffer: By how many steps an observation may be out of sequence: `.update(y, back=2)` puts
             it in its place by rolling back and replaying.
 

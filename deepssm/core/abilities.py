@@ -295,6 +295,15 @@ class HasWeightPrior(Protocol):
 
 
 @runtime_checkable
+class HasDerivedNumbers(Protocol):
+    """A model with numbers that follow from its parameters and that people ask for."""
+
+    def derived(self) -> Mapping[str, Tensor]:
+        """Return them by name, differentiable, such as the coefficients of an autoregression."""
+        ...
+
+
+@runtime_checkable
 class HasReadableParameters(Protocol):
     """A model that says how a person reads its parameters, such as the rates behind logarithms."""
 

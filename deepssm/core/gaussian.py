@@ -161,18 +161,31 @@ def whiten(error: Tensor, cov: Tensor, size: Tensor | None = None) -> Whitened:
     factor, info = torch.linalg.cholesky_ex(cov)
     variance = cov.diagonal(dim1=-2, dim2=-1)
     pivots, tiny = factor.diagonal(dim1=-2, dim2=-1), _singular(cov)
-    if not bool((info != 0).any()) and bool((pivots.square() > tiny * variance).all()):
+    part = pivots.square() / torch.where(variance > 0, variance, 1.0)
+    # A small pivot magnifies the round-off of all later ones.
+    before = torch.cat([torch.ones_like(part[..., :1]), part], -1).cummin(-1).values[..., :-1]
+    if not bool((info != 0).any()) and bool((part * before[..., : part.shape[-1]] > tiny).all()):
         white = torch.linalg.solve_triangular(factor, error[..., None], upper=False)[..., 0]
         return Whitened(white, pivots.log(), torch.ones_like(white, dtype=torch.bool))
-    size = torch.zeros_like(error) if size is None else size
-    # Round-off of a variance lets a determined component be off by the root of it.
-    loose = 10 * (tiny * variance).clamp_min(0).sqrt() + 1e6 * torch.finfo(cov.dtype).eps * size
+    return _on_support(error, cov, torch.zeros_like(error) if size is None else size)
+
+
+def _on_support(error: Tensor, cov: Tensor, size: Tensor) -> Whitened:
+    """Eliminate one component after the other, passing over those that have no variance left."""
+    variance, tiny = cov.diagonal(dim1=-2, dim2=-1), _singular(cov)
+    rounding = 1e6 * torch.finfo(cov.dtype).eps * size
+    smallest = torch.ones_like(variance[..., :1])[..., 0] if variance.shape[-1] else variance
     columns: list[tuple[Tensor, Tensor, Tensor]] = []
     for i in range(cov.shape[-1]):
         pivot, left = cov[..., i, i], error[..., i]
-        regular = pivot > tiny * variance[..., i]
+        limit = tiny * variance[..., i].clamp_min(0) / smallest
+        regular = pivot > limit
         root = torch.where(regular, pivot, 1.0).sqrt()
-        impossible = torch.where(left.abs() > loose[..., i], torch.inf * left.sign(), 0.0)
+        # Round-off of a variance lets a determined component be off by the root of it.
+        off = left.abs() > 10 * limit.sqrt() + rounding[..., i]
+        impossible = torch.where(off, torch.inf * left.sign(), 0.0)
+        part = torch.where(regular, pivot / variance[..., i].clamp_min(1e-300), 1.0)
+        smallest = torch.minimum(smallest, part)
         column = torch.where(regular[..., None], cov[..., :, i] / root[..., None], 0.0)
         used = torch.where(regular, left / root, 0.0)
         cov = cov - column[..., :, None] * column[..., None, :]

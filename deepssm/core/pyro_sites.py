@@ -166,19 +166,19 @@ def observed_log_prob(emission: Distribution, y: Tensor) -> Tensor:
     return torch.where(whole, terms, torch.zeros_like(terms))
 
 
-def completed(emission: Distribution, y: Tensor, fresh: Tensor | None = None) -> Tensor:
+def completed(emission: Distribution, y: Tensor, start: Tensor | None = None) -> Tensor:
     """Draw the missing components of observations given those that were seen.
 
     Args:
         emission: Batch shape `axes`, event shape `(obs,)`.
         y: Broadcastable to `(*axes, obs)`, NaN where missing.
-        fresh: A draw of `emission` to start from, `(*axes, obs)`; a new one by default.
+        start: A draw of `emission` to start from, `(*axes, obs)`; a new one by default.
 
     Returns:
         `(*axes, obs)`, `y` where it was seen.
     """
     seen = ~torch.isnan(y)
-    fresh = draw(emission) if fresh is None else fresh
+    fresh = draw(emission) if start is None else start
     if isinstance(emission, MultivariateNormal):
         cov = emission.covariance_matrix
         both = seen[..., :, None] & seen[..., None, :]

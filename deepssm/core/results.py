@@ -9,12 +9,15 @@ import torch
 from torch import Tensor
 
 from .diffuse import Diffuse, image_cov
+from .tables import default_names, gaussian_quantile
+from .tables import labelled_frame as labelled_frame
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 _R = TypeVar("_R", bound="Labelled")
+_Trusted = TypeVar("_Trusted", bound="Filtered | Smoothed")
 
 
 class Labelled:
@@ -137,6 +140,17 @@ class Smoothed(Labelled, _SmoothedFields):
         return _moments_frame(self, self.mean, self.cov, index)
 
 
+def trusting(result: _Trusted, trust: Tensor) -> _Trusted:
+    """Attach how far observations were trusted and return the same result.
+
+    Args:
+        result: Of a robust method.
+        trust: `(*batch, time, obs)`.
+    """
+    result.trust = trust
+    return result
+
+
 class _DisturbancesFields(NamedTuple):
     state: Tensor
     state_cov: Tensor
@@ -194,8 +208,8 @@ class Disturbances(Labelled, _DisturbancesFields):
 
     def _columns(self) -> tuple[str, ...]:
         sizes = self.observation.shape[-1], self.state.shape[-1]
-        observed = self.names or _default_names("y", sizes[0])
-        return (*observed, *(self.state_names or _default_names("z", sizes[1])))
+        observed = self.names or default_names("y", sizes[0])
+        return (*observed, *(self.state_names or default_names("z", sizes[1])))
 
 
 class _SimulatedFields(NamedTuple):
@@ -259,7 +273,7 @@ class Imputed(Labelled, _ImputedFields):
 
     def to_frame(self, index: pd.Index | None = None) -> pd.DataFrame:
         """Return a frame with columns `<name>`, filled, and `<name>_sd`, one row a step."""
-        names = self.names or _default_names("y", self.mean.shape[-1])
+        names = self.names or default_names("y", self.mean.shape[-1])
         columns: dict[str, Tensor] = {}
         for i, name in enumerate(names):
             columns[name], columns[f"{name}_sd"] = self.mean[..., i], self.sd[..., i]
@@ -345,25 +359,13 @@ class Forecast(Labelled, _ForecastFields):
     def to_frame(self, level: float = 0.9, index: pd.Index | None = None) -> pd.DataFrame:
         """Return a frame with mean, sd and interval ends of each observed column."""
         columns: dict[str, Tensor] = {}
-        names = self.names or _default_names("y", self.mean.shape[-1])
+        names = self.names or default_names("y", self.mean.shape[-1])
         lower, upper = self.interval(level)
         sd = self.cov.diagonal(dim1=-2, dim2=-1).sqrt()
         for i, name in enumerate(names):
             columns[f"{name}_mean"], columns[f"{name}_sd"] = self.mean[..., i], sd[..., i]
             columns[f"{name}_lower"], columns[f"{name}_upper"] = lower[..., i], upper[..., i]
         return labelled_frame(columns, index if index is not None else self.index)
-
-
-def gaussian_quantile(mean: Tensor, sd: Tensor, q: float) -> Tensor:
-    """Return the `q`-quantile of a Gaussian; the median of an infinitely wide one is its mean.
-
-    Args:
-        mean: Any shape, as is `sd`.
-        sd: Standard deviation, possibly zero or infinite.
-        q: Probability level in (0, 1).
-    """
-    width = torch.special.ndtri(torch.as_tensor(q, dtype=sd.dtype, device=sd.device))
-    return mean if float(width) == 0.0 else mean + sd * width
 
 
 def _carries_graph(value: object) -> bool:
@@ -383,29 +385,10 @@ def _shortened(names: tuple[str, ...], most: int = 4) -> str:
     return shown if len(names) <= most else f"{shown}, ... ({len(names)})"
 
 
-def _default_names(prefix: str, size: int) -> tuple[str, ...]:
-    return (prefix,) if size == 1 else tuple(f"{prefix}{i}" for i in range(size))
-
-
 def _moments_frame(result: Any, mean: Tensor, cov: Tensor, index: pd.Index | None) -> pd.DataFrame:  # noqa: ANN401
-    names = result.names or _default_names("z", mean.shape[-1])
+    names = result.names or default_names("z", mean.shape[-1])
     sd = cov.diagonal(dim1=-2, dim2=-1).sqrt()
     columns: dict[str, Tensor] = {}
     for i, name in enumerate(names):
         columns[f"{name}_mean"], columns[f"{name}_sd"] = mean[..., i], sd[..., i]
     return labelled_frame(columns, index if index is not None else result.index)
-
-
-def labelled_frame(columns: dict[str, Tensor], index: pd.Index | None) -> pd.DataFrame:
-    """Lay `(*batch, time)` columns out as rows; batch axes become leading index levels."""
-    import pandas as pd
-
-    first = next(iter(columns.values()))
-    data = {name: column.detach().cpu().reshape(-1).numpy() for name, column in columns.items()}
-    time = pd.RangeIndex(first.shape[-1], name="time") if index is None else index
-    if first.ndim == 1:
-        return pd.DataFrame(data, index=time)
-    levels = [range(size) for size in first.shape[:-1]]
-    names = ["series" if first.ndim == 2 else f"batch{i}" for i in range(first.ndim - 1)]
-    rows = pd.MultiIndex.from_product([*levels, time], names=[*names, time.name or "time"])
-    return pd.DataFrame(data, index=rows)

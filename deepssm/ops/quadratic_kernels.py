@@ -1,4 +1,4 @@
-"""Compiled: squares of whitened differences between rows and many centres."""
+"""Compiled: differences between rows and many centres, whitened and squared, or summed."""
 
 from __future__ import annotations
 
@@ -50,3 +50,40 @@ def quadratic_forms(
                     total[t] -= 0.5 * white[t] * white[t]
             for t in range(size):
                 out[first + t, k] = total[t]
+
+
+@cached(error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
+def weighted_squares(y: Matrix, x: Matrix, C: Matrices, w: Matrix, out: Matrices) -> None:
+    """Write `sum_t w_tk (y_t - C_k x_t)(y_t - C_k x_t)'`.
+
+    Args:
+        y: `(rows, p)`.
+        x: `(rows, f)`.
+        C: `(p, f, k)`.
+        w: `(rows, k)`.
+        out: `(k, p, p)`.
+    """
+    rows, p = y.shape
+    gap, share = np.empty((p, _BLOCK)), np.empty(_BLOCK)
+    out[:] = 0.0
+    for first in range(0, rows, _BLOCK):
+        size = min(_BLOCK, rows - first)
+        for k in range(w.shape[1]):
+            for a in range(p):
+                for t in range(size):
+                    gap[a, t] = y[first + t, a]
+                for f in range(x.shape[1]):
+                    slope = C[a, f, k]
+                    for t in range(size):
+                        gap[a, t] -= slope * x[first + t, f]
+                for t in range(size):
+                    share[t] = w[first + t, k] * gap[a, t]
+                for b in range(a + 1):
+                    total = 0.0
+                    for t in range(size):
+                        total += share[t] * gap[b, t]
+                    out[k, a, b] += total
+    for k in range(w.shape[1]):
+        for a in range(p):
+            for b in range(a):
+                out[k, b, a] = out[k, a, b]

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from deepssm import models
 from deepssm.linear import ZeroOrderHold, fourier, lagt, legt, s4d_inv, s4d_lin, s4d_real
 from deepssm.models import (
     DSS,
@@ -282,3 +283,26 @@ def test_mamba_is_the_published_block() -> None:
         outputs.append((z @ C + layer.D * v) * gate[t] * gate[t].sigmoid())
     expected = torch.stack(outputs) @ layer.leave.weight.mT
     torch.testing.assert_close(layer(u)[0], expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["S4", "S4D", "S5", "LRU", "LSSL", "Mamba"])
+def test_layers_have_one_dtype_the_default(name: str) -> None:
+    """Route: the same layer, made in float32 and cast."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        layer = getattr(models, name)(4)
+        u = torch.randn(2, 9, 4, generator=torch.Generator().manual_seed(0))
+        assert {p.dtype for p in layer.parameters()} == {torch.float64}
+        single = layer.float()(u.float())
+        torch.testing.assert_close(layer.double()(u).float(), single, rtol=1e-3, atol=1e-3)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_halves_are_taken_as_inputs_and_refused_as_parameters(dtype: torch.dtype) -> None:
+    layer = models.S4D(3, modes=4)
+    u = torch.randn(2, 9, 3, generator=torch.Generator().manual_seed(0)).to(dtype)
+    torch.testing.assert_close(layer(u), layer(u.float()))
+    with pytest.raises(ValueError, match="too few digits"):
+        layer.to(dtype)(u)

@@ -287,7 +287,7 @@ def _draws(
         device="cpu" if generator is None else generator.device,
     )  # fmt: skip
     path = np.empty(uniform.shape, np.int64)
-    kernels.draw(first, logs.A, logs.P, *forward[1:-1], uniform.cpu().numpy(), path)
+    kernels.draw(first, logs.A, logs.P, *forward[1:-2], uniform.cpu().numpy(), path)
     index = torch.from_numpy(path).to(like.device)
     one_hot = torch.nn.functional.one_hot(index, K).to(like.dtype)
     return one_hot.reshape(count, *batch, T - first, K)

@@ -29,7 +29,10 @@ class Logs(NamedTuple):
 
 
 class Forward(NamedTuple):
-    """The filter over some steps; see `hidden_markov_kernels.forward`."""
+    """The filter over some steps; see `hidden_markov_kernels.forward`.
+
+    `spare`, `(N, steps, K)`, is memory to write to.
+    """
 
     at: int
     B: Matrices
@@ -38,6 +41,7 @@ class Forward(NamedTuple):
     total: Matrix
     top: Matrix
     in_logs: bool
+    spare: Matrices
 
     @property
     def score(self) -> Matrix:
@@ -113,8 +117,8 @@ def backward(
     scores = np.empty((N, T))
     for part in _reversed(logs) if forward is None else [forward]:
         here = slice(part.at, part.at + part.filtered.shape[1])
-        v = np.empty(part.filtered.shape)
-        ratio = np.empty(part.filtered.shape)
+        whole = part.filtered.shape[1] == T
+        v, ratio = states if whole else np.empty(part.filtered.shape), part.spare
         kernels.backward(
             weight is not None, part.at, logs.A, logs.P, part.B,
             part.predicted, part.filtered, part.total, part.top,
@@ -122,7 +126,9 @@ def backward(
         )  # fmt: skip
         if pairs:
             _add_pairs(d_A, logs.P, part, ratio)
-        states[:, here], scores[:, here] = v, part.score
+        scores[:, here] = part.score
+        if not whole:
+            states[:, here] = v
     return Backward(carry, states, d_A, scores)
 
 
@@ -150,7 +156,7 @@ def _forward(logs: Logs, first: int, last: int, start: Matrix, *, keep: bool = T
     filtered = np.empty((N, steps if keep else 2, K))
     predicted[:, 0] = start
     in_logs = kernels.forward(first, logs.A, logs.P, B, E, predicted, filtered, total, top, keep)
-    return Forward(first, B, predicted, filtered, total, top, in_logs)
+    return Forward(first, B, predicted, filtered, total, top, in_logs, E)
 
 
 def _reversed(logs: Logs) -> Iterator[Forward]:

@@ -68,13 +68,15 @@ def collapse(log_weight: Tensor, mean: Tensor, factor: Tensor) -> tuple[Tensor, 
     return centre, tria(torch.cat((columns, left.mT), -1))
 
 
-def moments(mixtures: list[Mixture]) -> tuple[Tensor, Tensor]:
-    """Return joint moments of (one-hot mode, state), stacked over time."""
-    weight, mean, factor = (
-        torch.stack(x, -rank)
-        for x, rank in zip(zip(*mixtures, strict=True), (2, 3, 4), strict=True)
-    )
-    return joint_moments(weight.exp(), mean, outer(factor))
+def stack(mixtures: list[Mixture]) -> Mixture:
+    """Stack mixtures over time."""
+    fields = zip(zip(*mixtures, strict=True), (2, 3, 4), strict=True)
+    return Mixture(*(torch.stack(x, -rank) for x, rank in fields))
+
+
+def moments(mixture: Mixture) -> tuple[Tensor, Tensor]:
+    """Return joint moments of (one-hot mode, state) of a mixture, or of many."""
+    return joint_moments(mixture.log_weight.exp(), mixture.mean, outer(mixture.factor))
 
 
 def joint_moments(p: Tensor, mean: Tensor, cov: Tensor) -> tuple[Tensor, Tensor]:

@@ -93,12 +93,12 @@ class OnlineSwitching:
     @property
     def mean(self) -> Tensor:
         """Probabilities of the modes and mean of the state, `(modes + latent,)`."""
-        return moments([merge(self._state)])[0][0]
+        return moments(merge(self._state))[0]
 
     @property
     def cov(self) -> Tensor:
         """Joint covariance of the one-hot mode and the state."""
-        return moments([merge(self._state)])[1][0]
+        return moments(merge(self._state))[1]
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the mixture, to go on later."""

@@ -93,8 +93,15 @@ def update(
     gap = y[..., None, None, :] - expected
     found = condition(step, gap, observed[..., None, None, :].expand(gap.shape))
     joint = prior.log_weight + found.log_likelihood
-    total = torch.logsumexp(joint.flatten(-2), -1)
+    total = log_sum(joint.flatten(-2), -1)
     score = torch.where(observed.any(-1), total, torch.zeros_like(total))
     mean = prior.mean + (prior.factor @ found.shift[..., None])[..., 0]
-    weight = joint - total[..., None, None]
-    return Mixture(weight, mean, prior.factor @ found.gain), score
+    possible = torch.isfinite(total)[..., None, None]
+    weight = joint - torch.where(possible, total[..., None, None], 0.0)
+    factor = prior.factor @ found.gain
+    # An observation that no component can emit leaves them as they are.
+    return Mixture(
+        torch.where(possible, weight, prior.log_weight),
+        torch.where(possible[..., None], mean, prior.mean),
+        torch.where(possible[..., None, None], factor, prior.factor),
+    ), score

@@ -11,15 +11,18 @@ import torch
 from torch import Tensor
 
 from ...core.abilities import ClosedFormEM
+from ...core.arguments import checked
 from ...core.deprecation import renamed_arguments
 from ...core.methods import Learned
 from ...core.model import Series, StateSpaceModel
 from ..discrete.hidden_markov import ForwardBackward
 from .delta_method import readable_errors
 from .objective import Objective, free_count
+from .required import require_positive
 from .standard_errors import hessian
 
 
+@checked
 @dataclass(frozen=True)
 class BaumWelch:
     """Maximum likelihood for hidden Markov models by EM, from several starts.
@@ -60,6 +63,7 @@ class BaumWelch:
         Raises:
             ValueError: the model is no hidden Markov model, or no state can emit some observation.
         """
+        require_positive(self, "max_iterations", "starts")
         if not isinstance(model, ClosedFormEM):
             raise ValueError(
                 f"`BaumWelch()` needs a `HiddenMarkov` model, got {type(model).__name__}, "

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from ...core.abilities import HasDerivedNumbers
 from ...core.model import Readable
 from .objective import Objective, readable_parameters
 from .standard_errors import Matrix
@@ -58,6 +59,11 @@ def readable_errors(
         loose = _share(j @ null[rows], j) | _share(J[:, unit[rows] == 0], J)
         error = torch.where(loose, torch.nan, variance.sqrt()).reshape(part.value.shape)
         result[part.name] = torch.where(_at_end(part), torch.nan, error)
+    for name, value, J in _derived(objective):
+        j = J * unit
+        variance = torch.einsum("ri,ij,rj->r", j, cov, j)
+        loose = _share(j @ null, j) | _share(J[:, unit == 0], J)
+        result[name] = torch.where(loose, torch.nan, variance.sqrt()).reshape(value.shape)
     return result
 
 
@@ -105,6 +111,23 @@ def _derivatives(objective: Objective) -> list[tuple[str, Readable, Tensor]]:
             for value in part.value.reshape(-1).unbind()
         ]
         found.append((free.name, part, torch.stack(rows).double().cpu()))
+    return found
+
+
+def _derived(objective: Objective) -> list[tuple[str, Tensor, Tensor]]:
+    """Return numbers that follow from the parameters, and their derivative by all of them."""
+    model = objective.model
+    if not isinstance(model, HasDerivedNumbers):
+        return []
+    tensors, found = [free.tensor for free in objective.free], []
+    with torch.enable_grad():
+        for name, value in model.derived().items():
+            rows = [
+                torch.autograd.grad(x, tensors, retain_graph=True, materialize_grads=True)
+                for x in value.reshape(-1).unbind()
+            ]
+            J = torch.stack([torch.cat([g.reshape(-1) for g in row]) for row in rows])
+            found.append((name, value.detach(), J.double().cpu()))
     return found
 
 

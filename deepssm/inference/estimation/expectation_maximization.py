@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...core.abilities import MaximizesMoments
+from ...core.arguments import checked
 from ...core.methods import Learned
 from ...core.model import Series, StateSpaceModel
 from ...core.results import Smoothed
@@ -25,12 +26,14 @@ from .learnable_matrices import (
 from .objective import Objective
 from .offsets import OFFSETS, climb_offsets
 from .release import inside
+from .required import require_positive
 from .sufficient_statistics import Moments, emission_moments, transition_moments
 
 # Steps without a gain before it gives up, and looks further inside the bounds.
 _PATIENCE, _RELEASES = 20, 5
 
 
+@checked
 @dataclass(frozen=True)
 class ExpectationMaximization:
     r"""Maximise `log p(y)` of a `LinearGaussian` by smoothing and regression, in turns.
@@ -74,6 +77,7 @@ class ExpectationMaximization:
             ValueError: the model is not a constant `LinearGaussian`, or has a parameter with a
                 prior, a tie or a constraint that has no closed form.
         """
+        require_positive(self, "max_iterations")
         if isinstance(model, MaximizesMoments):
             require_no_prior(model)
             free: set[str] = set()

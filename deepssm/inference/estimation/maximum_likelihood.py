@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...core.arguments import checked
 from ...core.methods import InferenceMethod, Learned
 from ...core.model import Series, StateSpaceModel
 from .criteria import criteria
@@ -19,13 +20,14 @@ from .maximum_likelihood_batch import Errors, fit_each
 from .objective import Objective, Vector, free_count, replace_priors, require_reached
 from .objective_batch import separable
 from .release import inside
-from .required import given
+from .required import given, require_positive
 from .standard_errors import Matrix, at_bounds, newton_polish, outer_products
 
 # How often a search is begun anew after a failed line search, and after a look inside the bounds.
 _RESTARTS, _RELEASES = 3, 5
 
 
+@checked
 @dataclass(frozen=True)
 class MaximumLikelihood:
     r"""Maximise `log p(y)` over the free parameters with L-BFGS and a Newton polish.
@@ -77,6 +79,7 @@ class MaximumLikelihood:
             ValueError: `inference` is `None`, the log-likelihood cannot be differentiated, or it
                 is not finite where learning starts.
         """
+        require_positive(self, "max_iterations", "starts")
         inference = given(self.inference, "MaximumLikelihood")
         if self.initialize:
             model.initialize_from(series)

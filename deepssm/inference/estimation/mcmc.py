@@ -14,6 +14,7 @@ from pyro.infer.autoguide.initialization import init_to_median
 from pyro.ops.stats import effective_sample_size, split_gelman_rubin
 from torch import Tensor
 
+from ...core.arguments import checked
 from ...core.methods import InferenceMethod, Learned
 from ...core.model import Series, StateSpaceModel
 from .objective import Prior, free_parameters, priors_of, replace_priors, restore_priors
@@ -21,6 +22,7 @@ from .parameter_average import ParameterAverage
 from .required import given
 
 
+@checked
 @dataclass(frozen=True)
 class NUTS:
     r"""Sample `p(parameters | y)` by Hamiltonian Monte Carlo, the states integrated out exactly.

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints, transform_to
 
 from ...core.abilities import HasReadableParameters
+from ...core.arguments import checked
 from ...core.methods import InferenceMethod
 from ...core.model import Readable, Series, StateSpaceModel
 
@@ -126,6 +127,7 @@ def restore_priors(model: StateSpaceModel) -> None:
         setattr(module, name, PyroSample(density))
 
 
+@checked
 @dataclass
 class Objective:
     """`-(log p(y) + log prior) / count` as a function of one vector; remembers its best point.

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from ...core.abilities import DiscreteModel
+from ...core.arguments import checked
 from ...core.methods import InferenceMethod
 from ...core.model import Series, StateSpaceModel
 from ..discrete.hidden_markov import ForwardBackward
@@ -17,6 +18,7 @@ from ..kalman.method import Kalman
 from ..simulation.simulate import simulate
 
 
+@checked
 class ObservationDistribution(TorchDistribution):
     r"""`p(y_{1:T})` of a state space model, for `pyro.sample` in anyone's Pyro program.
 

@@ -10,6 +10,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from ...core.arguments import checked
 from ...core.methods import InferenceMethod
 from ...core.model import Series, StateSpaceModel
 from ...core.results import Filtered, Forecast, Smoothed
@@ -18,6 +19,7 @@ from .objective import Prior
 _T = TypeVar("_T")
 
 
+@checked
 @dataclass(frozen=True)
 class ParameterAverage:
     """A method that runs another one under draws of the parameters and mixes the results.

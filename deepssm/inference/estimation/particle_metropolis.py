@@ -10,12 +10,14 @@ from operator import attrgetter
 import torch
 from torch import Tensor, nn
 
+from ...core.arguments import checked
 from ...core.deprecation import renamed_arguments
 from ...core.methods import Learned
 from ...core.model import Series, StateSpaceModel
 from ..particles.filter import Particle
 
 
+@checked
 @dataclass(frozen=True)
 class ParticleMetropolis:
     """Particle marginal Metropolis-Hastings: exact posterior draws with any number of particles.

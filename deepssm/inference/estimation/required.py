@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 from ...core.methods import InferenceMethod
 
 
@@ -22,3 +24,22 @@ def given(inference: InferenceMethod | None, learner: str) -> InferenceMethod:
             f"`deepssm.fit(model, y, method={learner}())`, which chooses it by the model."
         )
     return inference
+
+
+def require_positive(learner: object, *names: str) -> None:
+    """Raise unless fields of a learner are counts of at least 1.
+
+    Args:
+        learner: A dataclass.
+        names: Its fields.
+
+    Raises:
+        ValueError: one is not.
+    """
+    for name in names:
+        value = vars(learner)[name]
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+            raise ValueError(
+                f"`{name}` of `{type(learner).__name__}` must be a whole number of at least 1, "
+                f"got {value!r}."
+            )

@@ -10,16 +10,20 @@ import torch
 from torch import Tensor
 
 from ...core.abilities import SwitchingModel
+from ...core.arguments import checked
 from ...core.methods import InferenceMethod, Learned
 from ...core.model import Series, StateSpaceModel
 from ..discrete.hidden_markov import forward_backward
 from ..discrete.required import switching_model
 from ..discrete.switching import Switching
 from ..discrete.switching_bound import parameters_of, score_modes, smooth_states, whiten_all
+from ..discrete.switching_mixtures import log_sum
 from ..discrete.switching_statistics import Posterior, expected_density
 from .objective import Objective, Prior, replace_priors
+from .required import require_positive
 
 
+@checked
 @dataclass(frozen=True)
 class VariationalEM:
     r"""Learn a `SwitchingLinearGaussian` by climbing a lower bound of `log p(y)`.
@@ -66,6 +70,7 @@ class VariationalEM:
         Raises:
             ValueError: the model does not switch, or a mode has a step without noise.
         """
+        require_positive(self, "max_iterations", "starts", "sweeps", "climbs")
         _switching(model)
         generator = generator or torch.Generator().manual_seed(0)
         priors, origin = replace_priors(model), copy.deepcopy(model.state_dict())
@@ -180,11 +185,14 @@ def _guess(model: StateSpaceModel, series: Series) -> Tensor:
     """Return the smoothed modes of the filter's merged mixtures, `(*batch, time, modes)`."""
     with torch.no_grad():
         chain = _switching(model)
-        filtered = Switching().filter(model, series).mean[..., : chain.num_modes]
-        A, steps = chain.log_transition().exp(), [filtered[..., -1, :]]
-        for t in range(series.time - 2, -1, -1):
-            joint = filtered[..., t, :, None] * A
-            back = joint / joint.sum(-2, keepdim=True).clamp_min(1e-300)
+        trace, A = Switching().run(model, series), chain.log_transition()
+        filtered = [mixture.log_weight for mixture in trace.filtered]
+        steps = [filtered[-1].exp()]
+        for log_weight in filtered[-2::-1]:
+            # In logarithms: an unlikely mode may be the only one that leads on.
+            joint = log_weight[..., :, None] + A
+            back = joint - log_sum(joint, -2)[..., None, :]
+            back = torch.where(torch.isneginf(joint), 0.0, back.exp())
             steps.append((back @ steps[-1][..., None])[..., 0])
         found = torch.stack(steps[::-1], -2)
         return found / found.sum(-1, keepdim=True)

@@ -12,13 +12,13 @@ from ...core.abilities import LinearGaussianModel
 from ...core.gaussian import outer
 from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import seeded
-from ...core.results import Filtered, Forecast, Smoothed
+from ...core.results import Filtered, Forecast, Smoothed, trusting
 from ..simulation.ahead import drawn_forecast, last_seen, run_on, state_at
 from ..simulation.angles import Wrap
 from ..simulation.conditionals import Conditionals, bind, gaussian_start
 from ..simulation.visibility import require_visible
 from . import steps
-from .linearized import Conditional, Linearized, Moments
+from .linearized import Conditional, Linearized, Moments, require_linearized
 from .online import OnlineGaussian
 from .robust import Robust, gaussian_update, require_robust
 from .rules import inside
@@ -61,7 +61,7 @@ class GaussianFilter(ABC):
     def filter(self, model: StateSpaceModel, series: Series) -> Filtered:
         """Return `p(z_t | y_{1:t})` and `p(z_t | y_{1:t-1})`, Gaussian approximations."""
         forward = self._pass(model, series, joint=False)
-        result = Filtered(
+        found = Filtered(
             steps.over_time(forward.mean),
             steps.over_time_cov(forward.factor),
             steps.over_time([p.mean for p in forward.predicted]),
@@ -69,16 +69,14 @@ class GaussianFilter(ABC):
             _log_likelihood(forward),
             _ill_conditioned(forward),
         )
-        result.trust = self._trusted(forward)
-        return result
+        return found if self.robust is None else trusting(found, _trust(forward))
 
     def smooth(self, model: StateSpaceModel, series: Series) -> Smoothed:
         """Return `p(z_t | y_{1:T})`, Gaussian approximations, with lag-one covariances."""
         forward = self._pass(model, series, joint=True)
         moments = steps.smooth(forward)
-        result = Smoothed(*moments, _log_likelihood(forward), _ill_conditioned(forward))
-        result.trust = self._trusted(forward)
-        return result
+        found = Smoothed(*moments, _log_likelihood(forward), _ill_conditioned(forward))
+        return found if self.robust is None else trusting(found, _trust(forward))
 
     def log_likelihood(self, model: StateSpaceModel, series: Series) -> Tensor:
         """Return the Gaussian `log p(y_t | y_{1:t-1})` in nats, `(*batch, time)`.
@@ -142,11 +140,7 @@ class GaussianFilter(ABC):
 
         1 is in full, 0 is rejected by a gate, NaN is missing. Without `robust` all is trusted.
         """
-        return torch.stack(self._pass(model, series, joint=False).trust, -2)
-
-    def _trusted(self, forward: Passed) -> Tensor | None:
-        """What a robust method made of each observation, for the results."""
-        return None if self.robust is None else torch.stack(forward.trust, -2)
+        return _trust(self._pass(model, series, joint=False))
 
     def online(self, model: StateSpaceModel) -> OnlineGaussian:
         """Return a filter at the model's start that takes one observation at a time."""
@@ -201,7 +195,9 @@ class GaussianFilter(ABC):
     ) -> Linearized:
         """Linearise the transition that arrives at step `t`, about `N(mean, factor factor')`."""
         conditional = _transition(conditionals, t)
-        return rule(conditional, mean, factor, conditionals.wrap_state)
+        step = rule(conditional, mean, factor, conditionals.wrap_state)
+        require_linearized(step, self, mean.shape[-1], factor)
+        return step
 
     def updated(
         self,
@@ -224,6 +220,7 @@ class GaussianFilter(ABC):
         """
         conditional, wrap = _emission(conditionals, t), conditionals.wrap_obs
         step = rule(conditional, prior.mean, prior.factor, wrap)
+        require_linearized(step, self, y.shape[-1], prior.factor)
         posterior, trust = _conditioned(self.robust, step, y, observed, wrap)
         for _ in range(self.iterations - 1):
             step = _relinearize(rule, conditionals, t, prior, posterior)
@@ -299,6 +296,10 @@ def _autoregressive_forecast(
 
 def _log_likelihood(forward: Passed) -> Tensor:
     return steps.over_time([update.log_likelihood for update in forward.conditioned], 1)
+
+
+def _trust(forward: Passed) -> Tensor:
+    return torch.stack(forward.trust, -2)
 
 
 def _ill_conditioned(forward: Passed) -> Tensor:

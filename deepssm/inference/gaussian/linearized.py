@@ -48,3 +48,32 @@ class Moments(Protocol):
             wrap: Brings differences of `x` to their shortest form; identity but for angles.
         """
         ...
+
+
+def require_linearized(step: object, method: object, out: int, factor: Tensor) -> None:
+    """Refuse what a moment rule returned if it is no linear description of these sizes.
+
+    Args:
+        step: What it returned.
+        method: The filter whose rule it is.
+        out: Size of `x`.
+        factor: `(*batch, state, state)`.
+
+    Raises:
+        ValueError: It is another type, or a part has another shape.
+    """
+    n = factor.shape[-1]
+    if isinstance(step, Linearized):
+        sizes = step.mean.shape[-1:], step.slope.shape[-2:], step.spread.shape[-2:-1]
+        axes = step.mean.ndim + 1 == step.slope.ndim >= factor.ndim
+        if axes and sizes == ((out,), (out, n), (out,)):
+            return
+        got = ", ".join(f"{name} {tuple(x.shape)}" for name, x in step._asdict().items())
+    else:
+        got = type(step).__name__
+    batch = tuple(factor.shape[:-2])
+    raise ValueError(
+        f"the rule of `{type(method).__name__}.moments` must return `Linearized(mean, slope, "
+        f"spread)` of shapes {(*batch, out)}, {(*batch, out, n)} and {(*batch, out)} + `(k,)`, "
+        f"got {got}: the axis of its points is averaged out, and `slope` is `Cov(x, e)`."
+    )

@@ -5,12 +5,14 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 
+from ...core.arguments import checked
 from .filter import GaussianFilter
 from .linearized import Moments
 from .robust import Robust
 from .rules import cubature_points, hermite_points, simplex_points, taylor, unscented, weighted
 
 
+@checked
 @dataclass(frozen=True)
 class Extended(GaussianFilter):
     """Extended Kalman filter and smoother: linearise by the Jacobian at the mean.
@@ -31,6 +33,7 @@ class Extended(GaussianFilter):
         return taylor
 
 
+@checked
 @dataclass(frozen=True)
 class Unscented(GaussianFilter):
     """Unscented Kalman filter and smoother, `2 n + 1` points.
@@ -78,6 +81,7 @@ class Unscented(GaussianFilter):
         return unscented(self.alpha, self.beta, self.kappa)
 
 
+@checked
 @dataclass(frozen=True)
 class Cubature(GaussianFilter):
     """Cubature Kalman filter and smoother: `2 n` points of equal weight.
@@ -97,6 +101,7 @@ class Cubature(GaussianFilter):
         return weighted(*cubature_points(state_dim))
 
 
+@checked
 @dataclass(frozen=True)
 class Simplex(GaussianFilter):
     """Unscented filter and smoother with the fewest points there can be, `n + 1`.
@@ -116,6 +121,7 @@ class Simplex(GaussianFilter):
         return weighted(*simplex_points(state_dim))
 
 
+@checked
 @dataclass(frozen=True)
 class GaussHermite(GaussianFilter):
     """Gauss-Hermite filter and smoother: `order ** n` points, for small states.

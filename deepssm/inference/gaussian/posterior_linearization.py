@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...core.abilities import LinearGaussianModel
-from ...core.autoregressive import refuse_autoregressive
+from ...core.arguments import checked
 from ...core.deprecation import renamed_arguments
 from ...core.gaussian import outer, psd_factor
 from ...core.methods import InferenceMethod
@@ -23,11 +23,13 @@ from ...core.results import Filtered, Forecast, Smoothed
 from ..kalman.method import Kalman
 from ..simulation.angles import Wrap
 from ..simulation.conditionals import Conditionals, bind, gaussian_start
+from ..simulation.filter_alone import FilterAlone
 from .filter import GaussianFilter
 from .linearized import Conditional, Moments
 from .methods import Extended
 
 
+@checked
 @dataclass(frozen=True)
 class PosteriorLinearization:
     """Smooth a nonlinear model by a sequence of linear ones.
@@ -83,8 +85,13 @@ class PosteriorLinearization:
         num_samples: int | None = None,
         generator: torch.Generator | None = None,
     ) -> Forecast:
-        """Forecast the last `horizon` steps, linearised about their predicted path."""
-        refuse_autoregressive(model, "a forecast of `PosteriorLinearization`")
+        """Forecast the last `horizon` steps, linearised about their predicted path.
+
+        A model that reads its last observation runs on from draws of the last filtered state.
+        """
+        if model.reads_past:
+            drawn = FilterAlone(self)
+            return drawn.forecast(model, series, horizon, num_samples, generator)
         linear = self.linearize(model, series)
         return self.inference.forecast(*linear, horizon, num_samples, generator)
 

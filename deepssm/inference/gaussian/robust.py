@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from ...core.arguments import checked
 from .linearized import Linearized
 from .steps import Conditioned, condition
 
@@ -31,11 +33,22 @@ class Robust(Protocol):
         ...
 
 
+@checked
 @dataclass(frozen=True)
 class Gate:
-    """Reject observations of a step whose normalised innovation squared is too large to believe.
+    r"""Reject observations of a step whose normalised innovation squared is too large to believe.
 
-    What is rejected counts as missing, so it adds 0 to the log-likelihood.
+    The state is moved as if what is rejected were missing, but its score is that of a density:
+    Gaussian inside the gate, beyond it a tail that holds the remaining probability,
+
+    .. math:: p(y) = N(y; \hat y, S) \text{ where } d^2 \le \gamma, \quad
+        \frac{e^{-\gamma / 2}}{\sqrt{|2 \pi S|}} \left( \frac{\gamma}{d^2} \right)^{\alpha / 2}
+        \text{ beyond}, \quad d^2 = (y - \hat y)' S^{-1} (y - \hat y)
+
+    with :math:`\alpha = k + 2 \gamma f_k(\gamma) / (1 - p)`, `f_k` the chi-square density of `k`
+    degrees of freedom and `gamma` its `p`-quantile. So rejecting never pays, likelihoods compare
+    with those of other methods, and parameters can be learnt through a gate. Components judged
+    by themselves are scored by themselves.
 
     Args:
         probability: Share of good observations to let pass, by the chi-square distribution of
@@ -60,31 +73,62 @@ class Gate:
         joint = torch.cat((step.slope, step.spread.expand(*step.slope.shape[:-1], -1)), -1)
         cov = joint @ joint.mT
         if self.separately:
-            distance = residual.square() / cov.diagonal(dim1=-2, dim2=-1)
+            variance = cov.diagonal(dim1=-2, dim2=-1)
+            distance, size = residual.square() / variance, variance.log()
             count = torch.ones_like(distance)
         else:
             both = observed[..., :, None] & observed[..., None, :]
             eye = torch.eye(cov.shape[-1], dtype=cov.dtype, device=cov.device)
-            known = torch.where(observed, residual, residual.new_zeros(()))
-            solved = torch.linalg.solve(torch.where(both, cov, eye), known[..., None])[..., 0]
+            known, seen = torch.where(observed, residual, 0.0), torch.where(both, cov, eye)
+            solved = torch.linalg.solve(seen, known[..., None])[..., 0]
             distance = (known * solved).sum(-1, keepdim=True)
+            size = torch.linalg.slogdet(seen).logabsdet[..., None]
             count = observed.sum(-1, keepdim=True).to(distance.dtype)
         inside = torch.special.gammainc(count.clamp_min(1) / 2, distance.detach() / 2)
         accepted = observed & (inside <= self.probability)
-        return condition(step, residual, accepted), accepted.to(residual.dtype)
+        score = self._beyond(distance, size, count)
+        score = torch.where(observed & ~accepted if self.separately else ~accepted, score, 0.0)
+        if not self.separately:
+            score = torch.where((observed & ~accepted).any(-1, keepdim=True), score[..., :1], 0.0)
+        found = condition(step, residual, accepted)
+        scored = found.log_likelihood + score.sum(-1)
+        return found._replace(log_likelihood=scored), accepted.to(residual.dtype)
 
     def weigh(self, slope: Tensor, spread: Tensor, residual: Tensor, observed: Tensor) -> Tensor:
         """Return 1 for what passes the gate, 0 for what does not."""
         return self.condition(_whitened(slope, spread), residual, observed)[1]
 
+    def _beyond(self, distance: Tensor, size: Tensor, count: Tensor) -> Tensor:
+        """Return the log-density beyond the gate, given `d^2`, `log |S|` and the dimension."""
+        table = torch.tensor(_tails(self.probability, max(int(count.max()), 1))).to(distance)
+        edge, power = table[count.long()].unbind(-1)
+        # What lies inside is not scored here; its distance must not spoil a gradient.
+        far = torch.maximum(distance, edge)
+        beyond = power * (far / edge.clamp_min(torch.finfo(edge.dtype).tiny)).log()
+        return -0.5 * (count * math.log(2 * math.pi) + size + edge + beyond)
 
+
+@cache
+def _tails(probability: float, most: int) -> list[tuple[float, float]]:
+    """Return edge `gamma` and power `alpha` of the tail for each dimension up to `most`."""
+    from scipy.stats import chi2
+
+    rows = [(1.0, 1.0)]
+    for k in range(1, most + 1):
+        edge = float(chi2.ppf(probability, k))
+        rows.append((edge, k + 2 * edge * float(chi2.pdf(edge, k)) / (1 - probability)))
+    return rows
+
+
+@checked
 @dataclass(frozen=True)
 class StudentT:
     """Give the noise Student-t tails: a step's covariance is inflated as its residual demands.
 
     The weight `w = (dof + k) / (dof + E[r' R^-1 r])` of the noise precision is iterated with the
-    state, which is mean-field variational inference. The log-likelihood is the Gaussian one under
-    the inflated noise.
+    state, which is mean-field variational inference. The log-likelihood is its bound, at most that
+    of the model with Student-t noise: the Gaussian one under the inflated noise, less the
+    divergence of the weight from its prior.
 
     Args:
         dof: Degrees of freedom; fewer mean heavier tails.
@@ -105,8 +149,13 @@ class StudentT:
         self, step: Linearized, residual: Tensor, observed: Tensor
     ) -> tuple[Conditioned, Tensor]:
         """Condition with noise inflated per step."""
-        weight = self._weights(step, residual, observed)
-        return condition(_inflated(step, weight), residual, observed), weight.clamp_max(1.0)
+        weight, count = self._weights(step, residual, observed), observed.sum(-1)
+        found = condition(_inflated(step, weight), residual, observed)
+        excess = weight[..., 0] - 1
+        constant = torch.tensor(_bounds(self.dof, residual.shape[-1])).to(residual)
+        bound = constant[count] + self.dof / 2 * (excess.log1p() - excess)
+        scored = torch.where(count > 0, found.log_likelihood + bound, 0.0)
+        return found._replace(log_likelihood=scored), weight.clamp_max(1.0)
 
     def weigh(self, slope: Tensor, spread: Tensor, residual: Tensor, observed: Tensor) -> Tensor:
         """Return the mean precision of the noise, in units of that of the model."""
@@ -129,11 +178,34 @@ class StudentT:
         return weight
 
 
+@cache
+def _bounds(dof: float, most: int) -> list[float]:
+    """Return what the bound of each dimension up to `most` adds, whatever the weight is.
+
+    `s(a) - s(b) - log(a / b) / 2` with `a = (dof + k) / 2`, `b = dof / 2` and `s` the remainder
+    of Stirling's formula for `log Gamma`.
+    """
+
+    def remainder(x: float) -> float:
+        if x > 1e4:
+            return 1 / (12 * x)
+        return math.lgamma(x) - ((x - 0.5) * math.log(x) - x + 0.5 * math.log(2 * math.pi))
+
+    b = dof / 2
+    return [
+        remainder(b + k / 2) - remainder(b) - 0.5 * math.log1p(k / dof) for k in range(most + 1)
+    ]
+
+
+@checked
 @dataclass(frozen=True)
 class Huber:
     """Bound the pull of each component: beyond `threshold` sds it grows no further.
 
     Iteratively reweighted least squares for Huber's loss of the noise's standardised components.
+    The log-likelihood is the Gaussian one under the reweighted noise, less
+    `log(1 + erfc(c / sqrt(2)))` a component, `c` the threshold, which makes it a density where the
+    state is known.
 
     Args:
         threshold: In standard deviations; 1.345 keeps 95 % efficiency for Gaussian noise.
@@ -161,7 +233,10 @@ class Huber:
             left, _ = _errors(step, residual, posterior)
             far = left.abs() / size
             weight = torch.where(far > self.threshold, self.threshold / far.clamp_min(1e-30), 1.0)
-        return condition(_inflated(step, weight), residual, observed), weight
+        found = condition(_inflated(step, weight), residual, observed)
+        excess = math.log1p(math.erfc(self.threshold / math.sqrt(2.0)))
+        scored = found.log_likelihood - excess * observed.sum(-1)
+        return found._replace(log_likelihood=scored), weight
 
     def weigh(self, slope: Tensor, spread: Tensor, residual: Tensor, observed: Tensor) -> Tensor:
         """Return the weights of the last reweighting."""

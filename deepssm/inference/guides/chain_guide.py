@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...core.arguments import checked
 from ...core.guides import Encoder
 from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import observed_steps
@@ -14,6 +15,7 @@ from .encoders.diagonal import DiagonalEncoder
 from .encoders.features import Reader, check_encoder, transition_scale
 
 
+@checked
 class ChainGuide(nn.Module):
     """`q(z_t | z_{t-1}) = N((I - K_t H) F_t z_{t-1} + K_t y_t + c_t, L_t L_t')`.
 

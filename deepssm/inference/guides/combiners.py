@@ -8,12 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...core.arguments import checked
 from ...core.guides import CombinerStep
 from ...ops.products import linear
 from .recurrences.cuda_graph import direct
 from .recurrences.gated_path import gated_path
 
 
+@checked
 class ProductCombiner(nn.Module):
     """`q = p(z_t | z_{t-1}) N(z_t; m, 1/lambda) / const`: the prior times a learnt potential.
 
@@ -65,6 +67,7 @@ class ProductCombiner(nn.Module):
         return mean, step.scale * torch.sigmoid(-logit).sqrt().clamp_min(1e-3)
 
 
+@checked
 class GateCombiner(nn.Module):
     """`q = N(W_m h, softplus(W_s h)^2)`, `h = (tanh(W z_{t-1}) + context_t) / 2`.
 
@@ -114,6 +117,7 @@ class GateCombiner(nn.Module):
         return gated_path(drive, start, state, half, noise, self.min_scale, self.run_loops)
 
 
+@checked
 class IndependentCombiner(nn.Module):
     """`q(z_t) = N(W_m context_t, softplus(W_s context_t)^2)`: a mean-field guide.
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...core.arguments import checked
 from ...core.guides import FeatureReader
 from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import observed_steps
@@ -14,6 +15,7 @@ from .encoders.features import Reader
 from .linearized_guide import information_loop
 
 
+@checked
 class ConjugateGuide(nn.Module):
     """`q(z_{1:T}) ~ p(z_{1:T}) prod_t N(x_t; H z_t, 1 / lambda_t)`, normalised exactly.
 
@@ -147,6 +149,7 @@ class ConjugateGuide(nn.Module):
         )
 
 
+@checked
 class LinearDynamics(nn.Module):
     """`z_1 ~ N(m, s^2)`, `z_t ~ N(A z_{t-1} + b, q^2)`: dynamics of a guide's own.
 

@@ -10,6 +10,7 @@ from pyro.nn import AutoRegressiveNN
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
+from ...core.arguments import checked
 from ...core.guides import Guide, InitializesGuide, RefinableGuide
 from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import at, draw
@@ -18,6 +19,7 @@ from .conditionals import Conditionals, Path
 from .posterior import StepwisePosterior
 
 
+@checked
 class AutoregressiveFlow(nn.Module):
     """`x' = g x + (1 - g) m`, `g` and `m` networks whose output `i` sees inputs before `i` only.
 
@@ -191,6 +193,7 @@ class FlowPosterior(StepwisePosterior):
         return FlowPath(z, base, z.new_zeros(z.shape[:-1]), self.flow)
 
 
+@checked
 class FlowGuide(nn.Module):
     """Another guide, each of whose steps is bent by inverse autoregressive flows.
 

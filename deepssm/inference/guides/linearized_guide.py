@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
+from ...core.arguments import checked
 from ...core.gradients import gradients_on, recordable
 from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import observed_steps
@@ -39,6 +40,7 @@ class Linearization(NamedTuple):
     R: Tensor
 
 
+@checked
 class LinearizedGuide(nn.Module):
     """`q(z_{1:T})` = the model's smoothing distribution, linearised along its own smoothed mean.
 

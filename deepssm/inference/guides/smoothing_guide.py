@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from ...core.abilities import PaintsImages
+from ...core.arguments import checked
 from ...core.guides import Combiner, Encoder, FeatureReader, InitializesScale, TakesRawContext
 from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import observed_steps
@@ -18,6 +19,7 @@ from .linearized_guide import LinearizedGuide
 from .recurrent_posterior import RecurrentPosterior
 
 
+@checked
 class SmoothingGuide(nn.Module):
     """`q(z_{1:T}) = prod_t q(z_t | z_{t-1}, context_t)` over an encoder's contexts.
 

@@ -9,6 +9,7 @@ states' parts cancel in what is predicted of them or of an observation.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -89,19 +90,18 @@ def cancels(
     series, last = predicted_cov.shape[0], predicted_cov.shape[1] - 1
     now = _some_steps(last) if series <= _MANY else sorted({min(1, last), last})
     A, LQ, C, R = (x if x.shape[1] == 1 else x[:, now] for x in (A, LQ, C, R))
-    P = predicted_cov[:, now]
+    P = _finite(predicted_cov[:, now])
     left = _variances(P)
     noise, limit = R.diagonal(0, -2, -1), _CANCELS * _CANCELS
-    # Comparisons with NaN, of infinite deviations, are false.
     parts = (np.abs(C) @ np.sqrt(left)[..., None])[..., 0] ** 2 + noise
     variance = np.maximum(((C @ P) * C).sum(-1) + noise, 0.0)
     size = (np.abs(C) @ np.abs(mean[:, now])[..., None])[..., 0]
     far = (parts > limit * variance) | (size * size > _LARGE * _LARGE * variance)
     found = far.reshape(len(far), -1).any(1)
     if last and A.shape[-1] > 1:
-        sd = np.sqrt(_variances(cov[:, [max(t - 1, 0) for t in now]]))
+        sd = np.sqrt(_variances(_finite(cov[:, [max(t - 1, 0) for t in now]])))
         moved = (np.abs(A) @ sd[..., None])[..., 0] ** 2 + (LQ * LQ).sum(-1)
-        far = moved > limit * left
+        far = (moved > limit * left) & np.isfinite(predicted_cov[:, now].diagonal(0, -2, -1))
         found = found | far.reshape(len(far), -1).any(1)
     return found
 
@@ -112,6 +112,12 @@ def _some_steps(last: int) -> list[int]:
         steps.append(t)
         t *= _LATER
     return steps if last < 2 else [*steps, last]
+
+
+def _finite(cov: np.ndarray) -> np.ndarray:
+    """Return covariances without what a diffuse start leaves open: it cancels nothing."""
+    known = math.isfinite(cov.diagonal(0, -2, -1).sum())
+    return cov if known else np.where(np.isfinite(cov), cov, 0.0)
 
 
 def _variances(cov: np.ndarray) -> np.ndarray:

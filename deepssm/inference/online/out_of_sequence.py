@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ...core.arguments import checked
 from ...core.methods import OnlineFilter
 from ...core.model import Data
 from ...io.arrays import read_numbers
@@ -24,6 +25,7 @@ class _Step:
     observations: list[tuple[Tensor, Tensor | None]] = field(default_factory=list)
 
 
+@checked
 class BufferedFilter(Around):
     """A running filter that takes out-of-sequence measurements up to `size` steps old, exactly.
 

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from ...core.autoregressive import refuse_autoregressive
+from ...core.arguments import checked
 from ...core.gaussian import outer, standard_normal_log_prob
 from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import draw, seeded
@@ -29,6 +29,7 @@ class _Clouds(NamedTuple):
     log_likelihood: list[Tensor]
 
 
+@checked
 @dataclass(frozen=True)
 class Ensemble(DrawnForecasts):
     """Ensemble Kalman filter and smoother, for states too large for covariances.
@@ -110,8 +111,12 @@ class Ensemble(DrawnForecasts):
         num_samples: int | None = None,
         generator: torch.Generator | None = None,
     ) -> Forecast:
-        """Move the ensemble through the last `horizon` steps, whose `y` is NaN."""
-        refuse_autoregressive(model, "a forecast of `Ensemble`")
+        """Move the ensemble through the last `horizon` steps, whose `y` is NaN.
+
+        A model that reads its last observation runs on from members, each of which reads its own.
+        """
+        if model.reads_past:
+            return super().forecast(model, series, horizon, num_samples, generator)
         conditionals, clouds = bind(model, series), self._pass(model, series)
         means, covs, observations = [], [], []
         with seeded(generator):

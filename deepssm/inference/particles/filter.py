@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from ...core.arguments import checked
 from ...core.gaussian import Pushforward
 from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import observed_log_prob, seeded
@@ -42,6 +43,7 @@ class Cloud(NamedTuple):
     predicted: list[tuple[Tensor, Tensor]]
 
 
+@checked
 @dataclass(frozen=True)
 class Particle(DrawnForecasts):
     """Particle filter and smoother: right for any model as particles grow in number.
@@ -84,6 +86,11 @@ class Particle(DrawnForecasts):
             raise ValueError(f"`num_particles` must be 2 or more, got {self.num_particles}.")
         if not 0 <= self.threshold <= 1:
             raise ValueError(f"`threshold` must lie in [0, 1], got {self.threshold}.")
+        if isinstance(self.proposal, type) or not isinstance(self.proposal, Proposal):
+            raise ValueError(
+                "`proposal` must be `Bootstrap()`, `Guided(rule)`, `FromGuide(guide)` or a value "
+                f"with a method `bind(model, conditionals, series)`, got {self.proposal!r}."
+            )
 
     def filter(self, model: StateSpaceModel, series: Series) -> Filtered:
         """Return weighted means and covariances before and after each observation."""

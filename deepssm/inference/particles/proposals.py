@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -38,6 +38,7 @@ class Proposed(NamedTuple):
 Propose = Callable[[int, Tensor, Distribution, Tensor, Tensor], Proposed]
 
 
+@runtime_checkable
 class Proposal(Protocol):
     """Proposes particles, given the transition and the new observation."""
 

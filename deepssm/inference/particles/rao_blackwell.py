@@ -12,6 +12,7 @@ from torch.distributions import Categorical
 from torch.nn import functional
 
 from ...core.abilities import SwitchingModel
+from ...core.arguments import checked
 from ...core.gaussian import beside, outer, psd_factor, tria
 from ...core.model import LinearParameters, Series, StateSpaceModel
 from ...core.pyro_sites import seeded
@@ -40,6 +41,7 @@ class _Swarm(NamedTuple):
     predicted: list[tuple[Tensor, Tensor]]
 
 
+@checked
 @dataclass(frozen=True)
 class RaoBlackwellised(DrawnForecasts):
     """Particle filter over modes with an exact Kalman filter inside each particle.

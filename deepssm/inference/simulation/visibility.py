@@ -52,7 +52,10 @@ def visibility(model: StateSpaceModel, series: Series | None = None) -> Visibili
     known = LinearGaussianModel | DiscreteModel | SwitchingModel
     if model in _SEEN or isinstance(model, known):
         return Visibility()
-    found = _look(model, series)
+    try:
+        found = _look(model, series)
+    except RuntimeError:  # torch neither draws from nor scores a model of mixed dtypes
+        found = Visibility()
     if not found.hidden:
         _SEEN.add(model)
     return found
@@ -65,6 +68,8 @@ def _look(model: StateSpaceModel, series: Series | None) -> Visibility:
         if initial.batch_shape:
             return Visibility()
         u, dt = _conditions(model, series)
+        if series is None:
+            dt = _needed_step(model, initial, u)
         z = _states(model, initial, u, dt)
         told, elapsed = _given(z, u, dt)
         emission = model.emission(z, told)
@@ -156,10 +161,9 @@ def _conditions(
 ) -> tuple[Tensor | None, Tensor | None]:
     """Return some rows of inputs, `(rows, width)`, and a time step."""
     width = model.input_dim + 2 * model.obs_dim * model.reads_past
-    one = torch.ones((), dtype=model.dtype, device=model.device)
     if series is None:
         rows = torch.randn(_PLACES, width, dtype=model.dtype, device=model.device)
-        return (rows if width else None), one
+        return (rows if width else None), None
     u, dt = series.u, series.dt
     if u is not None:
         rows = u.detach().reshape(-1, u.shape[-1])
@@ -168,6 +172,16 @@ def _conditions(
     if dt is not None:
         dt = dt.detach().max()
     return u, dt
+
+
+def _needed_step(model: StateSpaceModel, initial: Distribution, u: Tensor | None) -> Tensor | None:
+    """Return a time step for a model that does not move without one, else `None`."""
+    z = initial.expand(torch.Size((1, 1 if u is None else len(u)))).sample()
+    try:
+        model.transition(z, *_given(z, u, None))
+    except (TypeError, AttributeError, ValueError, AssertionError):
+        return torch.ones((), dtype=z.dtype, device=z.device)
+    return None
 
 
 def _states(

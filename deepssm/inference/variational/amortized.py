@@ -7,11 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...core.arguments import checked
 from ...core.guides import Guide
 from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import seeded
 from ...core.results import Filtered, Forecast, Smoothed
 from ..guides.asking import ask, require_guide
+from ..guides.online import OnlineParticles
 from ..guides.particle_filter import guided_filter
 from ..guides.posterior import StepwisePosterior
 from ..simulation.ahead import draw_moments, drawn_forecast, last_seen, run_on, state_at
@@ -19,6 +21,7 @@ from ..simulation.angles import circular
 from .refine import refine
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Amortized:
     """Reason about states with a guide that has been trained.
@@ -113,6 +116,17 @@ class Amortized:
             z = z[..., -horizon:, :]
             u = None if series.u is None else series.u[..., -horizon:, :]
             return drawn_forecast(z, model.emission(z, u).sample(), model)
+
+    def online(self, model: StateSpaceModel) -> OnlineParticles:
+        """Return a running particle filter at the model's start.
+
+        A `LinearizedGuide` proposes its particles; any other guide reads series as a whole, and
+        particles then move by the model.
+        """
+        seed = self.seed
+        if self.generator is not None:
+            seed = int(torch.randint(2**62, (), generator=self.generator))
+        return OnlineParticles(model, self.guide, self.num_particles, seed)
 
     def _posterior(self, model: StateSpaceModel, series: Series) -> StepwisePosterior:
         guide = self.guide

@@ -6,10 +6,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...core.arguments import checked
 from ...core.model import Series
 from ...core.pyro_sites import observed_steps
 
 
+@checked
 class Minibatches:
     """Batches for ever: shuffled series, or random windows where series are longer than one.
 

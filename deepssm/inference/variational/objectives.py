@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ...core.arguments import checked
 from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import MarkovSequence, observed_log_prob
 from ...core.undefined import undefined
@@ -17,6 +18,7 @@ from ..guides.particle_filter import guided_filter
 from ..guides.posterior import StepwisePosterior, prior_of
 
 
+@checked
 class VariationalLoss(nn.Module):
     """What an objective makes of a model and a guide: a `Loss` that `SVI` minimises.
 
@@ -88,6 +90,7 @@ class VariationalLoss(nn.Module):
         return observed_log_prob(self.model.emission(z, series.u), series.y)
 
 
+@checked
 @dataclass(frozen=True)
 class ImportanceWeighted:
     """`E log 1/K sum_k p(y, z_k) / q(z_k)`: tighter than the evidence lower bound, for `K > 1`.
@@ -114,6 +117,7 @@ class ImportanceWeighted:
         return ImportanceLoss(model, guide, self.num_samples, self.doubly_reparameterized)
 
 
+@checked
 class ImportanceLoss(VariationalLoss):
     """The loss of `ImportanceWeighted`."""
 
@@ -153,6 +157,7 @@ class ImportanceLoss(VariationalLoss):
         return -scale * value.sum()
 
 
+@checked
 @dataclass(frozen=True)
 class ParticleBound:
     """`E log` of a particle filter's likelihood, its proposals the guide's steps.
@@ -183,6 +188,7 @@ class ParticleBound:
         return ParticleLoss(model, guide, self.num_particles, self.lookahead)
 
 
+@checked
 class ParticleLoss(VariationalLoss):
     """The loss of `ParticleBound`."""
 
@@ -204,6 +210,7 @@ class ParticleLoss(VariationalLoss):
         return -scale * self.bound(series).sum()
 
 
+@checked
 @dataclass(frozen=True)
 class FreeBits:
     """The evidence lower bound, whose divergence costs nothing below `bits` nats a component.
@@ -227,6 +234,7 @@ class FreeBits:
         return FreeBitsLoss(model, guide, self.bits, num_particles)
 
 
+@checked
 class FreeBitsLoss(VariationalLoss):
     """The loss of `FreeBits`."""
 

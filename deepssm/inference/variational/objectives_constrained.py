@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ...core.arguments import checked
 from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import observed_log_prob
 from ..guides.asking import ask
@@ -14,6 +15,7 @@ from ..guides.posterior import prior_of
 from .objectives import VariationalLoss
 
 
+@checked
 @dataclass(frozen=True)
 class Constrained:
     """Least divergence subject to a reconstruction: `min KL` with `E log p(y_t | z_t) >= target`.
@@ -41,6 +43,7 @@ class Constrained:
         return ConstrainedLoss(model, guide, self, num_particles)
 
 
+@checked
 class ConstrainedLoss(VariationalLoss):
     """The loss of `Constrained`; checkpoints hold its multiplier."""
 
@@ -100,6 +103,7 @@ class Multiplier(nn.Module):
         self.log_value.add_((rate * corrected).clamp(-0.1, 0.1)).clamp_(-6.9, 6.9)
 
 
+@checked
 @dataclass(frozen=True)
 class MaskedSuffix:
     """The evidence lower bound with a guide that does not see the last steps of a window.
@@ -130,6 +134,7 @@ class MaskedSuffix:
         return MaskedLoss(model, guide, self.longest, num_particles)
 
 
+@checked
 class MaskedLoss(VariationalLoss):
     """The loss of `MaskedSuffix`."""
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ...core.arguments import checked
 from ...io import checkpoint
 from ...io.atomic import write_text
 from . import distributed
@@ -20,6 +21,7 @@ Callback = Callable[[Mapping[str, float]], object]
 """Receives one record of the history whenever one is made."""
 
 
+@checked
 class RunLog:
     """The folder of a training run.
 

@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...core.arguments import checked
 from ...core.model import Series
 
 
+@checked
 class TrainingState:
     """Remembers the best and the last good weights of what is trained.
 

@@ -14,6 +14,7 @@ import pyro
 import torch
 from torch import nn
 
+from ...core.arguments import checked
 from ...core.deprecation import warn_renamed
 from ...core.guides import Guide, InitializesGuide
 from ...core.methods import Learned
@@ -41,6 +42,7 @@ from .validation import check_counts, check_guide, check_model, check_posterior
 from .weight_decay import parameter_groups
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class SVI:
     """Maximise `E_q[log p(y | z)] - KL(q || p)` over the parameters of model and guide.

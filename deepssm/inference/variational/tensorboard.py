@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
+from ...core.arguments import checked
+
 
 class ScalarWriter(Protocol):
     """What is used of `torch.utils.tensorboard.SummaryWriter`."""
@@ -19,6 +21,7 @@ class ScalarWriter(Protocol):
         ...
 
 
+@checked
 class TensorBoard:
     """A callback of `SVI` that writes every number of a record as a curve.
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...core.arguments import checked
 from ...core.model import Series, StateSpaceModel
 from ..estimation.parameter_average import ParameterAverage
 from .amortized import Amortized
@@ -19,6 +20,7 @@ from .objectives import VariationalLoss
 _T = TypeVar("_T")
 
 
+@checked
 @dataclass(frozen=True)
 class WeightPrior:
     """The evidence lower bound of model weights that are random, `w ~ N(0, scale^2)`.
@@ -57,6 +59,7 @@ class WeightPrior:
         return WeightLoss(model, guide, self, names)
 
 
+@checked
 class WeightLoss(VariationalLoss):
     """The loss of `WeightPrior`; checkpoints hold the spreads of the posterior."""
 

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from ...core.arguments import checked
 from ...core.model import GaussianInitial
 from ...core.undefined import undefined
 from .closed_forms import equal_decays
@@ -36,6 +37,7 @@ class Stationary(ContinuousTime):
         return GaussianInitial(P.new_zeros(len(P)), P)
 
 
+@checked
 class Matern(Stationary):
     r"""A Gaussian process with a Matern kernel as a state space model: exact, and linear in time.
 
@@ -111,6 +113,7 @@ class Matern(Stationary):
         return math.sqrt(2 * self.smoothness) / self.length_scale
 
 
+@checked
 class OrnsteinUhlenbeck(Matern):
     r"""A process that returns to zero at a constant rate: the continuous-time AR(1).
 
@@ -145,6 +148,7 @@ class OrnsteinUhlenbeck(Matern):
         )
 
 
+@checked
 class DampedOscillator(Stationary):
     r"""A mass on a damped spring, shaken by white forces.
 

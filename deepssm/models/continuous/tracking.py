@@ -9,6 +9,7 @@ from pyro.nn import PyroParam
 from torch import Tensor
 from torch.distributions import constraints
 
+from ...core.arguments import checked
 from ...core.model import GaussianInitial, LinearConditional, LinearParameters, Series
 from ...core.undefined import undefined
 from ...linear.discretize import van_loan
@@ -18,6 +19,7 @@ from .closed_forms import integrators
 Value = float | Tensor | None
 
 
+@checked
 class ContinuousTime(LinearModel):
     r"""A linear stochastic differential equation, observed through noise.
 
@@ -190,6 +192,7 @@ class ContinuousTime(LinearModel):
         return blocks.reshape(*matrix.shape[:-2], self.dims * rows, self.dims * columns)
 
 
+@checked
 class ConstantVelocity(ContinuousTime):
     r"""A body whose velocity is disturbed by white acceleration.
 
@@ -253,6 +256,7 @@ class ConstantAcceleration(ConstantVelocity):
     order = 3
 
 
+@checked
 class Singer(ContinuousTime):
     r"""A body whose acceleration is an Ornstein-Uhlenbeck process: a manoeuvring target.
 
@@ -304,6 +308,7 @@ class Singer(ContinuousTime):
         return {"acceleration_variance": 0.1 * change / step**4, "manoeuvre_time": 10 * step}
 
 
+@checked
 class CoordinatedTurn(ContinuousTime):
     r"""A body in the plane that turns at a known rate.
 

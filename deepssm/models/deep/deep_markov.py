@@ -11,6 +11,7 @@ from torch.distributions import Distribution
 from torch.nn import functional as F
 
 from ...core.abilities import PaintsImages
+from ...core.arguments import checked
 from ...core.autoregressive import own_inputs, with_autoregressive_input
 from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import joint
@@ -28,6 +29,7 @@ from .parts import (
 from .transitions import ResidualTransition, diagonal_normal, inverse_softplus
 
 
+@checked
 class DeepMarkov(StateSpaceModel):
     """`z_1 ~ N(m, s^2)`, `z_t ~ p(z_t | z_{t-1}, u_t)`, `y_t ~ p(y_t | z_t, u_t)`, all neural.
 

@@ -13,10 +13,12 @@ from pyro.distributions import Independent
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...core.arguments import checked
 from ...ops.products import Linear
 from .transitions import diagonal_normal, inverse_softplus, join, small_linear
 
 
+@checked
 class GaussianEmission(nn.Module):
     """`y_t ~ N(loc + s (C z + D u + MLP(z, u)), (s scale)^2)`, independent by component.
 
@@ -93,6 +95,7 @@ class GaussianEmission(nn.Module):
         return self.loc + self.spread * mean, self.spread * scale
 
 
+@checked
 class StudentTEmission(GaussianEmission):
     """A `GaussianEmission` with Student's t for noise: single observations may be far off.
 
@@ -128,6 +131,7 @@ class StudentTEmission(GaussianEmission):
         return Independent(base, 1, validate_args=False)
 
 
+@checked
 class BernoulliEmission(nn.Module):
     """`y_t ~ Bernoulli(sigmoid(MLP(z, u)))`, independent by component.
 

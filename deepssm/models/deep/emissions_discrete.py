@@ -11,12 +11,14 @@ from pyro.distributions import Independent
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...core.arguments import checked
 from ..discrete.counts import CountDistribution
 from .transitions import inverse_softplus, join, small_linear
 
 LARGEST_LOG_MEAN = 20.0
 
 
+@checked
 class Score(nn.Module):
     """`C z + D u + c + MLP(z, u)`: the linear predictor of a generalized linear emission.
 
@@ -42,6 +44,7 @@ class Score(nn.Module):
         return score
 
 
+@checked
 class PoissonEmission(nn.Module):
     """`y_t ~ Poisson(exp(score(z, u)))`, independent by component; mean and variance are equal.
 
@@ -89,6 +92,7 @@ class PoissonEmission(nn.Module):
         return Independent(CountDistribution(self.log_mean(z, u)), 1)
 
 
+@checked
 class NegativeBinomialEmission(PoissonEmission):
     """Counts of mean `m = exp(score(z, u))` and variance `m + m^2 / r`, `r` learnt by component.
 
@@ -113,6 +117,7 @@ class NegativeBinomialEmission(PoissonEmission):
         return Independent(base, 1, validate_args=False)
 
 
+@checked
 class CategoricalEmission(nn.Module):
     """One of `obs_dim` categories a step, as a row of zeros with a single one.
 

@@ -10,9 +10,11 @@ from pyro.distributions import Independent
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...core.arguments import checked
 from .transitions import diagonal_normal, inverse_softplus, join
 
 
+@checked
 class ImageEmission(nn.Module):
     """A `height x width` image in [0, 1], flattened row by row: `obs_dim = height * width`.
 

@@ -14,9 +14,11 @@ from pyro.distributions import Independent
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...core.arguments import checked
 from ...ops.products import Linear, linear
 
 
+@checked
 class NeuralTransition(nn.Module):
     """What the neural transitions share: sizes, the noise scale and its floor.
 
@@ -49,6 +51,7 @@ class NeuralTransition(nn.Module):
         return diagonal_normal(mean, F.softplus(total) + self.min_scale)
 
 
+@checked
 class GatedTransition(NeuralTransition):
     """`mean = (1 - g) * (W z + V u + b) + g * h`, `g` and `h` two networks of `(z, u)`.
 
@@ -98,6 +101,7 @@ class GatedTransition(NeuralTransition):
         return self.noise(mean, self.scale(torch.relu(proposal)))
 
 
+@checked
 class MLPTransition(NeuralTransition):
     """`z_t ~ N(MLP(z_{t-1}, u_t), scale^2)`, the plain deep Kalman filter.
 
@@ -126,6 +130,7 @@ class MLPTransition(NeuralTransition):
         return self.noise(self.mean(hidden), self.scale(hidden))
 
 
+@checked
 class ResidualTransition(NeuralTransition):
     """`z_t ~ N(z + dt (r (R z + V u + b + f(z, u)) - k z), dt scale^2)`: a step of a neural SDE.
 
@@ -194,6 +199,7 @@ class ResidualTransition(NeuralTransition):
                 self.rate.copy_(F.softplus(self.raw_scale) + self.min_scale)
 
 
+@checked
 class LinearTransition(NeuralTransition):
     """`z_t ~ N(A z_{t-1} + B u_t + b, diag(scale)^2)`, every number learnt.
 

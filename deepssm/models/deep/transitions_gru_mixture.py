@@ -7,9 +7,11 @@ from pyro.distributions import Independent
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...core.arguments import checked
 from .transitions import NeuralTransition, join, refuse_time_steps, small_linear
 
 
+@checked
 class LocallyLinearTransition(NeuralTransition):
     """`mean = sum_k w_k(z, u) (A_k z + B_k u + b_k)`, `w` a softmax network.
 
@@ -55,6 +57,7 @@ class LocallyLinearTransition(NeuralTransition):
         return self.noise((weights[..., None] * moves).sum(-2))
 
 
+@checked
 class GRUTransition(NeuralTransition):
     """`z_t ~ N(GRUCell(u_t, z_{t-1}), scale^2)`: a gated recurrent cell whose memory is random.
 

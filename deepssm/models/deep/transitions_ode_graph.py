@@ -7,9 +7,11 @@ from pyro.distributions import Independent
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...core.arguments import checked
 from .transitions import NeuralTransition, diagonal_normal, join, refuse_time_steps, small_linear
 
 
+@checked
 class ODETransition(NeuralTransition):
     """`z_t ~ N(flow(z_{t-1}, dt), dt scale^2)`, the flow of `dz/ds = R z + V u + b + f(z, u)`.
 
@@ -67,6 +69,7 @@ class ODETransition(NeuralTransition):
         return diagonal_normal(z, scale.clamp_min(1e-6).expand(z.shape))
 
 
+@checked
 class GraphTransition(NeuralTransition):
     """Message passing: `z_i <- z_i + g(z_i, sum_j W_ij m(z_i, z_j), u)` for each sensor `i`.
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, constraints
 from torch.nn import functional
 
+from ...core.arguments import checked
 from ...core.deprecation import warn_renamed
 from ...core.model import Readable
 from ...core.undefined import undefined
@@ -104,6 +105,7 @@ class StateEmission(nn.Module):
         )
 
 
+@checked
 class PoissonStates(StateEmission):
     """Independent counts with one rate per state and component.
 
@@ -153,6 +155,7 @@ class PoissonStates(StateEmission):
             self.log_rate.copy_(torch.where(never, 0.0, rate.clamp_min(1e-12)).log())
 
 
+@checked
 class BernoulliStates(StateEmission):
     """Independent binary observations with one probability per state and component.
 
@@ -202,6 +205,7 @@ class BernoulliStates(StateEmission):
             self.logits.copy_(torch.logit(share))
 
 
+@checked
 class CategoricalStates(StateEmission):
     """One symbol out of `categories`, written as a number `0 ... categories - 1`.
 

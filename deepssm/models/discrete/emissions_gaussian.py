@@ -19,6 +19,7 @@ from torch.distributions import (
 )
 from torch.nn import functional
 
+from ...core.arguments import checked
 from ...core.gaussian import psd_factor
 from ...core.model import Readable
 from .emissions import StateEmission, shares
@@ -28,6 +29,7 @@ from .weighted import chosen, clusters, weighted_mean
 Covariance = Literal["full", "diagonal", "tied"]
 
 
+@checked
 class RegressionStates(StateEmission):
     """`y = b_k + W_k u_t + sum_l A_kl y_{t-l} + v`, `v ~ N(0, R_k)`, in state `k`.
 
@@ -127,10 +129,13 @@ class RegressionStates(StateEmission):
         spread = require_spread(y.reshape(-1, self.obs_dim), seen) if free else seen.new_zeros(())
         flat, w = y.reshape(-1, self.obs_dim), weights.reshape(-1, self.num_states)
         phi, blocks = features.reshape(-1, features.shape[-1]), []
-        for rows, pattern in groups_of(seen):
+        groups = groups_of(seen)
+        for rows, pattern in groups if len(groups) > 1 else ():
             if bool(pattern.any()):
                 for part in rows.split(_block(self.num_states * self.obs_dim)):
                     blocks.append(self._fill(flat[part], phi[part], w[part], pattern))
+        if len(groups) == 1 and bool(groups[0][1].any()):
+            blocks.append(self._fill(flat, phi, w, groups[0][1]))
         if self.coefficients.requires_grad and blocks:
             moment = sum((b.moment() for b in blocks), torch.zeros(()).to(w))
             target = sum((b.target() for b in blocks), torch.zeros(()).to(w))
@@ -208,6 +213,7 @@ class RegressionStates(StateEmission):
             self.raw_scale.copy_(factor.tril(-1) + torch.diag_embed(diagonal))
 
 
+@checked
 class GaussianStates(RegressionStates):
     """`y ~ N(b_k, R_k)` in state `k`.
 
@@ -229,6 +235,7 @@ class GaussianStates(RegressionStates):
         super().__init__(num_states, obs_dim, covariance=covariance, floor=floor)
 
 
+@checked
 class MixtureStates(StateEmission):
     """A mixture of diagonal Gaussians in every state.
 

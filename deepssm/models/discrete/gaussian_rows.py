@@ -31,10 +31,20 @@ class FilledRows(NamedTuple):
 
     def target(self) -> Tensor:
         """Return `sum w y phi'`, `(states, obs, features)`."""
-        return (self.value * self.weight[:, None, :]) @ self.phi
+        if len(self.value) > 1:
+            return (self.value * self.weight[:, None, :]) @ self.phi
+        both = (self.value[0].mT[:, :, None] * self.phi[:, None, :]).flatten(1)
+        return (self.weight @ both).unflatten(-1, (-1, self.phi.shape[1]))
 
     def scatter(self, coefficients: Tensor) -> Tensor:
         """Return `sum w (y - C phi)(y - C phi)'`, `(states, obs, obs)`."""
+        tensors = self.value[0].mT, self.phi, coefficients.permute(1, 2, 0), self.weight.mT
+        if len(self.value) == 1 and _compilable(*tensors):
+            from ...ops.quadratic_kernels import weighted_squares
+
+            out = self.phi.new_empty(len(coefficients), *(tensors[0].shape[1:] * 2))
+            weighted_squares(*(x.detach().contiguous().numpy() for x in (*tensors, out)))
+            return out
         left = self.value - coefficients @ self.phi.mT
         total = (left * self.weight[:, None, :]) @ left.mT
         if self.extra is None:
@@ -116,10 +126,14 @@ def log_densities(value: Tensor, phi: Tensor, coefficients: Tensor, factor: Tens
     inverse = torch.linalg.solve_triangular(factor, eye, upper=False)
     tensors = value, phi, coefficients, inverse, offset
     plain = not (torch.is_grad_enabled() and any(x.requires_grad for x in tensors))
-    if plain and all(x.device.type == "cpu" and x.dtype == torch.float64 for x in tensors):
+    if plain and _compilable(*tensors):
         return _compiled(*tensors)
     white = inverse @ (value.mT - coefficients @ phi.mT)
     return (offset[:, None] - 0.5 * white.square().sum(1)).mT
+
+
+def _compilable(*tensors: Tensor) -> bool:
+    return all(x.device.type == "cpu" and x.dtype == torch.float64 for x in tensors)
 
 
 def _compiled(
@@ -144,11 +158,13 @@ def require_spread(y: Tensor, seen: Tensor) -> Tensor:
         ValueError: A component does not vary, so that a free deviation has no best value.
     """
     count = seen.sum(0)
-    known = torch.where(seen, y, 0.0)
     # About a number of the data first: what does not vary then has a variance of exactly 0.
     first = y.gather(0, seen.int().argmax(0, keepdim=True)).nan_to_num(0.0)
-    mean = torch.where(seen, known - first, 0.0).sum(0) / count.clamp_min(1)
-    spread = torch.where(seen, known - first - mean, 0.0).square().sum(0) / count.clamp_min(1)
+    left = y - first if bool(seen.all()) else torch.where(seen, y - first, 0.0)
+    mean = left.sum(0) / count.clamp_min(1)
+    spread = (left.square().sum(0) / count.clamp_min(1)) - mean.square()
+    if bool((spread < 1e-6 * mean.square()).any()):
+        spread = torch.where(seen, left - mean, 0.0).square().sum(0) / count.clamp_min(1)
     flat = (spread == 0).nonzero()
     if len(flat):
         at = int(flat[0])

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, OneHotCategorical
 
+from ...core.arguments import checked
 from ...core.model import Readable, Series, StateSpaceModel
 from .emissions import StateEmission, shares
 from .weighted import log_row
@@ -15,6 +16,7 @@ from .weighted import log_row
 TransitionProbabilities = Callable[[Tensor | None, Tensor | None], Tensor]
 
 
+@checked
 class HiddenMarkov(StateSpaceModel):
     """`z_1 ~ pi`, `p(z_t = j | z_{t-1} = i, u_t) = softmax_j(a_ij + w_ij' u_t)`, `y_t ~ family_z`.
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, constraints
 
 from ...core.abilities import LinearGaussianModel
+from ...core.arguments import checked
 from ...core.deprecation import renamed_class
 from ...core.gaussian import mvn, psd_factor
 from ...core.model import (
@@ -22,6 +23,7 @@ from .emissions import shares
 from .weighted import log_row
 
 
+@checked
 class SwitchingLinearGaussian(StateSpaceModel):
     """`s_t` a Markov chain, `z_t = A_s z_{t-1} + b_s + w_s`, `y_t = C_s z_t + d_s + v_s`.
 

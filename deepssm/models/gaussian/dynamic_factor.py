@@ -7,6 +7,7 @@ from pyro.nn import PyroParam
 from torch import Tensor
 from torch.distributions import constraints
 
+from ...core.arguments import checked
 from ...core.model import GaussianInitial, LinearConditional, LinearParameters, Series
 from ...core.results import Smoothed
 from ..structural.decomposition import Decomposition
@@ -15,6 +16,7 @@ from .dynamic_factor_moments import climb_lags, emission_rows, lag_moments
 from .linear_model import LinearModel, block_diagonal
 
 
+@checked
 class DynamicFactor(LinearModel):
     r"""Common factors: stationary autoregressions that several series load on.
 
@@ -102,6 +104,14 @@ class DynamicFactor(LinearModel):
         variance = smoothed.cov.diagonal(dim1=-2, dim2=-1)[..., rows]
         result = Decomposition(smoothed.mean[..., rows], variance)
         return result.labelled(smoothed.index, tuple(part.name for part in self.parts))
+
+    def derived(self) -> dict[str, Tensor]:
+        """Return the autoregressive coefficients of the factors, by name."""
+        return {
+            f"{part.name}.{key}": value
+            for part in self.parts
+            for key, value in part.follows().items()
+        }
 
     def maximize_moments(self, series: Series, smoothed: Smoothed) -> None:
         """Move loadings, mean, noise and autoregressions to the maximum of `E[log p(y, z)]`.

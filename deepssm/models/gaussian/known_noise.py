@@ -46,7 +46,7 @@ class KnownNoise(StateSpaceModel):
 
     def __init__(self, model: StateSpaceModel) -> None:
         super().__init__()
-        if not is_linear_gaussian(model):
+        if not is_linear_gaussian(cast(object, model)):
             raise ValueError(
                 f"`model` must be linear and Gaussian, as `LocalLevel()` and `Matern()` are, got "
                 f"{type(model).__name__}."

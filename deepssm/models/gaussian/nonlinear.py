@@ -13,6 +13,7 @@ from pyro.nn import PyroModule, PyroParam, PyroSample
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from ...core.arguments import checked
 from ...core.gaussian import Pushforward, mvn, psd_factor
 from ...core.model import StateSpaceModel
 
@@ -21,6 +22,7 @@ TransitionFunction = Callable[[Tensor, Tensor | None, Tensor | None], Tensor]
 EmissionFunction = Callable[[Tensor, Tensor | None], Tensor]
 
 
+@checked
 class NonlinearGaussian(StateSpaceModel):
     """`z_t = f(z_{t-1}, u_t, dt_t) + w_t`, `y_t = h(z_t, u_t) + v_t`, Gaussian `w`, `v`, `z_1`.
 

@@ -10,6 +10,7 @@ from typing import ClassVar, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from ...core.arguments import checked
 from ...linear import LinearSystem
 from ...linear.stepping import stepper
 
@@ -20,6 +21,7 @@ Step: TypeAlias = "Callable[[Tensor, State | None], tuple[Tensor, State]]"
 """Maps the input `(*batch, features)` and the state to the output and the new state."""
 
 
+@checked
 class SequenceLayer(nn.Module):
     """A causal map from sequences to sequences, `(*batch, time, features)` to the same shape.
 
@@ -103,6 +105,7 @@ class SequenceLayer(nn.Module):
         return partial(_one_step, self, dt, rate)
 
 
+@checked
 class StructuredLayer(SequenceLayer):
     """A layer that is a `LinearSystem` with a skip connection; subclasses define `system`.
 

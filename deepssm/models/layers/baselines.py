@@ -8,9 +8,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ...core.arguments import checked
 from .base import SequenceLayer, State, entering, tensor
 
 
+@checked
 class Recurrent(SequenceLayer):
     """A recurrent network: Elman's, long short-term memory or gated recurrent unit.
 
@@ -42,6 +44,7 @@ class Recurrent(SequenceLayer):
         return y.reshape(*u.shape[:-1], -1), last
 
 
+@checked
 class CausalCNN(SequenceLayer):
     """Dilated causal convolutions, each with a residual: a temporal convolutional network.
 
@@ -86,6 +89,7 @@ class CausalCNN(SequenceLayer):
         return y, inputs[..., max(0, inputs.shape[-2] - self.memory) :, :]
 
 
+@checked
 class CausalAttention(SequenceLayer):
     """Masked self-attention with a linear distance bias, which any length of sequence can use.
 

@@ -8,6 +8,7 @@ from pyro.distributions import Independent
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...core.arguments import checked
 from .stack import SequenceModel
 
 
@@ -45,6 +46,7 @@ class SequenceClassifier(nn.Module):
         return self.stack.leave(seen.sum(-2) / mask.sum(-1, keepdim=True).clamp(min=1))
 
 
+@checked
 class SequenceRegressor(nn.Module):
     """A Gaussian for each time step.
 
@@ -78,6 +80,7 @@ class SequenceRegressor(nn.Module):
         return Independent(dist.Normal(mean, F.softplus(raw) + self.min_scale), 1)
 
 
+@checked
 class SequenceForecaster(nn.Module):
     """Direct forecast of all steps ahead: the past, then blanks to be filled, in one pass.
 

@@ -7,10 +7,12 @@ from typing import ClassVar
 
 import torch
 
+from ...core.arguments import checked
 from ...linear import Bilinear, Dense, Discretization, Hippo, LinearSystem, legs
 from .base import StructuredLayer, draw_log_dt, own_parameter
 
 
+@checked
 class LSSL(StructuredLayer):
     """`A` is a full matrix shared by the channels, which differ in time step and output.
 

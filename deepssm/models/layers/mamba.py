@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...core.arguments import checked
 from ...linear import scalar_decay_scan, selective_scan
 from .base import SequenceLayer, State, Step, clean, entering, first_step_is_nominal
 
 
+@checked
 class Mamba(SequenceLayer):
     """Gated selective state space with a short causal convolution.
 

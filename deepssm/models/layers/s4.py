@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ...core.arguments import checked
 from ...linear import (
     Bilinear,
     Diagonal,
@@ -22,6 +23,7 @@ from ...linear import (
 from .base import StructuredLayer, draw_log_dt, own_parameter
 
 
+@checked
 class S4D(StructuredLayer):
     """Diagonal structured state space: modes `-exp(log_decay) + i frequency`, step `exp(log_dt)`.
 
@@ -74,6 +76,7 @@ class S4D(StructuredLayer):
         return LinearSystem(Diagonal(poles * dt), B[..., None], C[:, None], None, self.rule)
 
 
+@checked
 class DSS(S4D):
     """Diagonal state space with row-normalized modes, `K_l = sum_n C_n softmax_l(lambda_n dt l)`.
 
@@ -119,6 +122,7 @@ class DSS(S4D):
         return system._replace(B=system.B * weight[..., None])
 
 
+@checked
 class S4(StructuredLayer):
     """Structured state space: HiPPO as normal plus low rank, by the bilinear rule.
 

@@ -8,10 +8,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ...core.arguments import checked
 from ...linear import Diagonal, Dirac, Discretization, LinearSystem, ZeroOrderHold, legs, lru_ring
 from .base import StructuredLayer, draw_log_dt, own_parameter, working_dtype
 
 
+@checked
 class S5(StructuredLayer):
     """One diagonal system with many inputs and outputs, run by a parallel scan.
 
@@ -70,6 +72,7 @@ class S5(StructuredLayer):
         return LinearSystem(Diagonal(poles * dt), B * dt[:, None], C, None, self.rule)
 
 
+@checked
 class LRU(StructuredLayer):
     """Linear recurrent unit: modes in discrete time, `exp(-exp(nu) + i exp(theta))`, on a ring.
 

@@ -8,9 +8,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ...core.arguments import checked
 from .base import SequenceLayer, State, Step, first_step_is_nominal
 
 
+@checked
 class ResidualBlock(SequenceLayer):
     """`u + dropout(GLU(W gelu(layer(norm(u)))))`, or with the norm after the sum.
 
@@ -115,6 +117,7 @@ class Bidirectional(SequenceLayer):
         )
 
 
+@checked
 class SequenceModel(nn.Module):
     """Linear in, a stack of blocks, linear out: a sequence of outputs for a sequence of inputs.
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.nn import functional
 
+from ...core.arguments import checked
 from ...core.model import GaussianInitial, LinearConditional, LinearParameters, Series
 from ...core.results import Smoothed
 from ...core.undefined import undefined
@@ -63,6 +64,15 @@ class Structural(LinearModel):
             for name, part in parts.items()
             for state in part.names
         )
+
+    def derived(self) -> dict[str, Tensor]:
+        """Return what follows from the learnt parameters of the components, by name."""
+        parts = self.parts
+        return {
+            f"{name}.{key}" if len(parts) > 1 else key: value
+            for name, part in parts.items()
+            for key, value in part.follows().items()
+        }
 
     def linear_parameters(
         self, u: Tensor | None = None, dt: Tensor | None = None
@@ -171,6 +181,7 @@ class Sum(Structural):
         self.noise_variance = PyroParam(start.detach().clone(), constraints.positive)
 
 
+@checked
 class Component(Structural):
     """One component, which with its own noise is already a model; subclasses say what it is.
 
@@ -221,6 +232,10 @@ class Component(Structural):
         zeros, n = self.row.new_zeros(()), self.state_dim
         eye = torch.eye(n, dtype=zeros.dtype, device=zeros.device)
         return GaussianInitial(zeros.expand(n), zeros.expand(n, n), eye)
+
+    def follows(self) -> dict[str, Tensor]:
+        """Return numbers that follow from learnt parameters, by name; none by default."""
+        return {}
 
     def starting_values(self, scale: Tensor) -> dict[str, Tensor]:
         """Return where learning starts, `scale` being the variance of the series' changes."""

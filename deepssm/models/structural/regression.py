@@ -8,12 +8,14 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from ...core.arguments import checked
 from ...core.model import GaussianInitial
 from ..gaussian.linear_model import solve_stationary
 from .model import Component, Value
 from .trend_season import diagonal
 
 
+@checked
 class Cycle(Component):
     r"""A damped stochastic cycle, such as the business cycle.
 
@@ -80,6 +82,7 @@ class Cycle(Component):
         return {"variance": 0.1 * scale}
 
 
+@checked
 class Autoregressive(Component):
     r"""A stationary autoregression.
 
@@ -153,7 +156,13 @@ class Autoregressive(Component):
         """Return a share of the variance of the changes."""
         return {"variance": 0.3 * scale}
 
+    def follows(self) -> dict[str, Tensor]:
+        """Return the coefficients that learnt partial autocorrelations stand for."""
+        phi = self.coefficients
+        return {"coefficients": phi} if phi.requires_grad else {}
 
+
+@checked
 class Regression(Component):
     r"""Effects of inputs, constant or walking at random; the coefficients are states.
 

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from ...core.arguments import checked
 from ...core.model import GaussianInitial
 from .model import Component, Value
 
 
+@checked
 class LocalLevel(Component):
     r"""A level that walks at random.
 
@@ -47,6 +49,7 @@ class LocalLevel(Component):
         return {"level_variance": 0.1 * scale}
 
 
+@checked
 class LocalLinearTrend(Component):
     r"""A level whose slope walks at random.
 
@@ -87,6 +90,7 @@ class LocalLinearTrend(Component):
         return {"level_variance": 0.1 * scale, "slope_variance": 1e-3 * scale}
 
 
+@checked
 class DampedTrend(LocalLinearTrend):
     r"""A level whose slope returns to zero.
 
@@ -139,6 +143,7 @@ class DampedTrend(LocalLinearTrend):
         return GaussianInitial(self.row.new_zeros(2), cov, self.row.new_tensor([[1.0], [0.0]]))
 
 
+@checked
 class Seasonal(Component):
     r"""A season of any period as a sum of stochastic harmonics.
 
@@ -201,6 +206,7 @@ class Seasonal(Component):
         return {"variance": 1e-3 * scale}
 
 
+@checked
 class DummySeasonal(Component):
     r"""A season of whole period whose effects add up to noise over one period.
 

@@ -8,9 +8,10 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.nn import PyroParam, PyroSample
-from torch import nn
+from torch import Tensor, nn
 from torch.distributions import constraints
 
+import deepssm as ds
 from deepssm.core.model import Series
 from deepssm.inference.estimation.expectation_maximization import ExpectationMaximization
 from deepssm.inference.estimation.maximum_likelihood import MaximumLikelihood
@@ -159,3 +160,79 @@ def test_what_has_no_closed_form_is_refused_by_name() -> None:
     still = model("Q", A=stable, m0=None, P0=None, initial="stationary")
     with pytest.raises(ValueError, match='`initial="stationary"` ties the start'):
         em(still, data())
+
+
+NILE = dict(A=[[1.0]], Q=[[1469.0]], C=[[1.0]], R=[[15098.0]], m0=[0.0], P0=[[0.0]])
+
+
+def nile() -> Tensor:
+    return torch.tensor(ds.data.nile().to_numpy()).double()[:, None]
+
+
+def spd(value: float) -> PyroParam:
+    return PyroParam(torch.tensor([[value]]).double(), constraints.positive_definite)
+
+
+@pytest.mark.parametrize(
+    ("name", "rest"),
+    [
+        ("m0", {}),
+        ("b", {"Q": [[0.0]], "P0": [[1e6]]}),
+        ("d", {"R": [[0.0]], "P0": [[1e6]], "m0": [1000.0]}),
+    ],
+)
+def test_offsets_without_noise_are_least_squares(name: str, rest: dict[str, Any]) -> None:
+    """Oracle: weighted least squares on the dense joint Gaussian of all observations."""
+
+    def build(value: Any) -> LinearGaussian:  # noqa: ANN401
+        return LinearGaussian(**(NILE | rest | {name: value}))
+
+    y = nile()
+    model = build(nn.Parameter(torch.zeros(1).double()))
+    learned = ExpectationMaximization().fit(model, Series(y), progress=False)
+    means, cov = [], None
+    for value in (0.0, 1.0):
+        mean, cov = oracles.joint_observation(build([value]).linear_parameters(None, None), y)
+        means.append(mean)
+    X, e = means[1] - means[0], y[:, 0] - means[0]
+    white = torch.linalg.solve(cov, torch.stack([X, e], -1))
+    expected = (X @ white[:, 1]) / (X @ white[:, 0])
+    assert getattr(model, name).item() == pytest.approx(expected.item(), rel=1e-6)
+    assert not learned.warnings
+
+
+def test_noise_of_a_walk_seen_exactly_is_the_mean_square_of_its_steps() -> None:
+    model = LinearGaussian(**(NILE | {"Q": spd(1.0), "R": [[0.0]], "P0": [[1e6]]}))
+    ExpectationMaximization().fit(model, Series(nile()), progress=False)
+    assert model.Q.item() == pytest.approx(nile().diff(dim=0).square().mean().item(), rel=1e-9)
+
+
+@pytest.mark.parametrize(("name", "noise"), [("A", "Q"), ("C", "R")])
+def test_regressions_without_noise_are_refused(name: str, noise: str) -> None:
+    free = nn.Parameter(torch.ones(1, 1).double())
+    model = LinearGaussian(**(NILE | {name: free, noise: [[0.0]]}))
+    with pytest.raises(ValueError, match=f"`{name}` is to be learnt where `{noise}`"):
+        ExpectationMaximization().fit(model, Series(nile()), progress=False)
+
+
+@pytest.mark.parametrize(("q", "r"), [(1e-3, 1e5), (1e6, 1.0)])
+def test_far_starts_reach_the_optimum(q: float, r: float) -> None:
+    """Durbin & Koopman (2012), section 2.10."""
+    model = LinearGaussian([[1.0]], spd(q), [[1.0]], spd(r), initial="diffuse")
+    learned = ExpectationMaximization().fit(model, Series(nile()), progress=False)
+    assert learned.objective == pytest.approx(-633.46456, abs=1e-4) and not learned.warnings
+
+
+def test_dynamic_factors_reach_the_likelihoods_maximum() -> None:
+    """Oracle: `MaximumLikelihood`; no step goes down, with gaps."""
+    g = torch.Generator().manual_seed(1)
+    truth = ds.models.DynamicFactor(3, 1, 2)
+    y = ds.simulate(truth, 60, generator=g).y
+    y[torch.rand(y.shape, generator=g) < 0.2] = torch.nan
+    model, other = ds.models.DynamicFactor(3, 1, 2), ds.models.DynamicFactor(3, 1, 2)
+    model.initialize_from(Series(y))
+    learned = ExpectationMaximization(tolerance=1e-8).fit(model, Series(y), progress=False)
+    best = MaximumLikelihood(Kalman()).fit(other, Series(y), progress=False)
+    assert learned.objective == pytest.approx(best.objective, abs=2e-3)
+    values = [record["objective"] for record in learned.history]
+    assert min(b - a for a, b in zip(values, values[1:], strict=False)) > -1e-8

@@ -304,3 +304,66 @@ def test_only_robust_errors_see_heavy_tails() -> None:
     normal = fit(static(positive(1.0)), y).standard_errors["R"].item()
     robust = fit(static(positive(1.0)), y, errors="robust").standard_errors["R"].item()
     assert robust / normal == pytest.approx((5 / 2) ** 0.5, rel=0.1)
+
+
+@pytest.mark.parametrize(("r", "q"), [(1e-3, 1e3), (1e5, 1e-3), (1.0, 1e6), (1e-12, 1e-12)])
+@pytest.mark.parametrize("batch", [(), (2,)])
+def test_far_starts_reach_the_optimum(r: float, q: float, batch: tuple[int, ...]) -> None:
+    """Durbin & Koopman (2012), section 2.10: -633.4646 wherever a variance began."""
+    model = LocalLevel(series_shape=batch)
+    for name, value in (("noise_variance", r), ("level_variance", q)):
+        setattr(model, name, torch.full(batch, value, dtype=torch.float64))
+    y = nile().expand(*batch, 100, 1).clone()
+    learned = fit(model, y, initialize=False)
+    assert learned.objective == pytest.approx(-633.4645636 * max(1, len(batch) * 2), abs=1e-5)
+
+
+def test_one_observation_identifies_nothing_and_is_at_no_bound() -> None:
+    learned = fit(LocalLevel(), torch.tensor([[0.4]]).double())
+    assert not any("bound" in text for text in learned.warnings)
+    assert any("do not identify" in text for text in learned.warnings)
+
+
+def test_a_parameter_without_influence_spoils_no_other_error() -> None:
+    model, alone = LocalLevel(), fit(LocalLevel(), nile())
+    model.spare = nn.Parameter(torch.zeros((), dtype=torch.float64))
+    learned = fit(model, nile())
+    assert learned.standard_errors["spare"].isnan()
+    for name, error in alone.standard_errors.items():
+        torch.testing.assert_close(learned.standard_errors[name], error, rtol=1e-5, atol=0)
+    assert any("`spare`" in text for text in learned.warnings)
+
+
+class Blind(Kalman):
+    """Scores without a gradient to the noise."""
+
+    def log_likelihood(self, model: object, series: Series) -> Tensor:
+        steps = super().log_likelihood(model, series)  # type: ignore[arg-type]
+        hidden = model.noise_variance_unconstrained  # type: ignore[attr-defined]
+        steps = steps - 0.1 * hidden.square()
+        loss = torch.autograd.grad(steps.sum(), hidden, retain_graph=True)[0]
+        return steps - loss.detach() * (hidden - hidden.detach()) / len(steps)
+
+
+def test_a_likelihood_that_hides_a_parameter_is_refused() -> None:
+    with pytest.raises(ValueError, match="differentiably on `noise_variance`"):
+        fit(LocalLevel(), nile(), inference=Blind())
+
+
+def test_float32_models_converge() -> None:
+    y = nile().float() / 100
+    zero = torch.zeros(1, 1)
+    model = LinearGaussian(
+        PyroParam(torch.tensor([[0.5]]), constraints.interval(0.0, 1.0)),
+        PyroParam(torch.ones(1, 1), constraints.positive),
+        torch.ones(1, 1), torch.ones(1, 1), d=nn.Parameter(torch.zeros(1)),
+        m0=torch.zeros(1), P0=zero,
+    )  # fmt: skip
+    learned = fit(model, y)
+    assert not any("Not converged" in text for text in learned.warnings)
+
+
+@pytest.mark.parametrize("count", [0, -1, 1.5])
+def test_counts_of_iterations_are_checked(count: float) -> None:
+    with pytest.raises(ValueError, match="`max_iterations` of `MaximumLikelihood`"):
+        fit(LocalLevel(), nile(), max_iterations=count)

@@ -8,7 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ....core.arguments import checked
 
+
+@checked
 class AttentionEncoder(nn.Module):
     """Masked self-attention over the past, the future or both, as a context for every step.
 

@@ -8,9 +8,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ....core.arguments import checked
 from ....linear import diagonal_scan
 
 
+@checked
 class DiagonalEncoder(nn.Module):
     """`h_t = lambda h_{t-1} + g B x_t` and the same backwards, then a residual layer.
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ....core.arguments import checked
 from ....core.guides import Combiner, Encoder
 from ....core.model import Series, StateSpaceModel
 
 
+@checked
 class Reader(nn.Module):
     """Features of a step: scaled `y`, its scaled change, what was seen, scaled `u`.
 

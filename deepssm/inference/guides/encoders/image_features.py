@@ -6,9 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ....core.arguments import checked
 from ....core.model import Series
 
 
+@checked
 class ImageReader(nn.Module):
     """Features of a frame of `height x width` pixels by two strided convolutions.
 

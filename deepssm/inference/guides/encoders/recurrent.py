@@ -7,10 +7,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ....core.arguments import checked
 from ....ops.products import linear
 from ..recurrences.rnn import gru_recurrence, relu_recurrence
 
 
+@checked
 class RecurrentEncoder(nn.Module):
     """A recurrent network that carries the past, the future or both to every step.
 

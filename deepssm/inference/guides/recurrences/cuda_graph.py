@@ -8,6 +8,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from ....core.arguments import checked
+
 Fill = Callable[..., None]
 """Reads its first arguments and writes into its last; nothing in it depends on their values."""
 
@@ -27,6 +29,7 @@ def direct(fill: Fill, parts: tuple[Any, ...], written: int) -> None:
     fill(*parts)
 
 
+@checked
 class Replay:
     """Calls functions through recordings: a launch a call instead of several a step.
 
