@@ -1,8 +1,8 @@
 """BLAS and LAPACK in compiled loops, on matrices that are stored row by row.
 
-They are SciPy's own, found by address. LAPACK reads column by column: it sees the transpose of each
-matrix, so that its upper factor `U' U` is the lower factor `L L'` here, and a row of a factor is
-what it calls a column. Sizes are arguments, and the second axis of an array is its leading
+They are SciPy's own, found by address. LAPACK reads column by column: it sees the transpose of
+each matrix, so that its upper factor `U' U` is the lower factor `L L'` here, and a row of a factor
+is what it calls a column. Sizes are arguments, and the second axis of an array is its leading
 dimension, so that one array can hold matrices of any smaller size. Nothing is allocated.
 """
 
@@ -46,10 +46,15 @@ _dtpqrt = _routine("cython_lapack", "dtpqrt", 12)
 _dtpmqrt = _routine("cython_lapack", "dtpmqrt", 17)
 
 
+def _typed(generator: Any) -> Any:  # noqa: ANN401
+    """An intrinsic function, called without the typing context that its generator takes."""
+    return intrinsic(generator)
+
+
 def _slot(kind: types.Type) -> Any:  # noqa: ANN401
     """Make a function that puts a number on the stack and returns where it lies."""
 
-    @intrinsic
+    @_typed
     def reference(typing: Any, value: Any) -> Any:  # noqa: ANN401
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ANN401
             number = context.cast(builder, arguments[0], signature.args[0], kind)
@@ -64,7 +69,7 @@ def _slot(kind: types.Type) -> Any:  # noqa: ANN401
 _int, _real, _char = _slot(_INT), _slot(_REAL), _slot(_CHAR)
 
 
-@intrinsic
+@_typed
 def _read(typing: Any, place: Any) -> Any:  # noqa: ANN401
     """The whole number that lies at a place on the stack."""
 
@@ -74,7 +79,7 @@ def _read(typing: Any, place: Any) -> Any:  # noqa: ANN401
     return _INT(_ANY), generate
 
 
-@intrinsic
+@_typed
 def _data(typing: Any, array: Any) -> Any:  # noqa: ANN401
     """Where the first number of an array lies."""
 
@@ -90,7 +95,7 @@ def multiply(
     ta: bool, tb: bool, m: int, n: int, k: int, alpha: float, A: np.ndarray, B: np.ndarray,
     beta: float, C: np.ndarray,
 ) -> None:  # fmt: skip
-    """`C = alpha op(A) op(B) + beta C`, `C` of size `m x n`, inner size `k`; `ta, tb` transpose."""
+    """`C = alpha op(A) op(B) + beta C`, `C` of size `m x n`, inner size `k`."""
     if m > 0 and n > 0:
         _dgemm(
             _char(_YES if tb else _NO), _char(_YES if ta else _NO), _int(n), _int(m), _int(k),
@@ -187,9 +192,12 @@ def stack_lower(
     """Overwrite `L`, lower triangular, by the lower factor of `L L' + B B'`, `B` of size `n x m`.
 
     Args:
-        n: Rows. m: Columns of `B`.
-        L: `(n, n)`. B: `(n, m)`, overwritten by the reflections.
-        T: `(n, BLOCK)` at least. work: `n * BLOCK` numbers at least.
+        n: Rows.
+        m: Columns of `B`.
+        L: `(n, n)`.
+        B: `(n, m)`, overwritten by the reflections.
+        T: `(n, BLOCK)` at least.
+        work: `n * BLOCK` numbers at least.
     """
     if n > 0:
         block = min(BLOCK, n)
@@ -207,9 +215,13 @@ def apply_stack(
     """Apply the reflections that `stack_lower` left in `V`, `k x m`, to rows `[A | B]`.
 
     Args:
-        k: Rows of the factor. m: Columns of `V`. rows: Of `A` and `B`.
-        V: `(k, m)`. T: As `stack_lower` left it.
-        A: `(rows, k)`. B: `(rows, m)`.
+        k: Rows of the factor.
+        m: Columns of `V`.
+        rows: Of `A` and `B`.
+        V: `(k, m)`.
+        T: As `stack_lower` left it.
+        A: `(rows, k)`.
+        B: `(rows, m)`.
         work: `rows * BLOCK` numbers at least.
     """
     if k > 0 and rows > 0:

@@ -39,8 +39,8 @@ class _DecayIntegral(torch.autograd.Function):
         return torch.where(x <= _SMALL, small, large)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-        rate, h = ctx.saved_tensors
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        (rate, h), grad = ctx.saved_tensors, grads[0]
         by_rate = by_h = None
         if ctx.needs_input_grad[0]:
             by_rate = (-2 * grad * decay_integral(rate, h, ctx.m + 1)).sum_to_size(rate.shape)
@@ -118,7 +118,9 @@ def integrators(n: int, density: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         [powers[j - i] / math.factorial(j - i) if j >= i else zero for j in range(n)]
         for i in range(n)
     ]
-    noise = [[_accumulated(powers, n - 1 - i, n - 1 - j) * density for j in range(n)] for i in range(n)]
+    noise = [
+        [_accumulated(powers, n - 1 - i, n - 1 - j) * density for j in range(n)] for i in range(n)
+    ]
     return tuple(torch.stack([torch.stack(row, -1) for row in x], -2) for x in (transition, noise))  # type: ignore[return-value]
 
 

@@ -1,9 +1,9 @@
 """Diffuse starts: once the data have determined the coefficients, the rest is a proper start.
 
-The first steps, the head, carry a slope in each coefficient. When these are known well enough for a
-covariance to hold them beside everything else, they become part of it, and what follows, the tail,
-is a problem of its own, for whichever loops are the fastest. What the tail says of the head is
-one more observation at the end of the head, `zeta = U (z - a) + noise`.
+The first steps, the head, carry a slope in each coefficient. When these are known well enough for
+a covariance to hold them beside everything else, they become part of it, and what follows, the
+tail, is a problem of its own, for whichever loops are the fastest. What the tail says of the head
+is one more observation at the end of the head, `zeta = U (z - a) + noise`.
 
 Source: de Jong (1991), Annals of Statistics 19, 1073-1083 (the collapse of the diffuse filter).
 """
@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from ..dense.model import part_of
+from ..dense.model import part_of, right_factor
 from ..diffuse import hardly_determined, posterior_mix
 from .problem import Pass, Problem
 
@@ -75,7 +75,8 @@ def first_known(result: Pass, last: int) -> int:
     """Return the length of the shortest head, by bisection.
 
     Args:
-        result: A run of a head, with moments. last: A step at which its coefficients are known.
+        result: A run of a head, with moments.
+        last: A step at which its coefficients are known.
     """
     first = -1
     while last - first > 1:
@@ -88,7 +89,8 @@ def is_known(result: Pass, t: int) -> bool:
     """Tell whether the coefficients of all series can be mixed into covariances at a step.
 
     Args:
-        result: A run with moments. t: The step.
+        result: A run with moments.
+        t: The step.
     """
     mix, open_ = posterior_mix(torch.from_numpy(result.info[:, t]))
     if bool(open_.any()) or bool(
@@ -119,7 +121,8 @@ def fold(problem: Problem, result: Pass, length: int) -> Folded:
     """Split a problem after `length` steps.
 
     Args:
-        problem: With a diffuse start. result: A run of its head, as long at least.
+        problem: With a diffuse start.
+        result: A run of its head, as long at least.
         length: Steps of the head, at the last of which the coefficients are known.
     """
     t = length - 1
@@ -140,7 +143,7 @@ def fold(problem: Problem, result: Pass, length: int) -> Folded:
 
 
 def _lower(W: Array) -> Array:
-    L = np.linalg.qr(W.swapaxes(-1, -2), mode="r").swapaxes(-1, -2)
+    L = right_factor(W.swapaxes(-1, -2)).swapaxes(-1, -2)
     n = W.shape[-2]
     if L.shape[-1] < n:
         L = np.concatenate((L, np.zeros((*L.shape[:-1], n - L.shape[-1]))), -1)
@@ -159,8 +162,10 @@ def with_later(problem: Problem, length: int, U: Array, zeta: Array, mean: Array
     """Append what later data say of the state after a head as one more observation of the head.
 
     Args:
-        problem: With a diffuse start. length: Steps of the head.
-        U: `(series, n, n)`. zeta: `(series, n)`: `zeta = U (z - mean) + noise`.
+        problem: With a diffuse start.
+        length: Steps of the head.
+        U: `(series, n, n)`.
+        zeta: `(series, n)`: `zeta = U (z - mean) + noise`.
         mean: `(series, n)`.
     """
     longer, head = part_of(problem, 0, length + 1), part_of(problem, 0, length)
@@ -179,10 +184,11 @@ def with_later(problem: Problem, length: int, U: Array, zeta: Array, mean: Array
 
 
 def of_head(problem: Problem, length: int, grads: tuple[Array, ...]) -> tuple[Array, ...]:
-    """Derivatives `y, m0, P0, A, b, Q, C, d, R` of a head as they are without its last observation.
+    """Derivatives `y, m0, P0, A, b, Q, C, d, R` of a head without its last observation.
 
     Args:
-        problem: The whole. length: Steps of the head.
+        problem: The whole.
+        length: Steps of the head.
         grads: By what `with_later` made.
     """
     p = problem.sizes.p
@@ -196,10 +202,11 @@ def of_head(problem: Problem, length: int, grads: tuple[Array, ...]) -> tuple[Ar
 
 
 def joined(head: Array, tail: Array, *, transition: bool) -> Array:
-    """A derivative of the whole from those of its parts, `tail` having its first step after `head`.
+    """A derivative of the whole from those of its parts.
 
     Args:
-        head: `(series, steps, ...)`. tail: The same, of all later steps.
+        head: `(series, steps, ...)`.
+        tail: The same, of all later steps.
         transition: Whether it is one of `A, b, Q`.
     """
     if head.shape[1] == 1 and tail.shape[1] == 1:

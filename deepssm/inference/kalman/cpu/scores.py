@@ -75,7 +75,9 @@ def score(problem: Problem, run: Run, scale: Array, wants: WantedScores) -> Arra
     """Weighted gradient of each series' log-likelihood: `y, m0, P0, A, b, Q, C, d, R`.
 
     Args:
-        problem: As it ran. run: From `differentiable_run`. scale: Weight of each series.
+        problem: As it ran.
+        run: From `differentiable_run`.
+        scale: Weight of each series.
         wants: What is wanted.
     """
     if isinstance(run, SharedRun):
@@ -115,7 +117,7 @@ def _mix(result: Pass) -> Array:
 def _dense_score(problem: Problem, run: DenseRun, wants: WantedScores, grads: Arrays) -> None:
     from ..dense.backward import score
 
-    score(problem, run.run, _mix(run.run.result), grads, wants[1:])
+    score(problem, run.run, _mix(run.run.result), grads, (wants.A, wants.C, wants.R))
 
 
 def _scalar_score(problem: Problem, r: Pass, wants: WantedScores, grads: Arrays) -> None:

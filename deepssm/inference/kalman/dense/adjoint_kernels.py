@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from ....ops.arrays import Arrays, Batch, Matrices, Matrix, Space, Whole
+from ....ops.arrays import Arrays, Matrices, Matrix, Space, Whole
 from ....ops.cache import cached
 from ....ops.lapack import add_gram, multiply, solve_lower, solve_lower_right
 from ....ops.small_matrices import DRIVER, clear, copy_matrix, copy_row, pick
@@ -38,8 +38,8 @@ from .step_kernels import (
     whiten_apart,
 )
 
-# Part of a filtered variance that the future must leave for the subtraction to be exact enough, and
-# the size of what the future says in units of filtered deviations: far above one of skew states.
+# Part of a filtered variance that the future must leave for the subtraction to be exact enough,
+# and the size of what it says in units of filtered deviations: far above one of skew states.
 _LEFT, _SAID = 1e-5, 1e5
 _STEADY_STEPS = 16
 
@@ -368,10 +368,15 @@ def retreat(
     A step below -1 is where the pass must be left to the careful smoother, counted from -2 down.
 
     Args:
-        s: Series. t: First step to do. model: Of all series. y: Data.
+        s: Series.
+        t: First step to do.
+        model: Of all series.
+        y: Data.
         stored: What the filter left: `slot, L, m, F, G, chol, E, rows, count`.
-        kinds: What each slot holds. mix: Posterior of the diffuse coefficients.
-        wants: What for. own: See `Adjoint`.
+        kinds: What each slot holds.
+        mix: Posterior of the diffuse coefficients.
+        wants: What for.
+        own: See `Adjoint`.
         grads: Derivatives `A, b, Q, C, d, R, y, m0, P0` to add to.
         smoothed: Means, covariances and lag-one covariances.
         same: Whether no matrix varies in time.

@@ -32,7 +32,8 @@ def smooth(
     """Return smoothed means `(series, time, n, 1)`, covariances and lag-one covariances.
 
     Args:
-        problem: With a proper start. filtering: A run with moments and gains.
+        problem: With a proper start.
+        filtering: A run with moments and gains.
         cross: Whether lag-one covariances are wanted.
 
     Returns:
@@ -55,13 +56,19 @@ def smooth(
 
 
 def score(
-    problem: Problem, filtering: Filtering, mix: Array, grads: Arrays, wanted: tuple[bool, ...]
+    problem: Problem,
+    filtering: Filtering,
+    mix: Array,
+    grads: Arrays,
+    wanted: tuple[bool, bool, bool],
 ) -> None:
     """Add the derivatives `A, b, Q, C, d, R, y, m0, P0` of each series' log-likelihood.
 
     Args:
-        problem: The series. filtering: A run with moments and gains.
-        mix: Posterior of the diffuse coefficients. grads: To add to.
+        problem: The series.
+        filtering: A run with moments and gains.
+        mix: Posterior of the diffuse coefficients.
+        grads: To add to.
         wanted: Whether `A, C, R` are wanted.
     """
     size = problem.sizes
@@ -188,7 +195,9 @@ def equations_of(r: Array, N: Array, L: Array) -> Equations | None:
     With `N = K K'` and `I - K' P K = Y Y'` these are `U = Y^-1 K'`, `zeta = Y^-1 K^+ r`.
 
     Args:
-        r: `(n,)`. N: `(n, n)`. L: Factor of the predicted covariance.
+        r: `(n,)`.
+        N: `(n, n)`.
+        L: Factor of the predicted covariance.
     """
     scale = np.sqrt(np.diagonal(N)).clip(1e-300)
     shares, axes = np.linalg.eigh(N / scale[:, None] / scale)

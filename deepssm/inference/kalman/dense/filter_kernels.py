@@ -356,10 +356,15 @@ def advance(
     """Filter from step `t` on; return the step from which on the gain is steady, or the last.
 
     Args:
-        s: Series. t: First step; `state` has the predicted moments of step 0, or those before.
-        until: Where to stop. model: See `Model`. y: Data.
+        s: Series.
+        t: First step; `state` has the predicted moments of step 0, or those before.
+        until: Where to stop.
+        model: See `Model`.
+        y: Data.
         runs: Number of complete steps from each step on, zeros where steady gains are not wanted.
-        state: See `State`. out: A `Pass`. kinds: What each slot holds.
+        state: See `State`.
+        out: A `Pass`.
+        kinds: What each slot holds.
         keep: Whether to write moments, whether covariances in place of factors, and which gains.
         space: From `step_space`.
     """

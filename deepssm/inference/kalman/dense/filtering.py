@@ -20,7 +20,7 @@ from .filter_kernels import (
     advance,
     recur,
 )
-from .model import is_constant, model_of
+from .model import is_constant, model_of, right_factor
 from .step_kernels import step_space
 
 Array = np.ndarray
@@ -127,7 +127,8 @@ def spread_slots(slot: Array, held: Array) -> Array:
     """Give each step what its slot holds, `(series, time, ...)`; without a copy where it can be.
 
     Args:
-        slot: `(series, time)`. held: `(series, slots, ...)`.
+        slot: `(series, time)`.
+        held: `(series, slots, ...)`.
     """
     if (slot[:, -1] == slot.shape[1] - 1).all():
         return held
@@ -164,7 +165,7 @@ def _begin(problem: Problem, s: int) -> State:
     mean, factor = (x[min(s, len(x) - 1)] for x in problem.start)
     L = factor.copy()
     if np.triu(L, 1).any():
-        L = np.ascontiguousarray(np.linalg.qr(L.T, mode="r").T)
+        L = np.ascontiguousarray(right_factor(L.T).T)
     zeros = np.zeros
     return State(
         mean.copy(), mean.copy(), L, L.copy(), L.copy(), zeros((k + 1, k + 1)),
@@ -198,11 +199,13 @@ def steady_gain(L: Array, C: Array, R: Array) -> Steady:
     """Return the gain of a predicted factor.
 
     Args:
-        L: Predicted factor. C: Emission. R: Its covariance, regular.
+        L: Predicted factor.
+        C: Emission.
+        R: Its covariance, regular.
     """
     p = len(C)
     V = C @ L
-    chol = np.linalg.qr(np.concatenate((np.linalg.cholesky(R), V), 1).T, mode="r").T
+    chol = right_factor(np.concatenate((np.linalg.cholesky(R), V), 1).T).T
     chol = chol * np.where(np.diagonal(chol) < 0, -1.0, 1.0)
     inverse = np.linalg.solve(chol, np.eye(p))
     return Steady(inverse, L @ V.T @ inverse.T, inverse @ C, np.ascontiguousarray(chol))

@@ -76,13 +76,21 @@ def _square(LQ: np.ndarray, n: int) -> np.ndarray:
         return LQ
     out = np.zeros((*LQ.shape[:2], n, n))
     if q:
-        rows = np.linalg.qr(LQ.swapaxes(-1, -2), mode="r")
-        out[..., : min(q, n)] = rows.swapaxes(-1, -2)
+        out[..., : min(q, n)] = right_factor(LQ.swapaxes(-1, -2)).swapaxes(-1, -2)
     return out
 
 
+def right_factor(W: np.ndarray) -> np.ndarray:
+    """Return `R` of `W = Q R`.
+
+    Args:
+        W: `(*axes, rows, columns)`.
+    """
+    return np.asarray(np.linalg.qr(W, mode="r"))
+
+
 def _links(A: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where the entries of each row begin, and their columns; empty where too many are not zero."""
+    """Where the entries of each row begin, and their columns; empty where these are too many."""
     n = A.shape[-1]
     used = (A != 0).reshape(-1, n, n).any(0) if A.shape[0] * A.shape[1] == 1 else np.ones((n, n))
     if used.sum() > _SPARSE * n * n:

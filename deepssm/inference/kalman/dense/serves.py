@@ -14,7 +14,8 @@ def dense_serves(problem: Problem, *, smoother: bool = False) -> bool:
     """True for larger states, or many observations, with noise in each observation.
 
     Args:
-        problem: A model and its data. smoother: Whether moments given all data are wanted.
+        problem: A model and its data.
+        smoother: Whether moments given all data are wanted.
     """
     size = problem.sizes
     if size.series == 0 or size.time == 0 or size.n == 0 or size.p == 0:

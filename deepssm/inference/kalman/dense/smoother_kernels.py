@@ -30,8 +30,8 @@ def smoother_space(n: int, p: int) -> tuple[np.ndarray, ...]:
     """Scratch arrays of the smoother."""
     wide = n + p
     return (
-        np.zeros((n + 1, n + 1)), np.zeros((n + 1, n)), np.zeros((n, wide)), np.zeros((n + 1, wide)),
-        np.zeros((n, n)), np.zeros((n + 1, n)), np.zeros((n + 1, BLOCK)),
+        np.zeros((n + 1, n + 1)), np.zeros((n + 1, n)), np.zeros((n, wide)),
+        np.zeros((n + 1, wide)), np.zeros((n, n)), np.zeros((n + 1, n)), np.zeros((n + 1, BLOCK)),
         np.zeros((64 * (wide + 2), 1)), np.zeros((p, n)), np.zeros((p, p)), np.zeros((p, 1)),
         np.zeros((p, 1)), np.zeros((n, wide)), np.zeros((n, n)), np.zeros((n, 1)),
     )  # fmt: skip
@@ -85,7 +85,7 @@ def absorb_observation(
     n: int, s: int, t: int, model: Model, y: Matrices, a: Matrix, m: Matrix, U: Matrix,
     zeta: Vector, order: Whole, space: Space,
 ) -> int:  # fmt: skip
-    """Write `[U | zeta + U (m - a)]` and the rows of step `t`, one unknown a row, to `space[3]`."""
+    """Write `[U | zeta + U (m - a)]` and the rows of step `t` to `space[3]`, one unknown a row."""
     Y, rows, e = space[3], space[8], space[10]
     o = load_observation(n, s, t, model, y, a, order, space)
     for j in range(n):
@@ -159,12 +159,18 @@ def smooth_carefully(
     """Smooth steps `t, ..., 0`.
 
     Args:
-        s: Series. t: First step to do. model: Of all series. y: Data.
+        s: Series.
+        t: First step to do.
+        model: Of all series.
+        y: Data.
         stored: What the filter left: `slot, a, m, F`.
         U: Equations of the data from step `t + 1` on, in terms of its predicted mean, overwritten
-            by those of data from step 0 on. zeta: Their right-hand sides.
+            by those of data from step 0 on.
+        zeta: Their right-hand sides.
         smoothed: Means, covariances, and lag-one covariances.
-        order: Scratch. room: Two matrices of scratch. space: From `smoother_space`.
+        order: Scratch.
+        room: Two matrices of scratch.
+        space: From `smoother_space`.
     """
     slot, a, m, F = stored
     mean, cov, cross = smoothed
