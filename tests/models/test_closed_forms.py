@@ -22,13 +22,14 @@ MODELS = {
 
 @pytest.mark.parametrize("name", MODELS)
 def test_steps_are_those_of_the_series(name: str) -> None:
+    """The series is squared up to nine times, which costs it three or four digits."""
     model = MODELS[name]()
     A, Q = model.step(STEPS)
     expected_A, expected_Q = ContinuousTime.step(model, STEPS)
-    torch.testing.assert_close(A, expected_A, rtol=1e-13, atol=1e-14)
+    torch.testing.assert_close(A, expected_A, rtol=1e-12, atol=1e-12)
     deviation = expected_Q.diagonal(dim1=-2, dim2=-1).sqrt()
     scale = (deviation[..., :, None] * deviation[..., None, :]).clamp_min(1e-300)
-    assert ((Q - expected_Q).abs() / scale).max() < 1e-13
+    assert ((Q - expected_Q).abs() / scale).max() < 1e-11
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -60,7 +61,9 @@ def test_integrals_keep_every_digit() -> None:
                 float(mpmath.gammainc(m + 1, 0, 1.4 * h) / mpmath.mpf(1.4) ** (m + 1))
                 for h in STEPS[1:].tolist()
             ]
-            torch.testing.assert_close(found[m], torch.tensor(truth).double(), rtol=2e-14, atol=0)
+            torch.testing.assert_close(
+                found[m], torch.tensor(truth, dtype=torch.float64), rtol=2e-14, atol=0
+            )
 
 
 def test_integrals_can_be_differentiated_twice() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -59,10 +60,13 @@ def make(kind: str, time: int, *, gaps: bool, diagonal: bool) -> tuple[LinearPar
 @pytest.mark.parametrize("kind", KINDS)
 def test_everything_is_the_joint_gaussian(kind: str, gaps: bool, diagonal: bool) -> None:
     """Oracle: one Gaussian over all states and observations."""
-    params, y = make(kind, 14, gaps=gaps, diagonal=diagonal)
-    model, whole = Given(params), oracles.smooth(params, y)
+    params, y = make(kind, 12, gaps=gaps, diagonal=diagonal)
+    digits = 50 if "diffuse" in kind else None
+    model, whole = Given(params), oracles.smooth(params, y, digits=digits)
     close = lambda x, y: torch.testing.assert_close(x, y, rtol=1e-8, atol=1e-8)  # noqa: E731
-    close(ds.log_likelihood(model, y), oracles.log_likelihood(params, y))
+    # How a diffuse start is dealt to its first steps is a convention; the total is not.
+    steps = (ds.log_likelihood(model, y), oracles.log_likelihood(params, y, digits=digits))
+    close(*((x.sum(-1) for x in steps) if "diffuse" in kind else steps))
     found = ds.smooth(model, y)
     close(found.mean, whole.mean)
     close(found.cov, whole.cov)
@@ -127,7 +131,7 @@ def test_a_steady_state_changes_no_answer(
     results = []
     for never in (False, True):
         if never:
-            monkeypatch.setattr(filtering, "complete_runs", lambda y: 0 * y[..., 0].astype(int))
+            monkeypatch.setattr(filtering, "complete_runs", lambda y: np.zeros(y.shape[:2], int))
         found, smoothed = ds.filter(Given(params), y), ds.smooth(Given(params), y)
         parts = (found.log_likelihood, found.mean, found.cov, smoothed.mean, smoothed.cov)
         results.append((*parts, smoothed.cross_cov, *gradients(params, y)))

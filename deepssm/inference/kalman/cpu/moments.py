@@ -130,7 +130,7 @@ def _of_larger_states(problem: Problem) -> tuple[Answer, Pass]:
     from ..dense import filtering
 
     if problem.sizes.k:
-        result = filtering.run(problem, filtering.FACTORS).result
+        result = filtering.run(problem, filtering.SMOOTHER).result
         return moments(problem, result), result
     result = filtering.run(problem, filtering.MOMENTS).result
     cov, predicted_cov = (filtering.spread_slots(result.slot, x) for x in (result.F, result.L))

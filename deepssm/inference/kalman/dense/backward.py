@@ -17,6 +17,8 @@ Array = np.ndarray
 Arrays = tuple[Array, ...]
 # Smallest pivot of `I - K' P K` for which a score says precisely what the future says.
 _PRECISE = 1e-6
+# Shares of what is said, in units of its diagonal, that count, and that are round-off.
+_SAID, _ROUNDING = 1e-9, 1e-13
 
 
 class Equations(NamedTuple):
@@ -201,7 +203,9 @@ def equations_of(r: Array, N: Array, L: Array) -> Equations | None:
     """
     scale = np.sqrt(np.diagonal(N)).clip(1e-300)
     shares, axes = np.linalg.eigh(N / scale[:, None] / scale)
-    kept = shares > 1e-13 * max(shares[-1], 0.0)
+    kept = shares > _SAID * max(shares[-1], 0.0)
+    if (np.abs(shares[~kept]) > _ROUNDING * max(shares[-1], 0.0)).any():
+        return None
     root, axes = np.sqrt(shares[kept]), axes[:, kept]
     K, inverse = scale[:, None] * axes * root, (axes / root).T / scale
     V = L.T @ K

@@ -70,7 +70,6 @@ class Keep(NamedTuple):
 
 
 LIKELIHOOD, MOMENTS = Keep(False, False, NO_GAINS), Keep(True, True, NO_GAINS)
-FACTORS = Keep(True, False, NO_GAINS)
 SMOOTHER, PATTERN = Keep(True, False, SOME_GAINS), Keep(True, False, ALL_GAINS)
 
 
