@@ -42,7 +42,7 @@ def test_derivatives_are_those_of_the_series(name: str) -> None:
     ]
     found = []
     for step in (model.step, lambda h: ContinuousTime.step(model, h)):
-        total = sum(
+        total = torch.zeros(()).double() + sum(
             (x * w[:, : x.shape[1], : x.shape[2]]).sum()
             for x, w in zip(step(steps), weights, strict=True)
         )

@@ -8,10 +8,12 @@ import numpy as np
 
 from ....ops.threads import in_threads
 from ..cpu.problem import Problem
-from .adjoint_kernels import Adjoint, Wants, adjoint_space, retreat
-from .filter_kernels import MANY, recur
+from .adjoint_kernels import retreat
+from .adjoint_step_kernels import Adjoint, Wants, adjoint_space
+from .filter_kernels import recur
 from .filtering import Filtering
 from .smoother_kernels import smooth_carefully, smoother_space
+from .state_kernels import MANY
 
 Array = np.ndarray
 Arrays = tuple[Array, ...]

@@ -11,16 +11,9 @@ import numpy as np
 from ....ops.small_matrices import HALF_LOG_2PI
 from ....ops.threads import in_threads
 from ..cpu.problem import Pass, Problem, allocate
-from .filter_kernels import (
-    ALL_GAINS,
-    NO_GAINS,
-    SOME_GAINS,
-    Model,
-    State,
-    advance,
-    recur,
-)
+from .filter_kernels import advance, recur
 from .model import is_constant, model_of, right_factor
+from .state_kernels import ALL_GAINS, NO_GAINS, SOME_GAINS, Model, State
 from .step_kernels import step_space
 
 Array = np.ndarray
@@ -61,7 +54,7 @@ class Keep(NamedTuple):
     Attributes:
         moments: Means and second moments of every step.
         covs: Covariances in place of their factors.
-        gains: Which gains; see `filter_kernels.py`.
+        gains: Which gains; see `state_kernels.py`.
     """
 
     moments: bool

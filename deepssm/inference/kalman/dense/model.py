@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..cpu.problem import Problem, Sizes
-from .filter_kernels import Model
+from .state_kernels import Model
 
 # Part of each row's variance that the rows before must leave for `R` to count as regular.
 _REGULAR = 1e-8

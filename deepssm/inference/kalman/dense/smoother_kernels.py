@@ -22,7 +22,7 @@ from ....ops.lapack import (
 )
 from ....ops.small_matrices import DRIVER, pick
 from ..cpu.scalar.predict import observed
-from .filter_kernels import Model, residuals
+from .state_kernels import Model, residuals
 from .step_kernels import STEP, set_identity, transposed_times, whiten, whiten_apart
 
 
