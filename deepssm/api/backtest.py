@@ -15,7 +15,7 @@ from ..core.model import Series, StateSpaceModel
 from ..core.results import Forecast
 from ..evaluation.backtests import Backtest, Forecaster, Refit
 from ..evaluation.scores import naive_error
-from . import verbs as api
+from .fitting import fit
 from .validation import Checked, Data, as_labelled_series, truncated, unlabelled
 
 
@@ -104,7 +104,7 @@ class _Rolling(NamedTuple):
     ) -> tuple[StateSpaceModel, InferenceMethod]:
         with gradients_on():
             fresh = copy.deepcopy(model)
-        found = api.fit(
+        found = fit(
             fresh, past.y, past.u, dt=past.dt, method=self.learner, progress=False,
             generator=self.generator,
         )  # fmt: skip

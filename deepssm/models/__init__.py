@@ -10,14 +10,14 @@ from ..core.abilities import NonAdditiveNoise as NonAdditiveNoise
 from ..core.abilities import PaintsImages as PaintsImages
 from ..core.abilities import ReadsEarlierObservations as ReadsEarlierObservations
 from ..core.abilities import SwitchingModel as SwitchingModel
+from .continuous.manoeuvres import CoordinatedTurn as CoordinatedTurn
+from .continuous.manoeuvres import Singer as Singer
 from .continuous.stationary import DampedOscillator as DampedOscillator
 from .continuous.stationary import Matern as Matern
 from .continuous.stationary import OrnsteinUhlenbeck as OrnsteinUhlenbeck
 from .continuous.tracking import ConstantAcceleration as ConstantAcceleration
 from .continuous.tracking import ConstantVelocity as ConstantVelocity
 from .continuous.tracking import ContinuousTime as ContinuousTime
-from .continuous.tracking import CoordinatedTurn as CoordinatedTurn
-from .continuous.tracking import Singer as Singer
 from .deep.deep_markov import DeepMarkov as DeepMarkov
 from .deep.emissions import BernoulliEmission as BernoulliEmission
 from .deep.emissions import GaussianEmission as GaussianEmission

@@ -12,13 +12,12 @@ from torch import Tensor
 from deepssm.core.model import Series
 from deepssm.inference.estimation.maximum_likelihood import MaximumLikelihood
 from deepssm.inference.kalman.method import Kalman
+from deepssm.models.continuous.manoeuvres import CoordinatedTurn, Singer
 from deepssm.models.continuous.stationary import DampedOscillator, Matern, OrnsteinUhlenbeck
 from deepssm.models.continuous.tracking import (
     ConstantAcceleration,
     ConstantVelocity,
     ContinuousTime,
-    CoordinatedTurn,
-    Singer,
 )
 
 from .. import oracles

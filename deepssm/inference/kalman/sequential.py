@@ -7,14 +7,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ...core.diffuse import Diffuse, combined
+from ...core.diffuse import Diffuse
 from ...core.model import LinearParameters
 from ...core.results import Filtered, Smoothed
 from .conditioning import Answer, cancels, conditioning_check
 from .cpu import moments
 from .cpu.problem import Pass, Problem, prepare
-from .cpu.run import Backward, run_smoother
-from .diffuse import cross_spread, hardly_determined, posterior_mix, proper_and_diffuse
+from .diffuse import hardly_determined
 
 
 def filtered(parameters: LinearParameters, y: Tensor) -> Filtered:
@@ -40,8 +39,7 @@ def filtered(parameters: LinearParameters, y: Tensor) -> Filtered:
 def smoothed(parameters: LinearParameters, y: Tensor) -> Smoothed:
     """Return smoothed moments and lag-one covariances; arguments as in `filtered`."""
     problem = prepare(parameters, y)
-    result, found = run_smoother(problem)
-    mean, cov, cross, diffuse = _smooth_moments(problem, result, found)
+    (mean, cov, cross, diffuse), result = moments.smoothed(problem)
     moved = Answer(mean, cov, mean, cov, torch.from_numpy(result.log_likelihood))
     answer = Smoothed(
         mean=_restore(mean, problem, y),
@@ -57,7 +55,7 @@ def smoothed(parameters: LinearParameters, y: Tensor) -> Smoothed:
 def smoothed_mean(parameters: LinearParameters, y: Tensor) -> Tensor:
     """Return smoothed means alone, `(*batch, time, state)`; arguments as in `filtered`."""
     problem = prepare(parameters, y)
-    return _restore(_smooth_moments(problem, *run_smoother(problem))[0], problem, y)
+    return _restore(moments.smoothed(problem)[0].mean, problem, y)
 
 
 def _ill_conditioned(
@@ -82,24 +80,8 @@ def _filter_again(parameters: LinearParameters, y: Tensor) -> Answer:
 
 
 def _smooth_again(parameters: LinearParameters, y: Tensor) -> Answer:
-    problem = prepare(parameters, y)
-    result, found = run_smoother(problem)
-    mean, cov, _, _ = _smooth_moments(problem, result, found)
+    (mean, cov, _, _), result = moments.smoothed(prepare(parameters, y))
     return Answer(mean, cov, mean, cov, torch.from_numpy(result.log_likelihood))
-
-
-def _smooth_moments(
-    problem: Problem, result: Pass, found: Backward
-) -> tuple[Tensor, Tensor, Tensor, Diffuse | None]:
-    columns, cov, cross = (torch.from_numpy(x) for x in found)
-    if problem.sizes.k == 0 or problem.sizes.time == 0:
-        return columns[..., 0], cov, cross, None
-    mix, undetermined = posterior_mix(torch.from_numpy(result.info[:, -1:]))
-    given = columns[..., 1:], cov, mix[..., 1:, 1:], undetermined
-    parts = proper_and_diffuse(*given)
-    mean = (columns @ mix[..., :1])[..., 0]
-    cross = cross_spread(given[0], cross, *given[2:])
-    return mean, combined(*parts), cross, parts if bool(undetermined.any()) else None
 
 
 def _restore_diffuse(found: Diffuse | None, problem: Problem, y: Tensor) -> Diffuse | None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from ...core.arguments import checked
 from ...core.model import GaussianInitial
 from ...core.undefined import undefined
+from .closed_forms import equal_decays
 from .tracking import ContinuousTime, Value, last_entry
 
 
@@ -57,6 +58,8 @@ class Matern(Stationary):
     Source: Hartikainen & Särkkä (2010), IEEE MLSP; Särkkä & Solin (2019), section 12.3.
     """
 
+    closed_form = True
+
     def __init__(
         self,
         smoothness: float = 1.5,
@@ -81,6 +84,14 @@ class Matern(Stationary):
         row = torch.stack([-math.comb(n, i) * rate ** (n - i) for i in range(n)])
         shift = torch.diag(rate.new_ones(n - 1), 1)
         return shift + last_entry(n, rate)[:, -1:] * row
+
+    def step(self, dt: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the transition and noise of equal decays; the density keeps the variance."""
+        rate, n = self._rate(), len(self.names)
+        shift = self.drift() + rate * torch.eye(n, dtype=rate.dtype, device=rate.device)
+        scale = math.factorial(n - 1) ** 2 * 2 ** (2 * n - 1) / math.factorial(2 * n - 2)
+        density = scale * self.variance * rate ** (2 * n - 1)
+        return equal_decays(shift, rate, density, dt)
 
     def stationary_cov(self) -> Tensor:
         """Return the covariances of the process and its derivatives, from the kernel at 0."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from pyro.nn import PyroParam
 from torch import Tensor
@@ -12,8 +14,10 @@ from ...core.model import GaussianInitial, LinearConditional, LinearParameters, 
 from ...core.undefined import undefined
 from ...linear.discretize import van_loan
 from ..gaussian.linear_model import LinearModel
+from .closed_forms import integrators
 
 Value = float | Tensor | None
+_MANY = 1000  # steps beyond which sorting them costs more than a closed form
 
 
 @checked
@@ -36,6 +40,8 @@ class ContinuousTime(LinearModel):
     """
 
     names: tuple[str, ...]
+    closed_form: ClassVar[bool] = False
+    """Whether `step` costs so little that looking for equal steps would cost more."""
 
     def __init__(
         self, names: tuple[str, ...], dims: int, dt: float | None, noise_variance: Value
@@ -155,10 +161,17 @@ class ContinuousTime(LinearModel):
         return GaussianInitial(mean.repeat(self.dims), self._per_axis(cov), wide)
 
     def _transition_part(self, u: Tensor | None, dt: Tensor | None) -> LinearConditional:
-        """Discretize each distinct step once."""
-        distinct, index = torch.unique(self._steps(dt), return_inverse=True)
+        """Discretize each distinct step once; equal steps make a constant model."""
+        steps = self._steps(dt)
+        zeros = steps.new_zeros(1, self.state_dim)
+        if steps.numel() and bool((steps == steps.flatten()[0]).all()):
+            A, Q = self.step(steps.flatten()[:1])
+            return LinearConditional(self._per_axis(A), zeros, self._per_axis(Q))
+        if self.closed_form and steps.numel() > _MANY:
+            A, Q = (x.unflatten(0, steps.shape) for x in self.step(steps.flatten()))
+            return LinearConditional(self._per_axis(A), zeros, self._per_axis(Q))
+        distinct, index = torch.unique(steps, return_inverse=True)
         A, Q = self.step(distinct)
-        zeros = A.new_zeros(1, self.state_dim)
         return LinearConditional(self._per_axis(A)[index], zeros, self._per_axis(Q)[index])
 
     def _emission_part(self, u: Tensor | None) -> LinearConditional:
@@ -196,6 +209,7 @@ class ConstantVelocity(ContinuousTime):
     """
 
     order = 2
+    closed_form = True
 
     def __init__(
         self,
@@ -217,6 +231,10 @@ class ConstantVelocity(ContinuousTime):
         """Return noise on the highest derivative."""
         return self.spectral_density * last_entry(self.order, self.spectral_density)
 
+    def step(self, dt: Tensor) -> tuple[Tensor, Tensor]:
+        """Return powers of `dt`."""
+        return integrators(self.order, self.spectral_density, dt)
+
     def starting_values(self, change: Tensor, spread: Tensor, step: Tensor) -> dict[str, Tensor]:
         """Return the density that explains a tenth of the changes over one step."""
         return {"spectral_density": 0.1 * change / step ** (2 * self.order - 1)}
@@ -237,111 +255,6 @@ class ConstantAcceleration(ConstantVelocity):
     """
 
     order = 3
-
-
-@checked
-class Singer(ContinuousTime):
-    r"""A body whose acceleration is an Ornstein-Uhlenbeck process: a manoeuvring target.
-
-    .. math:: \ddot{x} = a, \quad \dot{a} = -a / \tau + w, \quad \text{Var}(a) = \sigma_a^2
-
-    Position and velocity start flat, the acceleration in its stationary distribution.
-
-    Args:
-        dims: Number of axes.
-        dt: Step when the data bring none, in seconds, say.
-        acceleration_variance: Fixed `sigma_a^2` (m^2/s^4), or `None` to learn it.
-        manoeuvre_time: Fixed `tau` (s), how long an acceleration lasts, or `None` to learn it.
-        noise_variance: Fixed variance of the observed positions (m^2), or `None` to learn it.
-
-    Source: Singer (1970), IEEE Transactions on Aerospace and Electronic Systems 6, 473-483.
-    """
-
-    def __init__(
-        self,
-        dims: int = 2,
-        dt: float | None = None,
-        *,
-        acceleration_variance: Value = None,
-        manoeuvre_time: Value = None,
-        noise_variance: Value = None,
-    ) -> None:
-        super().__init__(("position", "velocity", "acceleration"), dims, dt, noise_variance)
-        self.free("acceleration_variance", acceleration_variance)
-        self.free("manoeuvre_time", manoeuvre_time)
-
-    def drift(self) -> Tensor:
-        """Return two integrators behind a decaying acceleration."""
-        corner = last_entry(3, self.manoeuvre_time)
-        return torch.diag(corner.new_ones(2), 1) - corner / self.manoeuvre_time
-
-    def diffusion(self) -> Tensor:
-        """Return the noise that keeps the variance of the acceleration."""
-        density = 2 * self.acceleration_variance / self.manoeuvre_time
-        return density * last_entry(3, density)
-
-    def start(self) -> GaussianInitial:
-        """Return flat position and velocity, stationary acceleration."""
-        corner = last_entry(3, self.acceleration_variance)
-        eye = torch.eye(3, dtype=corner.dtype, device=corner.device)
-        return GaussianInitial(corner[0], self.acceleration_variance * corner, eye[:, :2])
-
-    def starting_values(self, change: Tensor, spread: Tensor, step: Tensor) -> dict[str, Tensor]:
-        """Return accelerations of the size of the changes that last ten steps."""
-        return {"acceleration_variance": 0.1 * change / step**4, "manoeuvre_time": 10 * step}
-
-
-@checked
-class CoordinatedTurn(ContinuousTime):
-    r"""A body in the plane that turns at a known rate.
-
-    .. math:: \ddot{x} = -\omega \dot{y} + w_x, \quad \ddot{y} = \omega \dot{x} + w_y
-
-    Args:
-        rate: `omega`, in radians per time unit, positive counterclockwise; 0 is a straight line.
-            An `nn.Parameter` is learnt.
-        dt: Step when the data bring none, in seconds, say.
-        diffusion: Fixed spectral density of `w` (m^2/s^3), or `None` to learn it.
-        noise_variance: Fixed variance of the observed positions (m^2), or `None` to learn it.
-
-    Source: Bar-Shalom, Li & Kirubarajan (2001), section 11.7.1.
-    """
-
-    def __init__(
-        self,
-        rate: float | Tensor,
-        dt: float | None = None,
-        *,
-        diffusion: Value = None,
-        noise_variance: Value = None,
-    ) -> None:
-        names = ("position_0", "velocity_0", "position_1", "velocity_1")
-        super().__init__(names, 1, dt, noise_variance)
-        self.obs_dim, self.rate = 2, rate
-        self.free("spectral_density", diffusion)
-
-    def drift(self) -> Tensor:
-        """Return both axes, coupled through their velocities."""
-        F = self.spectral_density.new_zeros(4, 4)
-        F[0, 1] = F[2, 3] = 1.0
-        F[1, 3], F[3, 1] = -self.rate, self.rate
-        return F
-
-    def diffusion(self) -> Tensor:
-        """Return noise on both velocities."""
-        return torch.diag(self.spectral_density.new_tensor([0.0, 1.0, 0.0, 1.0])) * (
-            self.spectral_density
-        )
-
-    def starting_values(self, change: Tensor, spread: Tensor, step: Tensor) -> dict[str, Tensor]:
-        """Return the density that explains a tenth of the changes over one step."""
-        return {"spectral_density": 0.1 * change / step**3}
-
-    def _emission_part(self, u: Tensor | None) -> LinearConditional:
-        C = self.noise_variance.new_zeros(1, 2, 4)
-        C[0, 0, 0] = C[0, 1, 2] = 1.0
-        R = self.noise_variance * torch.eye(2, dtype=C.dtype, device=C.device)
-        return LinearConditional(C, C.new_zeros(1, 2), R[None])
 
 
 def last_entry(n: int, like: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,12 +9,9 @@ import torch
 from torch import Tensor
 
 from ....core.model import GaussianInitial, LinearConditional, LinearParameters
-from ....ops.threads import in_threads
-from ..diffuse import posterior_mix
-from .problem import Pass, Problem, prepare
-from .run import NOTHING, SCORE, run_forward, shared_pattern
-from .shared import SharedRun, filter_for_score
-from .shared_gradient import constant, score_shared, shapes
+from .problem import prepare
+from .run import NOTHING, run_forward
+from .scores import WantedScores, differentiable_run, score
 
 
 def exact_log_likelihood(parameters: LinearParameters, y: Tensor) -> Tensor:
@@ -46,15 +42,13 @@ class _LogLikelihood(torch.autograd.Function):
     def forward(ctx: Any, y: Tensor, diffuse: Tensor | None, *tensors: Tensor) -> Tensor:  # noqa: ANN401
         problem = prepare(_pack(y, diffuse, *tensors), y)
         needed = any(ctx.needs_input_grad)
-        pattern = shared_pattern(problem) if needed else None
-        if pattern is not None:
-            result = filter_for_score(problem, pattern)
-        else:
-            result = run_forward(problem, SCORE if needed else NOTHING)
         if needed:
-            ctx.problem, ctx.result = problem, result
+            ctx.problem, ctx.result = problem, differentiable_run(problem)
             ctx.templates = [(x.shape, x.dtype, x.device) for x in (y, *tensors)]
-        ll = torch.from_numpy(result.log_likelihood).reshape(*problem.batch, problem.sizes.time)
+            values = ctx.result.log_likelihood
+        else:
+            values = run_forward(problem, NOTHING).log_likelihood
+        ll = torch.from_numpy(values).reshape(*problem.batch, problem.sizes.time)
         return ll.to(y.device, y.dtype)
 
     @staticmethod
@@ -66,13 +60,10 @@ class _LogLikelihood(torch.autograd.Function):
             )
         batch = ctx.problem.batch
         scale = _weight_of_series(weight).reshape(batch.numel()).numpy().copy()
-        result, given = ctx.result, (scale, ctx.needs_input_grad[0])
-        if isinstance(result, SharedRun):
-            grads = score_shared(ctx.problem, result, *given)
-        else:
-            grads = _score(ctx.problem, result, *given)
-        wanted = (ctx.needs_input_grad[0], *ctx.needs_input_grad[2:])
-        parts = zip(grads, ctx.templates, wanted, strict=True)
+        given = ctx.needs_input_grad
+        wants = WantedScores(given[0], given[4], given[7], given[9])
+        grads = score(ctx.problem, ctx.result, scale, wants)
+        parts = zip(grads, ctx.templates, (given[0], *given[2:]), strict=True)
         out = [_reduce(g, batch, *t) if wish else None for g, t, wish in parts]
         return out[0], None, *out[1:]
 
@@ -89,28 +80,6 @@ def _weight_of_series(weight: Tensor) -> Tensor:
             'of their plain sum. Use `Kalman(backend="autograd")` for weighted steps.'
         )
     return steps[..., 0]
-
-
-def _score(
-    problem: Problem, result: Pass, scale: np.ndarray, want_y: bool
-) -> tuple[np.ndarray, ...]:
-    """Weighted gradient of each series' log-likelihood: `y, m0, P0, A, b, Q, C, d, R`."""
-    from .scalar.score import score_kernel, score_space
-
-    size, r = problem.sizes, result
-    S, n = size.series, size.n
-    g = [np.zeros((S, *shape)) for shape in shapes(problem)]
-    gy, gm0, gP0 = np.zeros((S, size.time, size.p)), np.zeros((S, n)), np.zeros((S, n, n))
-    if S and size.time:
-        mix = posterior_mix(torch.from_numpy(r.info[:, -1]))[0].numpy()
-        stored = (r.slot, r.a, r.L, r.F, r.G, r.chol, r.E, r.rows, r.count)
-        A, _, _, C, _, _ = problem.params
-        flat = (r.a.reshape(S, -1), r.E.reshape(S, -1))
-        arguments = (A, C, constant(problem), stored, np.ascontiguousarray(mix), flat, want_y)
-        kernel = score_kernel(size.constants[:3] if size.constants else None)
-        space = partial(score_space, n, size.p, size.k)
-        in_threads(kernel, size, *arguments, (*g, gy, gm0, gP0), space=space)
-    return tuple(x * scale.reshape(-1, *(1,) * (x.ndim - 1)) for x in (gy, gm0, gP0, *g))
 
 
 def _reduce(

@@ -6,17 +6,37 @@ their covariances written, so that the factors live in one small piece of memory
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from ....core.diffuse import Diffuse
+from ....core.diffuse import Diffuse, combined
 from ....core.gaussian import outer
 from ..conditioning import Answer
-from ..diffuse import diffuse_moments, posterior_mix, proper_and_diffuse, steps_left_open
+from ..dense.serves import dense_serves
+from ..diffuse import (
+    cross_spread,
+    diffuse_moments,
+    posterior_mix,
+    proper_and_diffuse,
+    steps_left_open,
+)
 from .individual import has_individual_moments, individual_filter
 from .problem import Pass, Problem, allocate
-from .run import MOMENTS, covariances, factor_slots, run_forward, run_with, shares_covariances
+from .run import (
+    MOMENTS,
+    Backward,
+    covariances,
+    factor_slots,
+    folded,
+    folded_smoother,
+    run_forward,
+    run_smoother,
+    run_with,
+    shares_covariances,
+)
 
 _SERIES_PER_THREAD = 16
 
@@ -32,6 +52,13 @@ def filtered(problem: Problem) -> tuple[Answer, Pass]:
         result, (m, a, cov, predicted_cov) = found[0], map(torch.from_numpy, found[1])
         ll = torch.from_numpy(result.log_likelihood)
         return Answer(m[..., 0], cov, a[..., 0], predicted_cov, ll), result
+    parts = folded(problem)
+    if parts is not None:
+        head, (tail, rest) = moments(parts.head, parts.result), filtered(parts.tail)
+        answer = Answer(*(torch.cat(x, 1) for x in zip(head, _each(tail, head), strict=True)))
+        return answer, parts.result._replace(worst=np.minimum(parts.result.worst, rest.worst))
+    if dense_serves(problem) and not shares_covariances(problem):
+        return _of_larger_states(problem)
     size = problem.sizes
     if size.series > _SERIES_PER_THREAD and size.time > 0 and not size.k:
         if factor_slots(problem) == size.time and not shares_covariances(problem):
@@ -40,12 +67,79 @@ def filtered(problem: Problem) -> tuple[Answer, Pass]:
     return moments(problem, result), result
 
 
+def _each(answer: Answer, like: Answer) -> Answer:
+    """Repeat moments that all series share."""
+    return Answer(*(x.expand(y.shape[0], *x.shape[1:]) for x, y in zip(answer, like, strict=True)))
+
+
+class SmoothedMoments(NamedTuple):
+    """Of all steps, `(series, time, ...)`.
+
+    Attributes:
+        mean: Means. cov: Covariances. cross: Lag-one covariances, entry 0 zero.
+        diffuse: What a diffuse start leaves open.
+    """
+
+    mean: Tensor
+    cov: Tensor
+    cross: Tensor
+    diffuse: Diffuse | None
+
+
+def smoothed(problem: Problem) -> tuple[SmoothedMoments, Pass]:
+    """Run the smoother; of the second result `log_likelihood`, `worst` and `info` may be used."""
+    parts = folded(problem) if dense_serves(problem, smoother=True) else None
+    both = None if parts is None else folded_smoother(parts)
+    if parts is None or both is None:
+        result, found = run_smoother(problem)
+        return _smoothed(problem, result, found), result
+    head, tail = both
+    first = _smoothed(parts.whole, *head)
+    last = (torch.from_numpy(x) for x in (tail[1].mean[..., 0], tail[1].cov, tail[1].cross))
+    # The head ends with the tail's first step; the lag-one covariance into it is the head's.
+    mean, cov, cross = (torch.cat((x[:, :-1], y), 1) for x, y in zip(first[:3], last, strict=True))
+    cross[:, parts.length] = first.cross[:, -1]
+    passes = (parts.result, tail[0])
+    ll = np.concatenate([x.log_likelihood for x in passes], 1)
+    worst = np.minimum(*(x.worst for x in passes))
+    found = SmoothedMoments(mean, cov, cross, None)
+    return found, parts.result._replace(log_likelihood=ll, worst=worst)
+
+
+def _smoothed(problem: Problem, result: Pass, found: Backward) -> SmoothedMoments:
+    columns, cov, cross = (torch.from_numpy(x) for x in found)
+    if problem.sizes.k == 0 or problem.sizes.time == 0:
+        return SmoothedMoments(columns[..., 0], cov, cross, None)
+    mix, undetermined = posterior_mix(torch.from_numpy(result.info[:, -1:]))
+    given = columns[..., 1:], cov, mix[..., 1:, 1:], undetermined
+    parts = proper_and_diffuse(*given)
+    mean = (columns @ mix[..., :1])[..., 0]
+    cross = cross_spread(given[0], cross, *given[2:])
+    left = parts if bool(undetermined.any()) else None
+    return SmoothedMoments(mean, combined(*parts), cross, left)
+
+
 def moments(problem: Problem, result: Pass) -> Answer:
     """Return filtered and predicted moments of a run that stored its means."""
-    a, m = torch.from_numpy(result.a), torch.from_numpy(result.m)
     room = np.empty((2, *result.slot.shape, *result.F.shape[2:]))
-    cov = torch.from_numpy(covariances(problem, result.slot, result.F, room[0]))
-    predicted_cov = torch.from_numpy(covariances(problem, result.slot, result.L, room[1]))
+    cov = covariances(problem, result.slot, result.F, room[0])
+    return _answer(problem, result, cov, covariances(problem, result.slot, result.L, room[1]))
+
+
+def _of_larger_states(problem: Problem) -> tuple[Answer, Pass]:
+    from ..dense import filtering
+
+    if problem.sizes.k:
+        result = filtering.run(problem, filtering.SMOOTHER).result
+        return moments(problem, result), result
+    result = filtering.run(problem, filtering.MOMENTS).result
+    cov, predicted_cov = (filtering.spread_slots(result.slot, x) for x in (result.F, result.L))
+    return _answer(problem, result, cov, predicted_cov), result
+
+
+def _answer(problem: Problem, result: Pass, filtered: np.ndarray, predicted: np.ndarray) -> Answer:
+    a, m = torch.from_numpy(result.a), torch.from_numpy(result.m)
+    cov, predicted_cov = torch.from_numpy(filtered), torch.from_numpy(predicted)
     ll = torch.from_numpy(result.log_likelihood)
     if problem.sizes.k == 0:
         return Answer(m[..., 0], cov, a[..., 0], predicted_cov, ll)

@@ -14,6 +14,7 @@ from ....core.model import LinearConditional, LinearParameters
 
 # Compiling for given sizes takes seconds, once, and saves a third of each step of a small model.
 _MOST_UNROLLED, _STEPS_WORTH_COMPILING = 4, 10_000
+_FEW = 8  # states up to which a loop over a stack of matrices is the fastest
 # A chain of integrators is longer only where nothing observes it.
 _MOST_STEPS_UNSEEN = 4
 
@@ -222,12 +223,16 @@ def _numbers(x: Tensor) -> Tensor:
 
 def _factor(cov: Tensor, name: str) -> np.ndarray:
     """Lower factor of a covariance; the short way for one regular matrix, else the careful one."""
-    from .scalar.covariances import regular_factor
+    from .scalar.covariances import regular_factor, regular_factors
 
     values, n = _f64(cov), cov.shape[-1]
     if values.size == n * n and values.shape[-2] == n:
         factor = np.empty((n, n))
         if regular_factor(np.ascontiguousarray(values.reshape(n, n)), factor):
+            return factor.reshape(values.shape)
+    elif values.size and n <= _FEW:
+        factor = np.empty((values.size // (n * n), n, n))
+        if regular_factors(np.ascontiguousarray(values.reshape(factor.shape)), factor):
             return factor.reshape(values.shape)
     eps = torch.finfo(cov.dtype).eps
     return psd_factor(torch.from_numpy(values), name, eps=eps).numpy()

@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 
 from ....ops.threads import in_threads
+from ..dense.model import part_of
+from ..dense.serves import dense_serves
+from .folding import (
+    Folded,
+    first_known,
+    fold,
+    is_known,
+    lengths,
+    with_later,
+    worth_folding,
+)
 from .individual import individual_log_likelihood, individual_smoother
 from .problem import Pass, Problem, allocate
 from .shared import run_shared, smooth_shared
 
+if TYPE_CHECKING:
+    from ..dense.backward import Equations
+
 Arrays = tuple[np.ndarray, ...]
 _FIRST_SLOTS = 256
+_LARGE = 12  # states from which on whole matrix products are faster than a loop
 
 
 class Backward(NamedTuple):
@@ -48,11 +63,41 @@ def run_forward(problem: Problem, keep: Keep) -> Pass:
     size = problem.sizes
     if size.series == 0 or size.time == 0:
         return allocate(size, size.time)
+    parts = None if any(keep) else folded(problem)
+    if parts is not None:
+        tail = run_forward(parts.tail, keep)
+        ll = np.concatenate((parts.result.log_likelihood, tail.log_likelihood), 1)
+        worst = np.minimum(parts.result.worst, tail.worst)
+        return parts.result._replace(log_likelihood=ll, worst=worst)
     pattern = shared_pattern(problem)
     if pattern is not None:
         return run_shared(problem, pattern, keep)
+    return run_alone(problem, keep)
+
+
+def run_alone(problem: Problem, keep: Keep) -> Pass:
+    """As `run_forward`, with moments of its own for each series and diffuse starts unfolded."""
+    if dense_serves(problem):
+        return _dense(problem, any(keep))
     found = None if any(keep) else individual_log_likelihood(problem)
     return _run(problem, store=any(keep)) if found is None else found
+
+
+def folded(problem: Problem) -> Folded | None:
+    """Filter the head of a problem with a diffuse start; `None` where folding does not pay."""
+    if not worth_folding(problem):
+        return None
+    if dense_serves(problem):
+        from ..dense.filtering import run_head
+
+        found = run_head(problem, is_known)
+        return fold(problem, *found) if found and found[1] < problem.sizes.time else None
+    for length in lengths(problem):
+        head = part_of(problem, 0, length)
+        result = run_alone(head, SMOOTHER)
+        if is_known(result, length - 1):
+            return fold(problem, result, first_known(result, length - 1))
+    return None
 
 
 def run_smoother(problem: Problem) -> tuple[Pass, Backward]:
@@ -61,6 +106,8 @@ def run_smoother(problem: Problem) -> tuple[Pass, Backward]:
     if pattern is not None:
         result, found = smooth_shared(problem, pattern)
         return result, _second_moments(problem, *found)
+    if not problem.sizes.k and dense_serves(problem, smoother=True):
+        return dense_smoother(problem)
     found = individual_smoother(problem)
     if found is not None:
         return found[0], Backward(*found[1])
@@ -74,8 +121,40 @@ def shared_pattern(problem: Problem) -> Pass | None:
     if size.series == 0 or size.time == 0 or not shares_covariances(problem):
         return None
     first = _first_series(problem)
-    pattern = _start_alone(first) or _run(first, store=True)
+    if dense_serves(first):
+        pattern = _dense(first, True)
+    else:
+        pattern = _start_alone(first) or _run(first, store=True)
     return pattern if _regular(first, pattern) else None
+
+
+def dense_smoother(problem: Problem) -> tuple[Pass, Backward]:
+    """As `run_smoother`, for larger states."""
+    result, found, _ = _dense_smoother(problem)
+    return result, found
+
+
+def folded_smoother(parts: Folded) -> tuple[tuple[Pass, Backward], tuple[Pass, Backward]] | None:
+    """Run the smoother of both parts; `None` where the tail says too much of its start.
+
+    Returns:
+        Those of the head, which ends with the first step of the tail, and of the tail.
+    """
+    result, found, said = _dense_smoother(parts.tail)
+    if any(x is None for x in said):
+        return None
+    U, zeta = (np.stack(x) for x in zip(*(x for x in said if x is not None), strict=True))
+    head = with_later(parts.whole, parts.length, U, zeta, parts.tail.start[0][..., 0])
+    first = run_alone(head, SMOOTHER)
+    return (first, _second_moments(head, *_smooth(head, first))), (result, found)
+
+
+def _dense_smoother(problem: Problem) -> tuple[Pass, Backward, list[Equations | None]]:
+    from ..dense import backward, filtering
+
+    run = filtering.run(problem, filtering.SMOOTHER)
+    found, said = backward.smooth(problem, run, cross=True)
+    return run.result, Backward(*found), said
 
 
 def covariances(
@@ -85,8 +164,25 @@ def covariances(
     from .scalar.covariances import gram
 
     cov = np.empty((*slot.shape, *factor.shape[2:])) if out is None else out
+    if factor.shape[-1] >= _LARGE:
+        return _large_covariances(slot, factor, cov)
     in_threads(gram, problem.sizes._replace(series=slot.shape[0]), slot, factor, cov)
     return cov
+
+
+def _large_covariances(slot: np.ndarray, factor: np.ndarray, out: np.ndarray) -> np.ndarray:
+    """`L L'` of each step as whole products, once for each slot that is used."""
+    for s, steps in enumerate(slot):
+        if (np.diff(steps) == 1).all():
+            L = factor[s, steps[0] : steps[-1] + 1]
+            torch.bmm(
+                *(torch.from_numpy(x) for x in (L, L.swapaxes(1, 2))), out=torch.from_numpy(out[s])
+            )
+        else:
+            used, place = np.unique(steps, return_inverse=True)
+            L = factor[s, used]
+            np.take(L @ L.swapaxes(-1, -2), place, 0, out=out[s], mode="clip")
+    return out
 
 
 def _second_moments(
@@ -110,6 +206,12 @@ def _run(problem: Problem, *, store: bool) -> Pass:
         return run_with(problem, allocate(size, 2))
     out = run_with(problem, allocate(size, size.time, factor_slots(problem)))
     return run_with(problem, allocate(size, size.time)) if (out.worst < 0).any() else out
+
+
+def _dense(problem: Problem, store: bool) -> Pass:
+    from ..dense.filtering import LIKELIHOOD, PATTERN, run
+
+    return run(problem, PATTERN if store else LIKELIHOOD).result
 
 
 def factor_slots(problem: Problem) -> int:
@@ -137,7 +239,11 @@ def run_with(problem: Problem, out: Pass) -> Pass:
 def shares_covariances(problem: Problem) -> bool:
     """True when all series have the same proper model and the same pattern of gaps."""
     size = problem.sizes
-    if size.series == 1 or size.k or any(x.shape[0] > 1 for x in problem.params + problem.start):
+    if (
+        size.series == 1
+        or size.k
+        or any(x.shape[0] > 1 for x in (*problem.params, problem.start[1]))
+    ):
         return False
     # A finite sum means that nothing is missing.
     if math.isfinite(torch.from_numpy(problem.y).sum()):

@@ -110,7 +110,7 @@ def forward(
     size = problem.sizes
     S, T, n, p = size[:4]
     ll, state = np.empty((S, T)), np.zeros((S, slots(n + 1)))
-    state[:, :n], state[:, n] = problem.start[0][0, :, 0], 1.0
+    state[:, :n], state[:, n] = problem.start[0][..., 0], 1.0
     first = min(_first_complete(problem, pattern), steady.start)
     if first:
         moments = (pattern.slot, pattern.G, pattern.chol, pattern.rows, pattern.count)

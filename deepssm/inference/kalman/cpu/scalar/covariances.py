@@ -68,3 +68,24 @@ def regular_factor(P: np.ndarray, L: np.ndarray) -> bool:
             else:
                 L[i, i] = math.sqrt(total)
     return True
+
+
+@cached(**DRIVER)
+def regular_factors(P: np.ndarray, L: np.ndarray) -> bool:
+    """As `regular_factor`, for a stack of matrices."""
+    n = P.shape[1]
+    for k in range(P.shape[0]):
+        for i in range(n):
+            for j in range(i + 1):
+                total = P[k, i, j]
+                if total != P[k, j, i]:
+                    return False
+                for r in range(j):
+                    total -= L[k, i, r] * L[k, j, r]
+                if i > j:
+                    L[k, i, j], L[k, j, i] = total / L[k, j, j], 0.0
+                elif not 0.0 < total < math.inf:
+                    return False
+                else:
+                    L[k, i, i] = math.sqrt(total)
+    return True

@@ -170,7 +170,10 @@ def shared_forward(
                 if i != before:
                     before, volume = i, log_volume(c, chol[0, i])
                 if t == 0:
-                    spread(n, mean[0, :, 0], a_[0])
+                    for column in range(SERIES_AT_ONCE):
+                        own = mean[pick(min(block + column, last - 1), mean.shape[0])]
+                        for r in range(n):
+                            a_[0][r, column] = own[r, 0]
                 else:
                     At, bt = A[0, pick(t, A.shape[1])], b[0, pick(t, b.shape[1])]
                     advance(n, At, bt, m_[k - 1 if k else STEPS_IN_CACHE - 1], a_[k])

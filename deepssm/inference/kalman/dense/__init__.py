@@ -1,0 +1,1 @@
+"""The exact filter and smoother of larger states, on LAPACK."""
