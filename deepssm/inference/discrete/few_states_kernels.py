@@ -57,9 +57,7 @@ def few_forward(
             (w * a2 + x * b2) + (y * c2 + z * d2),
             (w * a3 + x * b3) + (y * c3 + z * d3),
         )
-        low = min(w, x) if K > 1 else w
-        low = min(low, y) if K > 2 else low
-        low = min(low, z) if K > 3 else low
+        low = min(w, x if K > 1 else w, y if K > 2 else w, z if K > 3 else w)
         if not low * min(evidence, 1.0) >= TINY:
             return t
         predicted[after, 0] = w

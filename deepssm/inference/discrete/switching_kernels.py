@@ -102,16 +102,11 @@ def _step_all(
             fresh[0][i, j] = log_weight[i, j] + found
             nearest, count = min(nearest, square), max(count, c)
             condition(o, c, n + p, W, work[2], gain, fresh[1][i, j], L[i, j], fresh[2][i, j])
-    top, total = -_INF, -_INF
+    total = -_INF
     for i in range(pasts):
-        for j in range(modes):
-            top = max(top, fresh[0][i, j])
-    if top > -_INF:
-        total = 0.0
-        for i in range(pasts):
-            for j in range(modes):
-                total += math.exp(fresh[0][i, j] - top)
-        total = top + math.log(total)
+        one = log_sum(fresh[0][i])
+        high, low = max(one, total), min(one, total)
+        total = high + math.log1p(math.exp(low - high)) if low > -_INF else high
     if total == -_INF:
         for i in range(pasts):
             copy_row(modes, log_weight[i], fresh[0][i])
@@ -159,6 +154,13 @@ def _move_all(
             predict(*step, n, W, V, now[1][i, j], now[2][i, j])
 
 
+@cached(error_model="numpy")
+def _space(pasts: int, modes: int, n: int) -> Space:
+    """Room for a mixture over pasts and modes, of which none has a weight."""
+    shape = (pasts, modes)
+    return np.full(shape, -_INF), np.zeros((*shape, n)), np.zeros((*shape, n, n))
+
+
 @cached(error_model="numpy", fastmath=FASTMATH)
 def _run(
     order: int,
@@ -174,29 +176,22 @@ def _run(
     score: Vector,
 ) -> bool:
     """Filter one series; return whether merging spoilt the score of a far observation."""
-    T, p = y.shape
-    K, n = start[0].shape
-    J, wide = (1 if order == 1 else K), max(K * (n + 1) + n, n + p)
-    shape = (J, K)
-    now = np.empty(shape), np.empty((J, K, n)), np.empty((J, K, n, n))
-    fresh = np.empty(shape), np.empty((J, K, n)), np.empty((J, K, n, n))
+    (T, p), (K, n), J = y.shape, start[0].shape, 1 if order == 1 else start[0].shape[0]
+    now, fresh, before = _space(J, K, n), _space(J, K, n), _space(J, K, n)
+    several, wide = _space(1, K, n), max(K * (n + 1) + n, n + p)
+    joint = several[0][0], several[1][0], several[2][0]
     scratch = (
-        np.empty((p + n, wide)),
-        np.empty((n, wide)),
-        np.empty((3, p + n)),
-        np.empty(n),
+        np.empty((p + n, wide)), np.empty((n, wide)), np.empty((3, p + n)), np.empty(n),
         np.empty((n, n)),
-    )
-    before = np.full(shape, -_INF), np.empty((J, K, n)), np.empty((J, K, n, n))
-    joint, spoilt, pasts = np.empty(K), False, 1
-    several = np.empty(K), np.empty((K, n)), np.empty((K, n, n))
+    )  # fmt: skip
+    spoilt, pasts = False, 1
     for t in range(T):
         if t == 0:
             now[0][0], now[1][0], now[2][0] = log_pi, start[0], start[1]
         else:
             pasts = J
             past = filtered[0][t - 1], filtered[1][t - 1], filtered[2][t - 1]
-            _move_all(order, t, log_A, parameters, past, now, scratch, joint)
+            _move_all(order, t, log_A, parameters, past, now, scratch, joint[0])
         score[t], far = _step_all(
             t, pasts, log_A, parameters, now, fresh, y[t], seen[t], eps, scratch
         )
@@ -207,17 +202,11 @@ def _run(
         for kept, found in ((predicted, now), (filtered, fresh)):
             for j in range(K):
                 target = kept[1][t, j], kept[2][t, j]
-                kept[0][t, j] = merge(pasts, j, found, several, scratch[0], *target)
+                kept[0][t, j] = merge(pasts, j, found, joint, scratch[0], *target)
         before[0][:] = -_INF
-        before[0][:pasts], before[1][:pasts], before[2][:pasts] = (
-            fresh[0][:pasts],
-            fresh[1][:pasts],
-            fresh[2][:pasts],
-        )
-        seen_any = False
-        for i in range(p):
-            seen_any = seen_any or seen[t, i]
-        if not seen_any:
+        before[0][:pasts], before[1][:pasts] = fresh[0][:pasts], fresh[1][:pasts]
+        before[2][:pasts] = fresh[2][:pasts]
+        if not seen[t].any():
             score[t] = 0.0
     return spoilt
 
