@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from numbers import Integral
 from typing import cast
 
@@ -11,6 +12,7 @@ from pyro.nn import PyroModule
 from ..core.methods import FixedLag, InferenceMethod, LearningMethod
 from ..core.model import Series, StateSpaceModel
 from ..core.results import Smoothed
+from ..io.budget import require_memory
 
 
 def require_model(model: object) -> None:
@@ -35,6 +37,27 @@ def positive(name: str, value: int) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise ValueError(f"`{name}` must be a whole number of at least 1, got {value!r}.")
     return int(value)
+
+
+def require_draws(
+    model: StateSpaceModel, series: Series, steps: int, count: int, what: str
+) -> None:
+    """Raise unless paths of states and observations fit into memory.
+
+    Args:
+        model: Says how large a state and an observation are.
+        series: Says how many series there are.
+        steps: Steps of each path.
+        count: Paths of each series.
+        what: The argument that asks for them, as an error shows it.
+
+    Raises:
+        ValueError: They would not.
+    """
+    numbers = math.prod(series.batch_shape) * steps * count * (model.state_dim + model.obs_dim)
+    require_memory(
+        numbers * torch.finfo(model.dtype).bits / 8, f"`{what}`", "Ask for less, or part by part."
+    )
 
 
 def infers(method: object, name: str = "method") -> InferenceMethod:

@@ -11,6 +11,7 @@ from ..core.autoregressive import own_inputs
 from ..core.methods import InferenceMethod
 from ..core.model import Series, StateSpaceModel
 from ..core.results import Forecast
+from .arguments import require_draws
 from .validation import Data, Labels, as_series, as_tensor
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class Ahead(NamedTuple):
             ValueError: Future inputs do not fit, or series of several lengths have parameters of
                 their own.
         """
+        self._require_room(model, past)
         if lengths is not None and not past.batch_shape:
             length = int(torch.as_tensor(lengths))
             u, dt = past.u, past.dt
@@ -77,6 +79,15 @@ class Ahead(NamedTuple):
                 )
             parts.append(part)
         return _in_order(parts, torch.cat(rows).argsort(), past.batch_shape)
+
+    def _require_room(self, model: StateSpaceModel, past: Series) -> None:
+        """Refuse a horizon or draws that memory has no room for, before any is taken."""
+        # What each step keeps at least: predicted and forecast moments of the state.
+        paths = 2 * (1 + model.state_dim)
+        require_draws(model, past, self.horizon, paths, f"horizon={self.horizon}")
+        if self.num_samples is not None:
+            what = f"num_samples={self.num_samples}"
+            require_draws(model, past, self.horizon, self.num_samples, what)
 
 
 def _cut(past: Series, rows: Tensor, length: int) -> Series:

@@ -12,7 +12,7 @@ from ..core.methods import InferenceMethod, UsesGuide, UsesParticles
 from ..core.model import Series, StateSpaceModel
 from ..core.pyro_sites import completed, seeded
 from ..core.results import Imputed
-from .arguments import infers, positive
+from .arguments import infers, positive, require_draws
 from .defaults import default_method
 from .validation import Data, as_labelled_series
 
@@ -102,6 +102,7 @@ def complete_draws(
     from ..inference.guides.smoothing_guide import has_real_values
     from ..inference.kalman.noises import completed_observations
 
+    require_draws(model, series, series.time, num_samples, f"num_samples={num_samples}")
     if model.reads_past:
         with seeded(generator):
             guide = method.guide if isinstance(method, UsesGuide) else None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from ..api.fit import Fit
 from ..evaluation.backtests import Backtest
 from ..evaluation.baselines import SeasonalNaive
 from ..evaluation.calibration import calibration_warnings
+from .exit_codes import short
 from .model_specs import ModelSpec, usual_period
 
 Fits = Mapping[str, tuple[ModelSpec, Fit]]
@@ -24,11 +26,13 @@ class Study(NamedTuple):
         fits: Specification and fit by name, the main one first; the fits hold all rows.
         backtests: Forecasts and what came true, by method; the last is the seasonal naive one.
         holdout: Last rows that no model has learnt from; 0 if all were learnt from.
+        failures: What could not be forecast, scored or drawn, in sentences.
     """
 
     fits: Fits
     backtests: dict[str, Backtest]
     holdout: int
+    failures: tuple[str, ...] = ()
 
     @property
     def main(self) -> tuple[ModelSpec, Fit]:
@@ -46,15 +50,18 @@ class Study(NamedTuple):
 
     def warnings(self) -> list[str]:
         """Return what a reader of the scores must know, in plain words."""
-        lines = []
+        lines = list(self.failures)
         if not self.holdout:
             lines.append(
                 "The models were learnt from all rows, also those that are scored here, so the "
                 "scores flatter them. Fit with --holdout N to score rows that no model has seen."
             )
         for name, found in self.backtests.items():
-            for line in calibration_warnings(found.forecast, found.y):
-                lines.append(f"{label(self.fits, name)}: {line}")
+            try:
+                found_lines = calibration_warnings(found.forecast, found.y)
+            except Exception as error:  # A failing check costs no fit.
+                found_lines = [f"its calibration could not be checked: {short(error)}"]
+            lines += [f"{label(self.fits, name)}: {line}" for line in found_lines]
         for name, (_, fit) in self.fits.items():
             lines += [f"{label(self.fits, name)}: {line}" for line in fit.learned.warnings]
         return lines
@@ -70,7 +77,8 @@ def label(fits: Fits, name: str) -> str:
 def evaluate(fits: Fits, *, holdout: int, seed: int, step: str) -> Study:
     """Forecast with every model and with the seasonal naive method, and keep what came true.
 
-    With a holdout there is one origin, before it; else there are several in the last 40 %.
+    With a holdout there is one origin, before it; else there are several in the last 40 %. A
+    method that fails costs its own scores only, and is named among the failures.
 
     Args:
         fits: Specification and fit by name; the fits hold all rows.
@@ -81,24 +89,28 @@ def evaluate(fits: Fits, *, holdout: int, seed: int, step: str) -> Study:
     main_spec, main = next(iter(fits.values()))
     rows = main.series.time
     where = _one_origin(rows, holdout) if holdout else _many_origins(rows)
-    backtests = {}
-    for name, (_, fit) in fits.items():
-        generator = torch.Generator(fit.model.device).manual_seed(seed)
-        y, u, dt = fit.series
-        found = backtest(
-            fit.model,
-            y,
-            u,
-            dt=dt,
-            method=fit.method,
-            generator=generator,
-            num_samples=None,
-            **where,
-        )
-        backtests[name] = found.labelled(main.index, main.names)
     period = season(main_spec, step, where["start"])
-    naive = naive_backtest(main, period, where)
-    return Study(fits, {**backtests, naive_name(period): naive}, holdout)
+    jobs: dict[str, Callable[[], Backtest]] = {
+        name: partial(_backtest, fit, where, seed) for name, (_, fit) in fits.items()
+    }
+    jobs[naive_name(period)] = partial(naive_backtest, main, period, where)
+    backtests, failures = {}, []
+    for name, job in jobs.items():
+        try:
+            found = job().labelled(main.index, main.names)
+            found.scores()
+            backtests[name] = found
+        except Exception as error:  # A score or a baseline must never cost a fit.
+            failures.append(f"{label(fits, name)} could not be scored: {short(error)}")
+    return Study(fits, backtests, holdout, tuple(failures))
+
+
+def _backtest(fit: Fit, where: Mapping[str, Any], seed: int) -> Backtest:
+    generator = torch.Generator(fit.model.device).manual_seed(seed)
+    y, u, dt = fit.series
+    return backtest(
+        fit.model, y, u, dt=dt, method=fit.method, generator=generator, num_samples=None, **where
+    )
 
 
 def naive_name(period: int) -> str:

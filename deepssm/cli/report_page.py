@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from operator import attrgetter
 from typing import Any
 
 from ..api.fit import Fit
 from ..report.html import Grid, Page, Section
+from .exit_codes import UsageError, short
 from .holdout import Study, label
 from .model_specs import ModelSpec
 from .report_sections import (
@@ -33,15 +34,18 @@ def page_of(
     data = config["data"]
     rows = study.main[1].series.time
     lead = f"{' and '.join(label(study.fits, name) for name in study.fits)}, {_scored(study)}."
-    sections = [
-        *([frames_section(study, *frames)] if frames else [smoothed_section(study)]),
-        *([] if frames else [forecast_section(study)]),
-        calibration_section(study),
-        *innovation_sections(study),
-        *learning_sections(study),
-        *state_sections(study),
-        *_summary_sections(study),
+    scored = bool(study.backtests)
+    parts: list[tuple[str, Callable[[], Section | list[Section]]]] = [
+        ("Frames, gaps filled", lambda: frames_section(study, *frames) if frames else []),
+        ("Observations, smoothed", lambda: [] if frames else smoothed_section(study)),
+        ("Forecasts", lambda: [] if frames or not scored else forecast_section(study)),
+        ("Calibration", lambda: calibration_section(study) if scored else []),
+        ("Consistency of the filter", lambda: innovation_sections(study)),
+        ("Learning", lambda: learning_sections(study)),
+        ("States", lambda: state_sections(study)),
+        ("What was learnt", lambda: _summary_sections(study)),
     ]
+    sections = [section for title, make in parts for section in _attempt(title, make)]
     card = [
         ("data", f"{data['source']}: {rows} rows, {data['missing']} missing observations"),
         ("columns", ", ".join(study.main[0].y)),
@@ -55,9 +59,26 @@ def page_of(
     return Page(data["title"], lead, card, headline(study), study.warnings(), sections)
 
 
-def headline(study: Study) -> Grid:
-    """Return the table of CRPS, coverage and width by method."""
+def _attempt(title: str, make: Callable[[], Section | list[Section]]) -> list[Section]:
+    """Return sections, or one that says why they could not be made.
+
+    Raises:
+        UsageError: what was asked for does not fit the run.
+    """
+    try:
+        made = make()
+    except UsageError:
+        raise
+    except Exception as error:  # A picture must never cost a fit.
+        return [Section(title, f"This part could not be made: {short(error)}")]
+    return [made] if isinstance(made, Section) else made
+
+
+def headline(study: Study) -> Grid | None:
+    """Return the table of CRPS, coverage and width by method, `None` where nothing was scored."""
     scores = study.scores()
+    if not scores:
+        return None
     rows, notes = [], []
     for name, score in scores.items():
         rows.append([name, *_cells(score)])
@@ -76,6 +97,8 @@ def headline(study: Study) -> Grid:
 def text_table(study: Study) -> str:
     """Return the headline table as plain text."""
     grid = headline(study)
+    if grid is None:
+        return "Nothing could be scored."
     rows = [list(grid.header), *(list(row) for row in grid.rows)]
     width = max(len(row[0]) for row in rows)
     lines = [f"{row[0]:{width}}" + "".join(f"{cell:>15}" for cell in row[1:]) for row in rows]
@@ -88,6 +111,8 @@ def _cells(score: Mapping[str, float]) -> list[str]:
 
 
 def _scored(study: Study) -> str:
+    if not study.backtests:
+        return "not scored"
     if study.holdout:
         return f"scored on the last {study.holdout} rows, which no model has seen"
     found = next(iter(study.backtests.values()))

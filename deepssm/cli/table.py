@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from ..io.budget import require_memory
 from .exit_codes import DataError, did_you_mean
+from .grid import resampled
 from .times import read_times
 
 if TYPE_CHECKING:
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 
 # Deep models compute in single precision, where squares end at 3.4e38.
 _LARGEST = 1e18
+MOST_COLUMNS = 10_000
+_IN_MEMORY = 10  # Bytes that a byte of text takes as a cell of text and as a number.
 MISSING = ("", "NA", "N/A", "na", "n/a", "NaN", "nan", "NULL", "null", "None", "-", "?")
 
 
@@ -74,7 +78,7 @@ def read_table(
     frame = _numbers(text, wanted + u, path)
     frame.index, notes = _time_index(text, time, path)
     if resample is not None:
-        frame = _resample(frame, resample)
+        frame = resampled(frame, resample)
     if not frame.index.is_monotonic_increasing:
         frame = frame.sort_index(kind="stable")
         notes = [*notes, "The rows were put in order of time."]
@@ -109,11 +113,15 @@ def read_inputs(path: Path, names: list[str], horizon: int) -> np.ndarray:
 def _read_text(path: Path) -> pd.DataFrame:
     import pandas as pd
 
+    if path.is_file():
+        size = path.stat().st_size
+        require_memory(_IN_MEMORY * size, f"{path}", "Give a part of it, or fewer columns.")
     if path.is_dir():
         raise DataError(f"{path} is a folder: give the CSV file itself.")
     if not path.is_file():
         near = [p.name for p in path.parent.glob("*.csv")] if path.parent.is_dir() else []
         raise DataError(f"there is no file '{path}'.{did_you_mean(path.name, near)}")
+    twice = _repeated(path)
     try:
         frame = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
     except pd.errors.EmptyDataError:
@@ -125,7 +133,6 @@ def _read_text(path: Path) -> pd.DataFrame:
         raise DataError(f"{path} is not a CSV table with commas: {reason}") from None
     if frame.empty:
         raise DataError(f"{path} has a header line but no rows.")
-    twice = _repeated(path)
     if twice:
         raise DataError(f"{path} has more than one column '{twice}': rename them.")
     if frame.shape[1] == 1 and ";" in str(frame.columns[0]):
@@ -138,10 +145,24 @@ def _count(number: int, word: str) -> str:
 
 
 def _repeated(path: Path) -> str:
-    """Return the first name that stands twice in the header, which pandas would number."""
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        names = [name.strip() for name in next(csv.reader(file), [])]
-    return next((name for name in names if name and names.count(name) > 1), "")
+    """Return the first name that stands twice in the header, which pandas would number.
+
+    Raises:
+        DataError: there is no header, or it names more columns than a model can take.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            names = [name.strip() for name in next(csv.reader(file), [])]
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise DataError(f"{path} has no header line that can be read: {error}.") from None
+    if len(names) > MOST_COLUMNS:
+        raise DataError(f"{path} has {len(names)} columns, more than the {MOST_COLUMNS} allowed.")
+    seen: set[str] = set()
+    for name in names:
+        if name and name in seen:
+            return name
+        seen.add(name)
+    return ""
 
 
 def _wanted(
@@ -153,7 +174,7 @@ def _wanted(
         if name not in columns:
             raise DataError(
                 f"{path} has no column '{name}'.{did_you_mean(name, columns)} "
-                f"Its columns: {', '.join(columns)}"
+                f"Its columns: {', '.join(columns[:20])}{' ...' if len(columns) > 20 else ''}"
             )
     if len(set(asked)) < len(asked):
         raise DataError("a column can serve once only: as --time, in --y or in --u.")
@@ -302,33 +323,6 @@ def _rule(index: pd.Index) -> str:
         if count >= 1 and count == int(count):
             return f"{int(count)}{rule}"
     return f"{usual.total_seconds() * 1e3:g}ms"
-
-
-def _resample(frame: pd.DataFrame, rule: str) -> pd.DataFrame:
-    import pandas as pd
-
-    name = frame.index.name
-    if isinstance(frame.index, pd.DatetimeIndex):
-        try:
-            fixed = isinstance(
-                pd.tseries.frequencies.to_offset(rule), pd.offsets.Tick | pd.offsets.Day
-            )
-            grid = frame.resample(rule, origin="start" if fixed else "start_day").mean()
-        except ValueError:
-            raise DataError(
-                f"--resample '{rule}' is not a step; use 7D, 1h, 15min, MS (months) ..."
-            ) from None
-        return grid.set_index(grid.index.rename(name))
-    try:
-        step = float(rule)
-    except ValueError:
-        step = 0.0
-    if step <= 0:
-        raise DataError(f"--resample '{rule}': the time column holds numbers; give a number.")
-    start = frame.index.min()
-    bins = np.round((frame.index.to_numpy(float) - start) / step).astype(int)
-    grid = frame.groupby(bins).mean().reindex(range(int(bins.max()) + 1))
-    return grid.set_index(pd.Index(start + step * np.arange(len(grid)), name=name))
 
 
 def _show(moment: object) -> str:

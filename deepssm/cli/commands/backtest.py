@@ -7,8 +7,9 @@ import argparse
 import torch
 
 from ...api.backtest import backtest
-from ..exit_codes import DataError, Outcome
+from ..exit_codes import DataError, Outcome, short
 from ..holdout import naive_backtest, naive_name, season
+from ..output import STANDARD_OUTPUT, check_output, quoted
 from ..run_folder import finite
 from ..saved_runs import open_run
 from ..state_tables import write_table
@@ -16,6 +17,7 @@ from ..state_tables import write_table
 
 def run(args: argparse.Namespace) -> Outcome:
     """Forecast from origin after origin, with the past alone, and score what came next."""
+    check_output(args)
     chosen = open_run(args.folder, args.which)
     fit, spec = chosen.fit, chosen.spec
     rows = fit.series.time
@@ -34,19 +36,24 @@ def run(args: argparse.Namespace) -> Outcome:
     ).labelled(fit.index, fit.names)  # fmt: skip
     step = chosen.config.get("data", {}).get("step", "")
     period = season(spec, step, start)
-    naive = naive_backtest(fit, period, where)
     write_table(found.scores(by="horizon"), args.out)
-    scores = {chosen.name: found.scores().iloc[0], naive_name(period): naive.scores().iloc[0]}
+    scores, notes = {chosen.name: found.scores().iloc[0]}, []
+    try:
+        scores[naive_name(period)] = naive_backtest(fit, period, where).scores().iloc[0]
+    except Exception as error:  # A baseline that fails costs no score of the model.
+        notes.append(f"Note: {naive_name(period)} could not be scored: {short(error)}")
     lines = [f"{'method':20}{'CRPS':>12}{'90 % coverage':>16}{'90 % width':>14}"]
     for name, score in scores.items():
         cov = f"{100 * score['cov90']:.1f} %"
         lines.append(f"{name:20}{score['crps']:>12.4g}{cov:>16}{score['width90']:>14.4g}")
     lines.append(f"{len(found.origins)} origins, {args.horizon} steps ahead each.")
+    lines += notes
     if not args.refit:
         lines.append(_flattery(int(chosen.config.get("holdout", 0)), rows, start))
     data = {"scores": {name: score.to_dict() for name, score in scores.items()}}
     text = "\n".join(line for line in lines if line)
-    return Outcome(text, finite(data), args.out, f"deepssm report {args.folder}")
+    next_command = f"deepssm report {quoted(args.folder)}"
+    return Outcome(text, finite(data), args.out, next_command, args.out == STANDARD_OUTPUT)
 
 
 def _flattery(holdout: int, rows: int, start: int) -> str:

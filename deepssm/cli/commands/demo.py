@@ -7,6 +7,7 @@ import argparse
 from ...data import co2
 from ..exit_codes import Outcome
 from ..model_specs import ModelSpec
+from ..output import quoted
 from ..run_folder import RunFolder, new_run
 from ..table import Table
 from .fit import data_settings, learn_all, machine, said, write_run
@@ -38,7 +39,10 @@ def run(args: argparse.Namespace) -> Outcome:
         log.say(f"Done in {log.seconds:.0f} s.")
     out = RunFolder(args.out)
     return Outcome(
-        said(study), machine(study), out.report_file, f"deepssm forecast {args.out} --horizon 52"
+        said(study),
+        machine(study),
+        out.report_file,
+        f"deepssm forecast {quoted(args.out)} --horizon 52",
     )
 
 

@@ -12,7 +12,9 @@ from ...api.fit import Fit
 from ...core.results import Forecast
 from ..exit_codes import Outcome, UsageError
 from ..fit_model import future_inputs
+from ..output import STANDARD_OUTPUT, check_output, quoted
 from ..saved_runs import Run, open_run
+from ..sizes import require_room
 from ..state_tables import first_row, fit_with_data, write_table
 from ..table import read_inputs
 
@@ -22,8 +24,10 @@ if TYPE_CHECKING:
 
 def run(args: argparse.Namespace) -> Outcome:
     """Forecast the steps after the run's observations, or after those of a new table."""
+    check_output(args, [args.data, args.u_future])
     chosen = open_run(args.folder, args.which)
     fit = fit_with_data(chosen, args.data)
+    require_room(chosen.spec, fit.series.time, args.horizon, args.samples)
     forecast = fit.forecast(
         args.horizon,
         u_future=_inputs(args, chosen, fit),
@@ -37,7 +41,8 @@ def run(args: argparse.Namespace) -> Outcome:
     write_table(frame, args.out)
     data = {"horizon": args.horizon, "levels": args.levels, "columns": list(frame.columns)}
     text = f"{_preview(frame)}\n{args.horizon} steps ahead with {chosen.spec.words}."
-    return Outcome(text, data, args.out, f"deepssm backtest {args.folder}")
+    next_command = f"deepssm backtest {quoted(args.folder)}"
+    return Outcome(text, data, args.out, next_command, args.out == STANDARD_OUTPUT)
 
 
 def _inputs(args: argparse.Namespace, run: Run, fit: Fit) -> np.ndarray | None:
