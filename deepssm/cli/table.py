@@ -153,7 +153,9 @@ def _repeated(path: Path) -> str:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             names = [name.strip() for name in next(csv.reader(file), [])]
-    except (csv.Error, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        raise DataError(f"{path} is not text in UTF-8: save it as CSV (UTF-8).") from None
+    except csv.Error as error:
         raise DataError(f"{path} has no header line that can be read: {error}.") from None
     if len(names) > MOST_COLUMNS:
         raise DataError(f"{path} has {len(names)} columns, more than the {MOST_COLUMNS} allowed.")

@@ -128,7 +128,7 @@ def one_of(*words: str) -> Check:
 
 def _inside(name: str, key: object) -> str:
     short = str(key)[:60]
-    return f"{name}.{short}" if name else f"'{short}'"
+    return f"{name}.{short}" if name else short
 
 
 def _wrong(name: str, expected: str, value: object) -> SchemaError:
