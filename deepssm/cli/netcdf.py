@@ -14,7 +14,7 @@ from ..api.validation import Labels, as_series
 from ..core.model import Series, StateSpaceModel
 from ..core.results import Forecast
 from ..interop.datatree import data_tree, to_datatree
-from ..io.atomic import replacing
+from ..io.atomic import write_bytes
 from ..io.results_file import check_results
 from ..io.run_schema import damaged
 from .exit_codes import DataError, short
@@ -65,8 +65,10 @@ def write_results(folder: RunFolder, fit: Fit, forecasts: Mapping[str, Forecast]
         tree["predictions"] = _predictions(fit, forecasts)
     except Exception as error:
         notes.append(f"results.nc lacks the forecasts: {short(error)}")
-    with replacing(folder.results_file) as temporary:
-        tree.to_netcdf(temporary, engine="h5netcdf")
+    # By way of memory: HDF5 ends the whole process where a disk is full.
+    stored = tree.to_netcdf(engine="h5netcdf")
+    assert stored is not None
+    write_bytes(folder.results_file, bytes(stored))
     return notes
 
 
