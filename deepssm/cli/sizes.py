@@ -87,9 +87,9 @@ def weight_bytes(spec: ModelSpec) -> int:
         return 0
     import torch
 
-    # Thrice a width is too little and more than enough to tell that it will not fit.
+    # Sizes for which not even a tensor without memory can be made; a lower bound tells enough.
     if max(spec.state_dim, spec.hidden, spec.input_dim, len(spec.y)) > 10**7:
-        return 4 * spec.hidden * (spec.state_dim + spec.hidden)
+        return 8 * (spec.hidden * (spec.state_dim + len(spec.y)) + spec.state_dim**2)
     with torch.device("meta"):
         model = build(spec)
     return sum(math.prod(p.shape) * p.element_size() for p in model.parameters())
