@@ -18,6 +18,7 @@ RUN = {"config.toml", "model.safetensors", "metrics.jsonl", "results.nc", "repor
 TRAINER = """
 import sys, torch
 import deepssm as ds
+from deepssm import checkpoint
 folder, steps = sys.argv[1], int(sys.argv[2])
 torch.manual_seed(0)
 torch.set_num_threads(1)
@@ -29,7 +30,7 @@ method = ds.inference.SVI(
 print("begun", flush=True)
 generator = torch.Generator().manual_seed(1)
 ds.fit(model, data, method=method, progress=False, generator=generator)
-ds.checkpoint.save(folder + "/model.safetensors", {}, model=model)
+checkpoint.save(folder + "/model.safetensors", {}, model=model)
 """
 
 

@@ -39,7 +39,7 @@ def _kill_fits(folder: Path, count: int, seed: int, *, deep: bool = False) -> No
 
 def _kill_trainings(folder: Path, count: int, seed: int) -> None:
     """Stopped again and again, a training comes to the weights of one that ran through."""
-    steps = 400
+    steps = 120
     assert killing.run(killing.trainer_words(folder / "whole", steps)).code == 0
     words = killing.trainer_words(folder / "parts", steps)
     for number, after in killing.moments(count, 0.4, seed):
