@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from numbers import Integral
 from typing import TYPE_CHECKING
@@ -11,9 +12,17 @@ import torch
 from torch import Tensor
 
 from ..core.methods import InferenceMethod, LearningMethod, remember_trained
-from ..core.model import StateSpaceModel
+from ..core.model import Series, StateSpaceModel
 from ..core.results import Disturbances, Filtered, Forecast, Simulated, Smoothed
-from .arguments import infers, learns, positive, require_model, smoothed, to_learn
+from .arguments import (
+    infers,
+    learns,
+    positive,
+    require_draws,
+    require_model,
+    smoothed,
+    to_learn,
+)
 from .defaults import completed, default_learner, default_method, default_online_method
 from .fit import Fit
 from .forecasting import Ahead, future_labels
@@ -187,6 +196,7 @@ def sample_posterior(
     inference = _method(model, method)
     series = as_steps(model, inference, y, u, dt, lengths).series
     count = positive("num_samples", num_samples)
+    require_draws(model, series, series.time, count, f"num_samples={count}")
     found = inference.sample_posterior(model, series, count, generator)
     require_paths(found, inference, model, series, count)
     return found.detach()
@@ -225,9 +235,11 @@ def simulate(
         raise ValueError(f"`time` must be a whole number of steps, 0 or more, got {time!r}.")
     batch = dt.shape[:-1] if isinstance(dt, np.ndarray | Tensor) else ()
     shape = (*batch, time, model.obs_dim)
+    lead = tuple(num_samples) if isinstance(num_samples, Iterable) else (int(num_samples),)
+    one = Series(torch.empty(*batch, 0, model.obs_dim), None, None)
+    require_draws(model, one, time, math.prod(lead), f"time={time}, num_samples={num_samples}")
     empty = torch.full(shape, torch.nan, dtype=model.dtype, device=model.device)
     series = as_series(model, empty, u, dt=dt)
-    lead = tuple(num_samples) if isinstance(num_samples, Iterable) else (int(num_samples),)
     return draw(model, series, lead, generator)
 
 

@@ -225,7 +225,7 @@ def _wanted(
         if name not in columns:
             raise DataError(
                 f"{path} has no column '{name}'.{did_you_mean(name, columns)} "
-                f"Its columns: {', '.join(columns)}"
+                f"Its columns: {', '.join(columns[:20])}{' ...' if len(columns) > 20 else ''}"
             )
     if len(set(asked)) < len(asked):
         raise DataError("a column can serve once only: as --time, in --y or in --u.")
