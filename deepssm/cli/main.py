@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 
-from ..io.terminal import say
+from ..io.terminal import say, shortened
 from .arguments import build_parser
 from .exit_codes import CommandError, Outcome, StoppedError, UsageError, did_you_mean
 from .stopping import Stopping, stoppable
@@ -86,7 +86,7 @@ def _report(outcome: Outcome, *, as_json: bool) -> None:
 
 
 def _complain(error: CommandError, words: list[str]) -> int:
-    line = " ".join(str(error).split())
+    line = shortened(" ".join(str(error).split()))
     say(f"deepssm: {line}", sys.stderr)
     if "--json" in words:
         print(json.dumps({"error": line, "exit_code": error.exit_code}))
