@@ -25,8 +25,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         the signal's number where one stopped it.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    with stoppable() as stopping:
-        return _answer(words, stopping)
+    stopping = Stopping()
+    try:
+        with stoppable(stopping):
+            return _answer(words, stopping)
+    except KeyboardInterrupt:
+        # At any moment: also while signals are being set up, or the result is being shown.
+        say("deepssm: stopped.", sys.stderr)
+        return stopping.exit_code
 
 
 def _answer(words: list[str], stopping: Stopping) -> int:
