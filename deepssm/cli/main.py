@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 
-from ..io.terminal import say
+from ..io.terminal import say, shortened
 from .arguments import build_parser
 from .exit_codes import CommandError, Outcome, StoppedError, UsageError, did_you_mean
 from .stopping import Stopping, stoppable
@@ -25,8 +25,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         the signal's number where one stopped it.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    with stoppable() as stopping:
-        return _answer(words, stopping)
+    stopping = Stopping()
+    try:
+        with stoppable(stopping):
+            return _answer(words, stopping)
+    except KeyboardInterrupt:
+        # At any moment: also while signals are being set up, or the result is being shown.
+        say("deepssm: stopped.", sys.stderr)
+        return stopping.exit_code
 
 
 def _answer(words: list[str], stopping: Stopping) -> int:
@@ -86,7 +92,7 @@ def _report(outcome: Outcome, *, as_json: bool) -> None:
 
 
 def _complain(error: CommandError, words: list[str]) -> int:
-    line = " ".join(str(error).split())
+    line = shortened(" ".join(str(error).split()))
     say(f"deepssm: {line}", sys.stderr)
     if "--json" in words:
         print(json.dumps({"error": line, "exit_code": error.exit_code}))

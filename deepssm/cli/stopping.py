@@ -35,19 +35,23 @@ class Stopping:
 
 
 @contextmanager
-def stoppable() -> Iterator[Stopping]:
+def stoppable(stopping: Stopping) -> Iterator[None]:
     """Treat the signals that ask a process to end as Ctrl-C while the block runs.
 
     Signals that are ignored, as SIGHUP under `nohup`, or handled by somebody else, stay so.
+
+    Args:
+        stopping: What handles them.
     """
-    stopping, before = Stopping(), {}
-    if threading.current_thread() is threading.main_thread():
-        for name in ("SIGTERM", "SIGHUP", "SIGBREAK"):
-            number = signal.Signals.__members__.get(name)
-            if number is not None and signal.getsignal(number) is signal.SIG_DFL:
-                before[number] = signal.signal(number, stopping)
+    before = {}
     try:
-        yield stopping
+        if threading.current_thread() is threading.main_thread():
+            for name in ("SIGTERM", "SIGHUP", "SIGBREAK"):
+                number = signal.Signals.__members__.get(name)
+                if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+                    before[number] = signal.SIG_DFL
+                    signal.signal(number, stopping)
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

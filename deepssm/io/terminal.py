@@ -26,6 +26,22 @@ def printable(text: str, *, keep: str = "\n\t") -> str:
     return "".join(c if c in keep or not _hidden(c) else _written(c) for c in text)
 
 
+def shortened(text: str, *, word: int = 400, most: int = 1000) -> str:
+    """Return text without the middle of very long words, such as a cell of a crafted table.
+
+    Args:
+        text: Any text.
+        word: Letters that a word may have.
+        most: Letters that the whole may have.
+
+    Example:
+        >>> shortened("cell " + 9 * "x", word=6)
+        'cell xxx...xxx'
+    """
+    words = (_middle_out(part, word) for part in text.split(" "))
+    return _middle_out(" ".join(words), most)
+
+
 def say(text: str, stream: TextIO | None = None) -> None:
     """Print text of unknown origin, whatever letters the terminal knows.
 
@@ -37,6 +53,10 @@ def say(text: str, stream: TextIO | None = None) -> None:
     encoding = to.encoding or "utf-8"
     safe = printable(text).encode(encoding, "backslashreplace").decode(encoding)
     print(safe, file=to, flush=True)
+
+
+def _middle_out(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most // 2]}...{text[-(most // 2) :]}"
 
 
 def _hidden(character: str) -> bool:

@@ -107,14 +107,14 @@ def moments(count: int, longest: float, seed: int) -> list[tuple[int, float]]:
     return [(int(kinds[i % 3]), chance.uniform(0.0, longest)) for i in range(count)]
 
 
-def faults_of_run(out: Path, number: int, code: int, *, before: bool) -> list[str]:
+def faults_of_run(out: Path, number: int, code: int, before: set[str]) -> list[str]:
     """Return what is wrong after a fit was stopped.
 
     Args:
         out: The run folder.
         number: The signal.
         code: The exit code.
-        before: Whether there was a run before.
+        before: What lay beside the data: one that a kill -9 ended may have left more.
     """
     faults = []
     if out.exists():
@@ -122,10 +122,10 @@ def faults_of_run(out: Path, number: int, code: int, *, before: bool) -> list[st
             faults.append(f"run folder holds {sorted(path.name for path in out.iterdir())}")
         else:
             load(out).forecast(2)
-    elif before:
+    elif out.name in before:
         faults.append("the older run is gone")
     left = {path.name for path in out.parent.iterdir()} - {out.name, "data.csv"}
-    left -= {f"{out.name}.training"}
+    left -= {f"{out.name}.training", *before}
     if number != signal.SIGKILL and left:
         faults.append(f"{sorted(left)} left after signal {number}")
     if code not in (0, -number if number == signal.SIGKILL else 128 + number, -number):

@@ -29,8 +29,9 @@ def _kill_fits(folder: Path, count: int, seed: int, *, deep: bool = False) -> No
     assert whole.code == 0, whole.text
     faults = []
     for number, after in killing.moments(count, 1.1 * whole.seconds, seed):
+        before = {path.name for path in folder.iterdir()}
         ended = killing.run(words, number, after)
-        found = killing.faults_of_run(out, number, ended.code, before=True)
+        found = killing.faults_of_run(out, number, ended.code, before)
         faults += [f"signal {number} after {after:.2f} s: {fault}" for fault in found]
     assert killing.run(words).code == 0
     assert {path.name for path in folder.iterdir()} == {"run", "data.csv"}
@@ -83,10 +84,42 @@ def test_a_stopped_fit_leaves_nothing_or_what_the_next_clears(number: int, tmp_p
     words = killing.fit_words(data, out)
     ended = killing.run(words, number, seen="Learning")
     assert ended.code in (-signal.SIGKILL, 128 + signal.SIGTERM) and not out.exists()
-    assert not killing.faults_of_run(out, number, ended.code, before=False)
+    assert not killing.faults_of_run(out, number, ended.code, set())
     assert cli.main(words[3:]) == 0
     assert {path.name for path in tmp_path.iterdir()} == {"run", "data.csv"}
     load(out)
+
+
+@pytest.mark.usefixtures("ctrl_c")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize(
+    "where",
+    [
+        "deepssm.cli.commands.fit.learn",
+        "deepssm.cli.commands.fit.write_fits",
+        "deepssm.cli.holdout.backtest",
+        "deepssm.cli.commands.fit.page_of",
+        "deepssm.cli.main._report",
+        "deepssm.cli.main._parse",
+    ],
+)
+def test_a_signal_at_any_stage_ends_in_a_sentence(
+    where: str,
+    number: signal.Signals,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Scores and pictures that fail cost no fit, but a signal is obeyed there too."""
+    data, out = tmp_path / "data.csv", tmp_path / "run"
+    killing.write_data(data)
+    before = {kind: signal.getsignal(kind) for kind in (signal.SIGTERM, signal.SIGHUP)}
+    monkeypatch.setattr(where, lambda *args, **options: signal.raise_signal(number))
+    assert cli.main(killing.fit_words(data, out)[3:]) == 128 + number
+    assert "deepssm: stopped" in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} - {"run"} == {"data.csv"}
+    assert out.exists() is (where == "deepssm.cli.main._report")
+    assert {kind: signal.getsignal(kind) for kind in before} == before
 
 
 def test_two_commands_do_not_share_a_run(
