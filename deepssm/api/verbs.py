@@ -14,16 +14,8 @@ from torch import Tensor
 from ..core.methods import InferenceMethod, LearningMethod, remember_trained
 from ..core.model import Series, StateSpaceModel
 from ..core.results import Disturbances, Filtered, Forecast, Simulated, Smoothed
-from .arguments import (
-    infers,
-    learns,
-    positive,
-    require_draws,
-    require_model,
-    smoothed,
-    to_learn,
-)
-from .defaults import completed, default_learner, default_method, default_online_method
+from .arguments import infers, learns, positive, require_draws, require_model, smoothed, to_learn
+from .defaults import chosen_method, completed, default_learner, default_online_method
 from .fit import Fit
 from .forecasting import Ahead, future_labels
 from .learning import learn, own_copy
@@ -69,7 +61,7 @@ def filter(  # noqa: A001
         >>> ds.filter(model, [0.3, float("nan"), -0.1]).mean.shape
         torch.Size([3, 1])
     """
-    inference = drawing_from(generator, _method(model, method))
+    inference = drawing_from(generator, chosen_method(model, method))
     series, labels = as_steps(model, inference, y, u, dt, lengths)
     found = inference.filter(model, series)
     require_filtered(found, inference, model, series)
@@ -102,7 +94,7 @@ def smooth(
     Returns:
         Smoothed moments and lag-one covariances.
     """
-    inference = drawing_from(generator, _method(model, method))
+    inference = drawing_from(generator, chosen_method(model, method))
     series, labels = as_steps(model, inference, y, u, dt, lengths)
     result = smoothed(inference, model, series, lag)
     return result.labelled(labels.index, model.state_names)
@@ -160,7 +152,7 @@ def log_likelihood(
         method: How to infer; see `filter`.
         generator: Source of randomness, for methods that draw.
     """
-    inference = drawing_from(generator, _method(model, method))
+    inference = drawing_from(generator, chosen_method(model, method))
     series = as_steps(model, inference, y, u, dt, lengths).series
     found = inference.log_likelihood(model, series)
     require_scores(found, inference, series)
@@ -193,7 +185,7 @@ def sample_posterior(
     Returns:
         `(num_samples, *batch, time, state)`.
     """
-    inference = _method(model, method)
+    inference = chosen_method(model, method)
     series = as_steps(model, inference, y, u, dt, lengths).series
     count = positive("num_samples", num_samples)
     require_draws(model, series, series.time, count, f"num_samples={count}")
@@ -239,8 +231,7 @@ def simulate(
     one = Series(torch.empty(*batch, 0, model.obs_dim), None, None)
     require_draws(model, one, time, math.prod(lead), f"time={time}, num_samples={num_samples}")
     empty = torch.full(shape, torch.nan, dtype=model.dtype, device=model.device)
-    series = as_series(model, empty, u, dt=dt)
-    return draw(model, series, lead, generator)
+    return draw(model, as_series(model, empty, u, dt=dt), lead, generator)
 
 
 def forecast(
@@ -282,7 +273,7 @@ def forecast(
     series, labels = as_labelled_series(model, y, u, dt=dt, lengths=lengths)
     steps = positive("horizon", horizon)
     ahead = Ahead(steps, u_future, dt_future, num_samples, generator, labels)
-    result = ahead.forecast(model, _method(model, method), series, lengths)
+    result = ahead.forecast(model, chosen_method(model, method), series, lengths)
     return result.labelled(future_labels(labels, steps, lengths), labels.names)
 
 
@@ -357,8 +348,3 @@ def online(
     inference = default_online_method(model) if method is None else infers(method)
     started = start_online(model, inference)
     return BufferedFilter(started, positive("buffer", buffer)) if buffer else started
-
-
-def _method(model: StateSpaceModel, method: InferenceMethod | None) -> InferenceMethod:
-    require_model(model)
-    return default_method(model) if method is None else infers(method)

@@ -188,7 +188,7 @@ def _from_arrow(content: bytes, source: Source) -> str:
 def _separator(text: str) -> str:
     """Return what separates the columns: what splits all first lines into equally many."""
     lines = [line for line in text[:100_000].splitlines()[:50] if line.strip()]
-    lines = lines[:-1] if len(text) > 100_000 else lines
+    lines = lines[:-1] if len(text) > 100_000 and len(lines) > 1 else lines
     best, most = ",", 1
     for sep in _SEPARATORS:
         counts = {len(row) for row in csv.reader(lines, delimiter=sep)}
