@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from numbers import Integral
 from typing import cast
 
@@ -13,6 +14,7 @@ from ..core.methods import FixedLag, InferenceMethod, LearningMethod
 from ..core.model import Series, StateSpaceModel
 from ..core.results import Smoothed
 from ..inference.simulation.filter_alone import FilterAlone, Filters
+from ..io.budget import require_memory
 from .model_checks import require_distributions
 from .result_checks import require_smoothed
 
@@ -40,6 +42,27 @@ def positive(name: str, value: int) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise ValueError(f"`{name}` must be a whole number of at least 1, got {value!r}.")
     return int(value)
+
+
+def require_draws(
+    model: StateSpaceModel, series: Series, steps: int, count: int, what: str
+) -> None:
+    """Raise unless paths of states and observations fit into memory.
+
+    Args:
+        model: Says how large a state and an observation are.
+        series: Says how many series there are.
+        steps: Steps of each path.
+        count: Paths of each series.
+        what: The argument that asks for them, as an error shows it.
+
+    Raises:
+        ValueError: They would not.
+    """
+    numbers = math.prod(series.batch_shape) * steps * count * (model.state_dim + model.obs_dim)
+    require_memory(
+        numbers * torch.finfo(model.dtype).bits / 8, f"`{what}`", "Ask for less, or part by part."
+    )
 
 
 def infers(method: object, name: str = "method") -> InferenceMethod:

@@ -15,6 +15,7 @@ from ..core.model import Series, StateSpaceModel
 from ..core.results import Forecast
 from ..evaluation.backtests import Backtest, Forecaster, Refit
 from ..evaluation.scores import naive_error
+from . import verbs as api
 from .fitting import fit
 from .validation import Checked, Data, as_labelled_series, truncated, unlabelled
 

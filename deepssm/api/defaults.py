@@ -23,7 +23,17 @@ from ..core.methods import (
     trained_method,
 )
 from ..core.model import StateSpaceModel
-from .arguments import infers
+from .arguments import infers, require_model
+
+
+def chosen_method(model: StateSpaceModel, method: InferenceMethod | None) -> InferenceMethod:
+    """Return the method that a caller names, checked, or the default one.
+
+    Raises:
+        ValueError: The model or the method is none.
+    """
+    require_model(model)
+    return default_method(model) if method is None else infers(method)
 
 
 def default_method(model: StateSpaceModel) -> InferenceMethod:

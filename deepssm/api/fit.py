@@ -10,7 +10,7 @@ from torch import Tensor
 from ..core.methods import InferenceMethod, Learned, averages_parameters
 from ..core.model import Series, StateSpaceModel
 from ..core.results import Disturbances, Filtered, Forecast, Imputed, Simulated, Smoothed
-from .arguments import positive, smoothed
+from .arguments import positive, require_draws, smoothed
 from .forecasting import Ahead, future_labels
 from .randomness import drawing_from
 from .validation import Data, Labels, as_rows
@@ -101,6 +101,7 @@ class Fit(_FitFields):
     ) -> Tensor:
         """Draw state paths given the training data; see `deepssm.sample_posterior`."""
         count = positive("num_samples", num_samples)
+        require_draws(self.model, self.series, self.series.time, count, f"num_samples={count}")
         drawn = self.method.sample_posterior(self.model, self.series, count, generator)
         return drawn.detach()
 

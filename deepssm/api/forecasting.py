@@ -14,7 +14,7 @@ from ..core.results import Forecast
 from ..io.alignment import require_later
 from ..io.calendars import next_labels
 from ..io.frames import is_frame
-from .arguments import require_steps
+from .arguments import require_draws, require_steps
 from .result_checks import require_forecast
 from .validation import Data, Labels, as_counts, as_rows, as_series, as_step_sizes, as_tensor
 
@@ -60,6 +60,7 @@ class Ahead(NamedTuple):
             ValueError: Future inputs do not fit, or series of several lengths have parameters of
                 their own.
         """
+        self._require_room(model, past)
         if is_frame(self.u_future) or is_frame(self.dt_future):
             return self.aligned(model, lengths).forecast(model, method, past, lengths)
         if lengths is not None and not past.batch_shape:
@@ -111,6 +112,15 @@ class Ahead(NamedTuple):
         u, _ = as_rows(model, "u_future", self.u_future, ahead, to=to, known=known)
         dt = as_step_sizes("dt_future", self.dt_future, ahead, to=to)
         return self._replace(u_future=u, dt_future=dt)
+
+    def _require_room(self, model: StateSpaceModel, past: Series) -> None:
+        """Refuse a horizon or draws that memory has no room for, before any is taken."""
+        # What each step keeps at least: predicted and forecast moments of the state.
+        paths = 2 * (1 + model.state_dim)
+        require_draws(model, past, self.horizon, paths, f"horizon={self.horizon}")
+        if self.num_samples is not None:
+            what = f"num_samples={self.num_samples}"
+            require_draws(model, past, self.horizon, self.num_samples, what)
 
 
 def _cut(past: Series, rows: Tensor, length: int) -> Series:

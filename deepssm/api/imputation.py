@@ -12,7 +12,7 @@ from ..core.methods import InferenceMethod, UsesGuide, UsesParticles
 from ..core.model import Series, StateSpaceModel
 from ..core.pyro_sites import completed, seeded
 from ..core.results import Imputed
-from .arguments import infers, positive
+from .arguments import infers, positive, require_draws
 from .defaults import default_method
 from .validation import Data, as_labelled_series
 
@@ -155,6 +155,7 @@ def complete_draws(
     from ..inference.kalman.noises import completed_observations
     from ..inference.simulation.simulate import observations_in_turn
 
+    require_draws(model, series, series.time, num_samples, f"num_samples={num_samples}")
     if model.reads_past:
         with seeded(generator):
             guide = method.guide if isinstance(method, UsesGuide) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from numbers import Integral
 from typing import TYPE_CHECKING
@@ -11,10 +12,10 @@ import torch
 from torch import Tensor
 
 from ..core.methods import InferenceMethod
-from ..core.model import StateSpaceModel
+from ..core.model import Series, StateSpaceModel
 from ..core.results import Disturbances, Filtered, Forecast, Simulated, Smoothed
-from .arguments import infers, positive, require_model, smoothed
-from .defaults import default_method, default_online_method
+from .arguments import infers, positive, require_draws, require_model, smoothed
+from .defaults import chosen_method, default_online_method
 from .forecasting import Ahead, future_labels
 from .randomness import drawing_from
 from .result_checks import require_filtered, require_paths, require_scores
@@ -58,7 +59,7 @@ def filter(  # noqa: A001
         >>> ds.filter(model, [0.3, float("nan"), -0.1]).mean.shape
         torch.Size([3, 1])
     """
-    inference = drawing_from(generator, _method(model, method))
+    inference = drawing_from(generator, chosen_method(model, method))
     series, labels = as_steps(model, inference, y, u, dt, lengths)
     found = inference.filter(model, series)
     require_filtered(found, inference, model, series)
@@ -91,7 +92,7 @@ def smooth(
     Returns:
         Smoothed moments and lag-one covariances.
     """
-    inference = drawing_from(generator, _method(model, method))
+    inference = drawing_from(generator, chosen_method(model, method))
     series, labels = as_steps(model, inference, y, u, dt, lengths)
     result = smoothed(inference, model, series, lag)
     return result.labelled(labels.index, model.state_names)
@@ -149,7 +150,7 @@ def log_likelihood(
         method: How to infer; see `filter`.
         generator: Source of randomness, for methods that draw.
     """
-    inference = drawing_from(generator, _method(model, method))
+    inference = drawing_from(generator, chosen_method(model, method))
     series = as_steps(model, inference, y, u, dt, lengths).series
     found = inference.log_likelihood(model, series)
     require_scores(found, inference, series)
@@ -182,9 +183,10 @@ def sample_posterior(
     Returns:
         `(num_samples, *batch, time, state)`.
     """
-    inference = _method(model, method)
+    inference = chosen_method(model, method)
     series = as_steps(model, inference, y, u, dt, lengths).series
     count = positive("num_samples", num_samples)
+    require_draws(model, series, series.time, count, f"num_samples={count}")
     found = inference.sample_posterior(model, series, count, generator)
     require_paths(found, inference, model, series, count)
     return found.detach()
@@ -223,10 +225,11 @@ def simulate(
         raise ValueError(f"`time` must be a whole number of steps, 0 or more, got {time!r}.")
     batch = dt.shape[:-1] if isinstance(dt, np.ndarray | Tensor) else ()
     shape = (*batch, time, model.obs_dim)
-    empty = torch.full(shape, torch.nan, dtype=model.dtype, device=model.device)
-    series = as_series(model, empty, u, dt=dt)
     lead = tuple(num_samples) if isinstance(num_samples, Iterable) else (int(num_samples),)
-    return draw(model, series, lead, generator)
+    one = Series(torch.empty(*batch, 0, model.obs_dim), None, None)
+    require_draws(model, one, time, math.prod(lead), f"time={time}, num_samples={num_samples}")
+    empty = torch.full(shape, torch.nan, dtype=model.dtype, device=model.device)
+    return draw(model, as_series(model, empty, u, dt=dt), lead, generator)
 
 
 def forecast(
@@ -268,7 +271,7 @@ def forecast(
     series, labels = as_labelled_series(model, y, u, dt=dt, lengths=lengths)
     steps = positive("horizon", horizon)
     ahead = Ahead(steps, u_future, dt_future, num_samples, generator, labels)
-    result = ahead.forecast(model, _method(model, method), series, lengths)
+    result = ahead.forecast(model, chosen_method(model, method), series, lengths)
     return result.labelled(future_labels(labels, steps, lengths), labels.names)
 
 
@@ -294,8 +297,3 @@ def online(
     inference = default_online_method(model) if method is None else infers(method)
     started = start_online(model, inference)
     return BufferedFilter(started, positive("buffer", buffer)) if buffer else started
-
-
-def _method(model: StateSpaceModel, method: InferenceMethod | None) -> InferenceMethod:
-    require_model(model)
-    return default_method(model) if method is None else infers(method)

@@ -23,6 +23,7 @@ first steps:
   deepssm forecast runs/a --horizon 24 -o fc.csv           what comes next, with bands
 
 exit codes: 0 done, 2 wrong usage, 3 unusable data, 4 numerical failure, 5 missing package
+-o - writes a table to standard output
 """
 
 

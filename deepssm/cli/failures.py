@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from .exit_codes import CommandError, DataError, MissingExtraError, NumericalError
+from .exit_codes import CommandError, DataError, MissingExtraError, NumericalError, short
 
 
 @contextmanager
@@ -21,9 +21,9 @@ def surviving(what: str, failures: list[str]) -> Iterator[None]:
     except CommandError:
         raise
     except Exception as error:  # noqa: BLE001  # whatever it is, the fit is worth more
-        reason = str(error).strip().splitlines()
-        said = f"{type(error).__name__}: {reason[0]}" if reason else type(error).__name__
-        failures.append(f"{what} could not be made ({said.rstrip('.')}).")
+        kind, reason = type(error).__name__, short(error).rstrip(".")
+        said = kind if reason == kind else f"{kind}: {reason}"
+        failures.append(f"{what} could not be made ({said}).")
 
 
 @contextmanager

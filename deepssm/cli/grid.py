@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..io.budget import require_memory
 from ..io.calendars import frequency, grid_of, number_step
 from ..io.gaps import place_of_gap
 from .exit_codes import DataError
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _FULL = 0.8
-_MOST_ROWS = 10_000_000
 
 
 def gaps_of(index: pd.Index) -> tuple[np.ndarray, float]:
@@ -132,41 +132,58 @@ def resample_rows(frame: pd.DataFrame, step: str) -> pd.DataFrame:
 
     Raises:
         DataError: `step` is none.
+        ValueError: The grid would not fit into memory.
     """
     import pandas as pd
 
     name = frame.index.name
     if isinstance(frame.index, pd.DatetimeIndex):
-        try:
-            offset: Any = pd.tseries.frequencies.to_offset(step)
-            fixed = isinstance(offset, pd.offsets.Tick | pd.offsets.Day)
-            _refuse_fine(frame.index, frame.index.min() + offset - frame.index.min(), step)
-            grid = frame.resample(step, origin="start" if fixed else "start_day").mean()
-        except ValueError:
-            raise DataError(
-                f"--resample '{step}' is not a step; use 7D, 1h, 15min, B (working days), MS "
-                "(months) ..."
-            ) from None
+        fixed, size = _step_of_dates(step)
+        span = (frame.index.max() - frame.index.min()).total_seconds()
+        _require_rows(span / size, frame, step)
+        grid = frame.resample(step, origin="start" if fixed else "start_day").mean()
         return grid.set_index(grid.index.rename(name))
     try:
         size = float(step)
     except ValueError:
         size = 0.0
-    if size <= 0:
+    if not 0 < size < float("inf"):
         raise DataError(f"--resample '{step}': the time column holds numbers; give a number.")
     start = frame.index.min()
-    _refuse_fine(frame.index, size, step)
+    _require_rows((float(frame.index.max()) - float(start)) / size, frame, step)
     bins = np.round((frame.index.to_numpy(float) - start) / size).astype(int)
     grid = frame.groupby(bins).mean().reindex(range(int(bins.max()) + 1))
     return grid.set_index(pd.Index(start + size * np.arange(len(grid)), name=name))
 
 
-def _refuse_fine(index: pd.Index, size: Any, step: str) -> None:  # noqa: ANN401
-    rows = (index.max() - index.min()) / size if size else 0.0
-    if rows > _MOST_ROWS:
+def _step_of_dates(step: str) -> tuple[bool, float]:
+    """Return whether a step is a fixed span of time, and its seconds, judged by the first one.
+
+    Raises:
+        DataError: It is no step.
+    """
+    import pandas as pd
+
+    start = pd.Timestamp(0)
+    try:
+        offset: Any = pd.tseries.frequencies.to_offset(step)
+        size = (start + offset - start).total_seconds()
+    except (ValueError, OverflowError):
+        size, offset = 0.0, None
+    if size <= 0:
         raise DataError(
-            f"--resample '{step}' would make {rows:.3g} rows of {len(index)}: give a longer step."
+            f"--resample '{step}' is not a step; use 7D, 1h, 15min, B (working days), MS "
+            "(months) ..."
         )
+    return isinstance(offset, pd.offsets.Tick | pd.offsets.Day), size
+
+
+def _require_rows(rows: float, frame: pd.DataFrame, step: str) -> None:
+    require_memory(
+        8.0 * (rows + 1) * 4 * (frame.shape[1] + 1),
+        f"--resample '{step}' makes {rows + 1:.3g} rows, which",
+        "Choose a longer step.",
+    )
 
 
 def filled(inputs: pd.DataFrame, how: str) -> pd.DataFrame:

@@ -25,7 +25,7 @@ class Study(NamedTuple):
         fits: Specification and fit by name, the main one first; the fits hold all rows.
         backtests: Forecasts and what came true, by method; the last is the seasonal naive one.
         holdout: Last rows that no model has learnt from; 0 if all were learnt from.
-        failures: Sentences on scores that could not be computed.
+        failures: What could not be forecast, scored or drawn, in sentences.
     """
 
     fits: Fits
@@ -74,7 +74,8 @@ def label(fits: Fits, name: str) -> str:
 def evaluate(fits: Fits, *, holdout: int, seed: int, step: str) -> Study:
     """Forecast with every model and with the seasonal naive method, and keep what came true.
 
-    With a holdout there is one origin, before it; else there are several in the last 40 %.
+    With a holdout there is one origin, before it; else there are several in the last 40 %. A
+    method that fails costs its own scores only, and is named among the failures.
 
     Args:
         fits: Specification and fit by name; the fits hold all rows.

@@ -8,8 +8,10 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 
+from ..io.terminal import say, shortened
 from .arguments import build_parser
-from .exit_codes import CommandError, Outcome, UsageError, did_you_mean
+from .exit_codes import CommandError, Outcome, StoppedError, UsageError, did_you_mean
+from .stopping import Stopping, stoppable
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,17 +21,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Words after `deepssm`; those of the process if `None`.
 
     Returns:
-        0 done, 2 wrong usage, 3 unusable data, 4 numerical failure, 5 missing package.
+        0 done, 2 wrong usage, 3 unusable data, 4 numerical failure, 5 missing package, 128 and
+        the signal's number where one stopped it.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    stopping = Stopping()
+    try:
+        with stoppable(stopping):
+            return _answer(words, stopping)
+    except KeyboardInterrupt:
+        # At any moment: also while signals are being set up, or the result is being shown.
+        say("deepssm: stopped.", sys.stderr)
+        return stopping.exit_code
+
+
+def _answer(words: list[str], stopping: Stopping) -> int:
     try:
         args = _parse(words)
         outcome = _run(args.run, args)
+    except StoppedError as error:
+        _complain(error, words)
+        return stopping.exit_code
     except CommandError as error:
         return _complain(error, words)
     except KeyboardInterrupt:
-        print("deepssm: stopped; nothing was written.", file=sys.stderr)
-        return 130
+        say("deepssm: stopped; nothing was written.", sys.stderr)
+        return stopping.exit_code
     _report(outcome, as_json=args.json)
     return 0
 
@@ -68,14 +85,15 @@ def _report(outcome: Outcome, *, as_json: bool) -> None:
         data = {**outcome.data, "written": written, "next": outcome.next_command}
         print(json.dumps(data, indent=2))
         return
+    stream = sys.stderr if outcome.piped else sys.stdout
     if outcome.text:
-        print(outcome.text)
-    print(outcome.last_line)
+        say(outcome.text, stream)
+    say(outcome.last_line, stream)
 
 
 def _complain(error: CommandError, words: list[str]) -> int:
-    line = " ".join(str(error).split())
-    print(f"deepssm: {line}", file=sys.stderr)
+    line = shortened(" ".join(str(error).split()))
+    say(f"deepssm: {line}", sys.stderr)
     if "--json" in words:
         print(json.dumps({"error": line, "exit_code": error.exit_code}))
     return error.exit_code

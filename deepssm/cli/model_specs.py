@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
+from ..io.run_schema import MODEL
+from ..io.schema import SchemaError, one_of
 from .exit_codes import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -68,9 +70,16 @@ class ModelSpec:
         return len(self.u) + (2 * self.harmonics if self.deep else 0)
 
     @property
+    def harmonics2(self) -> int:
+        """Waves in the second season; those that both seasons have are the first one's."""
+        if not self.period2:
+            return 0
+        return min(self.harmonics, max(1, math.ceil(self.period2 / self.period) - 1))
+
+    @property
     def min_rows(self) -> int:
         """Fewest observations of a column from which it can be learnt."""
-        return max(40 if self.deep else 10, round(2 * max(self.period, self.period2)))
+        return max(40 if self.deep else 10, round(2 * max(self.period, self.period2)), 2 * self.ar)
 
     @property
     def words(self) -> str:
@@ -102,27 +111,37 @@ def spec_from_config(config: dict[str, Any]) -> ModelSpec:
         DataError: an entry is unknown, missing, or of a wrong kind or size.
     """
     config = {"period2": 0.0, **config}
-    whole = ("harmonics", "ar", "state_dim", "hidden", "steps")
     names = set(ModelSpec.__dataclass_fields__)
     if set(config) != names:
-        odd = sorted(set(config) ^ names)
-        raise DataError(f"config.toml: unknown or missing model settings: {', '.join(odd)}.")
-    good = (
-        config["kind"] in get_args(Kind)
-        and all(_names(config[name]) for name in ("y", "u"))
-        and all(type(config[name]) is int and 0 <= config[name] <= 100_000 for name in whole)
-        and all(isinstance(config[name], int | float) for name in ("period", "period2"))
-        and all(0 <= config[name] <= 1e9 for name in ("period", "period2"))
-    )
-    if not good or not config["y"]:
-        raise DataError("config.toml: a model setting has a wrong type or size.")
+        odd = ", ".join(sorted(set(config) ^ names)[:5])
+        raise DataError(f"config.toml: unknown or missing model settings: {odd}.")
+    try:
+        MODEL(config, "")
+        one_of(*get_args(Kind))(config["kind"], "kind")
+    except SchemaError as error:
+        raise DataError(f"config.toml: a model setting is wrong: {error}.") from None
+    _check_together(config)
     settings = {**config, "y": tuple(config["y"]), "u": tuple(config["u"])}
     periods = {name: float(config[name]) for name in ("period", "period2")}
     return ModelSpec(**{**settings, **periods})
 
 
-def _names(value: object) -> bool:
-    return isinstance(value, list) and len(value) < 10_000 and all(type(n) is str for n in value)
+def _check_together(config: dict[str, Any]) -> None:
+    """Demand of settings what every model that was ever built keeps to."""
+    deep, several = config["kind"] == "deep-kalman", len(config["y"]) > 1
+    columns = [*config["y"], *config["u"]]
+    if len(set(columns)) < len(columns):
+        raise DataError("config.toml: a column is named twice.")
+    if several and not deep and config["kind"] != "constant-velocity":
+        raise DataError(f"config.toml: {config['kind']} takes one column.")
+    if config["harmonics"] > max(config["period"], 0.0) / 2:
+        raise DataError("config.toml: more harmonics than half the rows of a season.")
+    if config["kind"] == "structural" and not (config["period"] > 2 and config["harmonics"]):
+        raise DataError("config.toml: a structural model needs a period and harmonics.")
+    if config["period2"] and not (config["kind"] == "structural" and config["period2"] > 2):
+        raise DataError("config.toml: a second season is of a structural model, above 2 rows.")
+    if deep and not (config["state_dim"] and config["hidden"] and config["steps"]):
+        raise DataError("config.toml: a deep model needs state_dim, hidden and steps.")
 
 
 def complete(spec: ModelSpec, *, step: str) -> ModelSpec:
@@ -219,9 +238,7 @@ def build(spec: ModelSpec) -> StateSpaceModel:
     if spec.kind == "structural":
         model = model + models.Seasonal(spec.period, harmonics=spec.harmonics)
         if spec.period2:
-            # Waves that both seasons have are those of the first.
-            most = max(1, math.ceil(spec.period2 / spec.period) - 1)
-            waves = min(spec.harmonics, most)
+            waves = spec.harmonics2
             model = model + models.Seasonal(spec.period2, harmonics=waves, name="season2")
     if spec.ar:
         model = model + models.Autoregressive(spec.ar, noise_variance=0.0)

@@ -1,4 +1,4 @@
-"""How the cells of a table are written: decimal commas, thousands, per cent, marks for missing."""
+"""How the cells of a table are written: times, decimal commas, thousands, per cent, missing."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from ..io import dates
 from .exit_codes import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -100,6 +101,30 @@ def numbers(text: pd.DataFrame, names: list[str], path: object, reading: Reading
             raise DataError(_bad_cell(path, row, name, str(raw.iloc[row]), int(bad.sum())))
         columns[name] = values.to_numpy()
     return pd.DataFrame(columns)
+
+
+def read_times(raw: pd.Series, name: str, path: object) -> tuple[pd.Index, list[str]]:
+    """Return the time of each row, and sentences on how it was read.
+
+    Args:
+        raw: The cells of the time column, as text.
+        name: Name of the column.
+        path: Where it came from.
+
+    Raises:
+        DataError: A cell is no time, or may be two different ones.
+    """
+    try:
+        index, notes = dates.read_times(raw, lambda row: f"{path}, line {row + 2}")
+    except ValueError as error:
+        raise DataError(str(error)) from None
+    if index.isna().any():
+        row = int(index.isna().argmax())
+        raise DataError(
+            f"{path}, line {row + 2}: time column '{name}' holds '{raw.iloc[row]}', which is "
+            "neither a date nor a number. Write dates as 2024-01-31 or 2024-01-31T06:00."
+        )
+    return index.rename(name), notes
 
 
 def _plain(raw: pd.Series, decimal: str, reading: Reading) -> pd.Series:

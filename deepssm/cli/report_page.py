@@ -76,9 +76,11 @@ def _makers(
     ]
 
 
-def headline(study: Study) -> Grid:
-    """Return the table of CRPS, coverage and width by method."""
+def headline(study: Study) -> Grid | None:
+    """Return the table of CRPS, coverage and width by method, `None` where nothing was scored."""
     scores = study.scores()
+    if not scores:
+        return None
     rows, notes = [], []
     for name, score in scores.items():
         rows.append([name, *_cells(score)])
@@ -97,6 +99,8 @@ def headline(study: Study) -> Grid:
 def text_table(study: Study) -> str:
     """Return the headline table as plain text."""
     grid = headline(study)
+    if grid is None:
+        return "Nothing could be scored."
     rows = [list(grid.header), *(list(row) for row in grid.rows)]
     width = max(len(row[0]) for row in rows)
     lines = [f"{row[0]:{width}}" + "".join(f"{cell:>15}" for cell in row[1:]) for row in rows]
@@ -109,6 +113,8 @@ def _cells(score: Mapping[str, float]) -> list[str]:
 
 
 def _scored(study: Study) -> str:
+    if not study.backtests:
+        return "not scored"
     if study.holdout:
         return f"scored on the last {study.holdout} rows, which no model has seen"
     found = next(iter(study.backtests.values()), None)

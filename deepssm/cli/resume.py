@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
-from ..io.atomic import write_text
+from ..io.atomic import remove_stale_files, write_text
+from ..io.folders import remove_files
+from ..io.run_schema import read_note
 from .exit_codes import DataError
 from .table import Table
 
 CHECKPOINT = "training.safetensors"
 NOTE = "data.json"
+FILES = (CHECKPOINT, NOTE, "metrics.jsonl")
 
 
 def begin_training(folder: Path, table: Table, *, resume: bool) -> None:
@@ -41,8 +43,19 @@ def begin_training(folder: Path, table: Table, *, resume: bool) -> None:
                 "options as before, or leave out --resume to start again."
             )
         return
-    shutil.rmtree(folder, ignore_errors=True)
+    end_training(folder)
     write_text(folder / NOTE, json.dumps(told))
+
+
+def end_training(folder: Path) -> None:
+    """Remove what a training has left, and nothing else that may lie in its folder.
+
+    Args:
+        folder: Where the training leaves checkpoints.
+    """
+    if folder.is_dir() and not folder.is_symlink():
+        remove_stale_files(folder, list(FILES))
+        remove_files(folder, FILES)
 
 
 @contextmanager
@@ -56,7 +69,7 @@ def removed_without_checkpoint(folder: Path | None) -> Iterator[None]:
         yield
     except BaseException:
         if folder is not None and not (folder / CHECKPOINT).is_file():
-            shutil.rmtree(folder, ignore_errors=True)
+            end_training(folder)
         raise
 
 
@@ -74,15 +87,12 @@ def digest(table: Table) -> str:
 
 def _read(folder: Path) -> dict[str, object]:
     try:
-        note = json.loads((folder / NOTE).read_text(encoding="utf-8"))
+        return read_note(folder / NOTE)
     except (OSError, ValueError):
-        note = None
-    if not isinstance(note, dict):
         raise DataError(
             f"--resume: {folder} does not say what it was learnt from ({NOTE} is missing or "
             "damaged). Leave out --resume to start again."
-        )
-    return note
+        ) from None
 
 
 def _columns(note: dict[str, object]) -> str:

@@ -9,21 +9,21 @@ from __future__ import annotations
 import json
 import sys
 import time
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._version import __version__
-from ..io import checkpoint
-from ..io.atomic import new_folder, write_text
+from ..io import checkpoint, run_schema
+from ..io.atomic import write_text
+from ..io.folders import new_folder, require_free
+from ..io.run_schema import FORMAT, RUN_FILES, is_run
+from ..io.terminal import printable, say
 from .toml import to_toml
 
 if TYPE_CHECKING:
     from torch import nn
-
-FORMAT = 1
 
 
 class RunFolder(NamedTuple):
@@ -78,16 +78,7 @@ class RunFolder(NamedTuple):
         """
         if not self.config_file.is_file():
             raise ValueError(f"`{self.path}` is not a run folder: it has no config.toml.")
-        try:
-            config = tomllib.loads(self.config_file.read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"`{self.config_file}` is damaged: {error}.") from None
-        if config.get("format") != FORMAT:
-            raise ValueError(
-                f"`{self.config_file}` has format {config.get('format')!r}, this deepssm "
-                f"reads {FORMAT}: run `deepssm fit` again."
-            )
-        return config
+        return run_schema.read_config(self.config_file)
 
     def write_metrics(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Write `metrics.jsonl`; numbers that are not finite become `null`."""
@@ -96,10 +87,7 @@ class RunFolder(NamedTuple):
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Read `metrics.jsonl`; a missing file is an empty course."""
-        if not self.metrics_file.is_file():
-            return []
-        with self.metrics_file.open(encoding="utf-8") as lines:
-            return [json.loads(line) for line in lines if line.strip()]
+        return run_schema.read_metrics(self.metrics_file) if self.metrics_file.exists() else []
 
     def write_weights(self, config: Mapping[str, Any], **modules: nn.Module) -> None:
         """Write `model.safetensors`."""
@@ -112,13 +100,26 @@ def new_run(path: str | Path, *, overwrite: bool = False) -> Iterator[tuple[RunF
 
     Args:
         path: Where the folder shall be.
-        overwrite: Whether an older run there may be replaced.
+        overwrite: Whether an older run there may be replaced; other files in it are kept.
+
+    Raises:
+        FileExistsError: something else is there.
+        BlockingIOError: another process writes the same run.
     """
-    with new_folder(path, overwrite=overwrite) as temporary:
+    with new_folder(path, files=RUN_FILES, is_own=is_run, overwrite=overwrite) as temporary:
         log = Log()
         folder = RunFolder(temporary)
         yield folder, log
         write_text(folder.log_file, log.text)
+
+
+def require_new(path: Path, *, overwrite: bool) -> None:
+    """Raise unless a run may be written to `path`: asked before anything is learnt.
+
+    Raises:
+        FileExistsError: something else is there.
+    """
+    require_free(path.resolve(), path, is_run, overwrite=overwrite)
 
 
 class Log:
@@ -131,10 +132,10 @@ class Log:
 
     def say(self, line: str) -> None:
         """Show and keep one line, with the seconds since the start."""
-        line = f"[{time.monotonic() - self._start:5.1f} s] {line}"
+        line = f"[{time.monotonic() - self._start:5.1f} s] {printable(line)}"
         self._lines.append(line)
         if not self._quiet:
-            print(line, file=sys.stderr, flush=True)
+            say(line, sys.stderr)
 
     @property
     def seconds(self) -> float:

@@ -11,8 +11,9 @@ from ..core.methods import InferenceMethod, Learned, remember_trained
 from ..io import checkpoint
 from .exit_codes import DataError, did_you_mean
 from .model_specs import ModelSpec, build, build_guide, guide_of, method, spec_from_config
-from .netcdf import read_data
+from .netcdf import read_data, series_of
 from .run_folder import RunFolder
+from .sizes import require_fit_to_rows, require_room, require_weights
 
 
 class Run(NamedTuple):
@@ -63,21 +64,23 @@ def open_run(path: str | Path, which: str | None = None) -> Run:
     if not folder.path.is_dir():
         raise DataError(f"there is no run folder '{path}'. Make one: deepssm fit DATA.csv")
     config = folder.read_config()
-    models = config.get("models")
-    if not isinstance(models, dict) or not models:
-        raise DataError(f"{folder.config_file} names no model.")
+    models = config["models"]
     name = which or next(iter(models))
     if name not in models:
+        shown = ", ".join(list(models)[:20])
         raise DataError(
-            f"{path} holds no model '{name}'.{did_you_mean(name, list(models))} "
-            f"It holds: {', '.join(models)}"
+            f"{path} holds no model '{name}'.{did_you_mean(name, list(models))} It holds: {shown}"
         )
     spec = spec_from_config(models[name])
+    stored = read_data(folder, spec, config["data"].get("time"))
+    require_fit_to_rows(spec, len(stored.y))
+    require_room(spec, len(stored.y))
+    saved = checkpoint.load(folder.weights_file)
+    require_weights(spec, folder.weights_file)
     model, guide = build(spec), build_guide(spec)
     modules = {"model": model} if guide is None else {"model": model, "guide": guide}
-    saved = checkpoint.load(folder.weights_file)
     saved.restore(**{f"{name}.{part}": module for part, module in modules.items()})
-    series, labels = read_data(folder, model, spec, config.get("data", {}).get("time"))
+    series, labels = series_of(model, spec, stored)
     learned = _learned(folder, config, name, method(model, guide))
     remember_trained(model, learned.method)
     return Run(folder, config, name, spec, Fit(model, learned, series).labelled(labels))
@@ -116,15 +119,20 @@ def _learned(
 ) -> Learned:
     entry = config.get("learning", {}).get(name, {})
     history = [
-        {key: value for key, value in record.items() if key != "model"}
+        {key: _number(value) for key, value in record.items() if key != "model"}
         for record in folder.read_metrics()
         if record.get("model") == name
     ]
     return Learned(
         method=method,
-        objective=float(entry.get("objective", float("nan"))),
+        objective=_number(entry.get("objective")),
         history=history,
         standard_errors={},
-        diagnostics=dict(entry.get("diagnostics", {})),
+        diagnostics={key: _number(x) for key, x in entry.get("diagnostics", {}).items()},
         warnings=list(entry.get("warnings", [])),
     )
+
+
+def _number(value: float | None) -> float:
+    """Return a number; files have `null` where it was not finite."""
+    return float("nan") if value is None else float(value)

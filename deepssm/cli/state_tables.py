@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..api.fit import Fit
-from ..io.atomic import replacing
 from ..io.calendars import frequency
 from .exit_codes import DataError, Outcome
 from .fit_model import with_table
 from .observation_moments import ObservationMoments
+from .output import STANDARD_OUTPUT, quoted, write_output
 from .reading import reading_of
 from .saved_runs import Run
+from .sizes import require_room
 from .table import Table, read_table
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def fit_with_data(run: Run, data: Path | None) -> Fit:
     if data is None:
         return run.fit
     table = _like_the_run(run, data)
+    require_room(run.spec, len(table.y))
     return with_table(run.spec, run.fit, table, start=first_row(run, table.y.index))
 
 
@@ -72,9 +73,8 @@ def _like_the_run(run: Run, data: Path) -> Table:
 
 
 def write_table(frame: pd.DataFrame, path: Path) -> None:
-    """Write a frame as CSV, whole or not at all."""
-    with replacing(path) as temporary:
-        frame.to_csv(temporary, float_format="%.10g")
+    """Write a frame as CSV, whole or not at all, or to standard output."""
+    write_output(frame.to_csv(float_format="%.10g", lineterminator="\n"), path)
 
 
 def table_of(
@@ -106,5 +106,5 @@ def outcome(run: Run, fit: Fit, frame: pd.DataFrame, path: Path, verb: str) -> O
         + (f" The {gaps} missing observations are filled, with bands." if gaps else "")
     )
     data = {"rows": len(frame), "columns": list(frame.columns), "missing": gaps}
-    following = shlex.join(["deepssm", "forecast", str(run.folder.path), "--horizon", "24"])
-    return Outcome(text, data, path, following)
+    next_command = f"deepssm forecast {quoted(run.folder.path)} --horizon 24"
+    return Outcome(text, data, path, next_command, path == STANDARD_OUTPUT)

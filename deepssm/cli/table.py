@@ -9,9 +9,8 @@ import numpy as np
 
 from .exit_codes import DataError, did_you_mean
 from .grid import check_even, filled, gaps_of, in_words, resample_rows, rule, show, with_holidays
-from .reading import Reading, numbers
+from .reading import Reading, numbers, read_times
 from .table_files import Source, read_cells, read_source
-from .times import read_times
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -225,7 +224,7 @@ def _wanted(
         if name not in columns:
             raise DataError(
                 f"{path} has no column '{name}'.{did_you_mean(name, columns)} "
-                f"Its columns: {', '.join(columns)}"
+                f"Its columns: {', '.join(columns[:20])}{' ...' if len(columns) > 20 else ''}"
             )
     if len(set(asked)) < len(asked):
         raise DataError("a column can serve once only: as --time, in --y or in --u.")

@@ -8,8 +8,9 @@ import io
 import sys
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple, cast
 
+from ..io.budget import require_memory
 from .exit_codes import DataError, did_you_mean
 from .reading import Reading
 
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 STANDARD_INPUT = Path("-")
-_MOST_BYTES = 2**31
+MOST_COLUMNS = 10_000
+_IN_MEMORY = 10  # Bytes that a byte of text takes as a cell of text and as a number.
+_PART = 2**24
 _SEPARATORS = (",", ";", "\t", "|")
 _WORDS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "|", " ": "spaces"}
 _OTHERS = {
@@ -51,9 +54,10 @@ def read_source(path: Path) -> Source:
 
     Raises:
         DataError: There is no such file, or it is none that holds a table.
+        ValueError: It would not fit into memory.
     """
     if path == STANDARD_INPUT:
-        return Source(path, sys.stdin.buffer.read())
+        return Source(path, _whole(sys.stdin.buffer, "The standard input"))
     if path.is_dir():
         raise DataError(f"{path} is a folder: give the CSV file itself.")
     if not path.is_file():
@@ -61,7 +65,23 @@ def read_source(path: Path) -> Source:
         there = path.parent.is_dir()
         near = [p.name for kind in kinds for p in path.parent.glob(kind)] if there else []
         raise DataError(f"there is no file '{path}'.{did_you_mean(path.name, near)}")
+    _require_room(path.stat().st_size, f"{path}")
     return Source(path, path.read_bytes())
+
+
+def _whole(file: IO[bytes], what: str) -> bytes:
+    """Return all bytes of a stream whose size is not known, as long as there is room for them."""
+    parts: list[bytes] = []
+    size = 0
+    while part := file.read(_PART):
+        parts.append(part)
+        size += len(part)
+        _require_room(size, what)
+    return b"".join(parts)
+
+
+def _require_room(size: int, what: str) -> None:
+    require_memory(_IN_MEMORY * size, what, "Give a part of it, or fewer columns.")
 
 
 def read_cells(source: Source, reading: Reading) -> pd.DataFrame:
@@ -77,15 +97,35 @@ def read_cells(source: Source, reading: Reading) -> pd.DataFrame:
     """
     text = _text(source, reading)
     sep = reading.sep or _separator(text)
+    twice = _repeated(text, sep, source)
     frame = _parsed(text, sep, source)
     if frame.empty:
         raise DataError(f"{source} has a header line but no rows.")
-    header = next(csv.reader(io.StringIO(text), delimiter=sep), [])
-    names = [name.strip() for name in header]
-    twice = next((name for name in names if name and names.count(name) > 1), "")
     if twice:
         raise DataError(f"{source} has more than one column '{twice}': rename them.")
     return frame
+
+
+def _repeated(text: str, sep: str, source: Source) -> str:
+    """Return the first name that stands twice in the header, which pandas would number.
+
+    Raises:
+        DataError: There is no header, or it names more columns than a model can take.
+    """
+    try:
+        header = next(csv.reader(io.StringIO(text, newline=""), delimiter=sep), [])
+    except csv.Error as error:
+        raise DataError(f"{source} has no header line that can be read: {error}.") from None
+    if len(header) > MOST_COLUMNS:
+        raise DataError(
+            f"{source} has {len(header)} columns, more than the {MOST_COLUMNS} allowed."
+        )
+    seen: set[str] = set()
+    for name in map(str.strip, header):
+        if name and name in seen:
+            return name
+        seen.add(name)
+    return ""
 
 
 def _text(source: Source, reading: Reading) -> str:
@@ -125,12 +165,9 @@ def _decoded(content: bytes, source: Source) -> str:
 def _unzipped(source: Source) -> bytes:
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(source.content)) as file:
-            content = file.read(_MOST_BYTES + 1)
+            return _whole(cast("IO[bytes]", file), f"{source}, unpacked,")
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{source} is no whole gzip file: {error}.") from None
-    if len(content) > _MOST_BYTES:
-        raise DataError(f"{source} unpacks to more than {_MOST_BYTES:.2g} bytes: give a part.")
-    return content
 
 
 def _from_arrow(content: bytes, source: Source) -> str:
@@ -151,7 +188,7 @@ def _from_arrow(content: bytes, source: Source) -> str:
 def _separator(text: str) -> str:
     """Return what separates the columns: what splits all first lines into equally many."""
     lines = [line for line in text[:100_000].splitlines()[:50] if line.strip()]
-    lines = lines[:-1] if len(text) > 100_000 else lines
+    lines = lines[:-1] if len(text) > 100_000 and len(lines) > 1 else lines
     best, most = ",", 1
     for sep in _SEPARATORS:
         counts = {len(row) for row in csv.reader(lines, delimiter=sep)}

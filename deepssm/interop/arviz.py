@@ -74,6 +74,17 @@ def loo(data: xr.DataTree | Any) -> Any:  # noqa: ANN401
     return arviz.loo(data)
 
 
+def elpd(found: Any) -> float:  # noqa: ANN401
+    """Return the expected log predictive density of what `loo` found, in nats.
+
+    ArviZ 0.x calls it `elpd_loo`, ArviZ 1.x `elpd`.
+
+    Args:
+        found: Result of `loo`.
+    """
+    return float(found.elpd_loo if _is_old(import_arviz()) else found.elpd)
+
+
 def import_arviz() -> ModuleType:
     """Import ArviZ without the notice of its next major version.
 

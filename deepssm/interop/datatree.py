@@ -85,6 +85,19 @@ def to_datatree(
     return tree
 
 
+def data_tree(fit: Fit) -> xr.DataTree:
+    """Lay out the data of a fit alone, in `observed_data` and `constant_data`.
+
+    Args:
+        fit: Whose data.
+    """
+    import xarray as xr
+
+    tree = xr.DataTree.from_dict(_data_groups(fit.model, fit.series, fit.index, fit.names))
+    tree.attrs.update(_attributes())
+    return tree
+
+
 def _groups(
     result: Result, num_samples: int, pointwise: Pointwise, generator: torch.Generator | None
 ) -> Groups:

@@ -1,13 +1,19 @@
-"""Files and folders that appear whole or not at all, whenever the process dies."""
+"""Files that appear whole or not at all, whenever the process dies."""
 
 from __future__ import annotations
 
+import errno
 import os
-import shutil
+import re
+import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+STALE_SECONDS = 3600.0
+_RANDOM = r"[a-z0-9_]{8}"
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
@@ -37,63 +43,102 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
     Args:
         path: The file; its folder is made if there is none.
+
+    Raises:
+        OSError: `path` may not be replaced, or there is no room for it; the error names `path`.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+    require_replaceable(target)
+    with naming(target, target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        remove_stale_files(target.parent, [target.name], older_than=STALE_SECONDS)
+        prefix, folder = f".{target.name[:200]}.", target.parent
+        handle, name = tempfile.mkstemp(prefix=prefix, suffix=".tmp", dir=folder)
     os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        os.replace(temporary, target)
+        with naming(temporary, target):
+            yield temporary
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.chmod(0o666 & ~umask())
+            os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-@contextmanager
-def new_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """Give a temporary folder that becomes `path` when the block ends well.
+def require_replaceable(path: str | Path) -> None:
+    """Raise unless nothing is lost where a new file takes the place of `path`.
 
     Args:
-        path: The folder to appear.
-        overwrite: Whether an older folder of that name may be replaced.
+        path: A file to be written.
 
     Raises:
-        FileExistsError: `path` is there and not an empty folder, and may not be replaced.
+        OSError: it is a link, a pipe, a device, a folder or write-protected.
     """
-    target = Path(path)
-    if target.exists() and not overwrite and (target.is_file() or any(target.iterdir())):
-        raise FileExistsError(
-            17, "it exists already; choose another --out or pass --overwrite", str(target)
-        )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
     try:
-        yield temporary
-        temporary.chmod(0o777 & ~_umask())
-        _swap(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        mode = os.lstat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    if stat.S_ISLNK(mode):
+        reason = f"it is a symbolic link; give the file it points to, {os.readlink(path)}"
+    elif stat.S_ISDIR(mode):
+        reason = "it is a folder; give the name of a file"
+    elif not stat.S_ISREG(mode):
+        reason = "it is no regular file; on the command line '-' is standard output"
+    elif not mode & 0o222:
+        reason = "it is write-protected; give another name, or make it writable"
+    else:
+        return
+    raise FileExistsError(errno.EEXIST, f"cannot be replaced: {reason}", str(path))
 
 
-def _swap(temporary: Path, target: Path) -> None:
-    """Put the new folder in the place of the old one, which is removed afterwards."""
-    old = temporary.with_suffix(".old")
-    with suppress(FileNotFoundError):
-        os.replace(target, old)
+@contextmanager
+def naming(temporary: Path, target: Path) -> Iterator[None]:
+    """Make operating system errors of a block name the file that the user asked for.
+
+    A full disk names no file at all, and others the temporary one.
+
+    Args:
+        temporary: A file or folder under a temporary name.
+        target: What it will be called.
+    """
     try:
-        os.replace(temporary, target)
-    except OSError:
-        with suppress(FileNotFoundError):
-            os.replace(old, target)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+        yield
+    except OSError as error:
+        found = str(error.filename or "")
+        own = found == str(temporary) or found.startswith(f"{temporary}{os.sep}")
+        inside = found.startswith(f"{target.parent}{os.sep}.{target.name[:200]}.")
+        if found and not own and not inside:
+            raise
+        name = str(target) + (found.removeprefix(str(temporary)) if own else "")
+        reason = error.strerror or " ".join(str(error).split())
+        raise OSError(error.errno or errno.EIO, reason, name) from error
 
 
-def _umask() -> int:
+def remove_stale_files(folder: Path, names: list[str], *, older_than: float = 0.0) -> None:
+    """Remove temporary files of `names` that a process which died has left in `folder`.
+
+    Args:
+        folder: Where they lie.
+        names: Of the files that they were to become.
+        older_than: Seconds since they were last written; 0 only where the folder is locked.
+    """
+    wanted = "|".join(re.escape(name[:200]) for name in names)
+    pattern = re.compile(rf"\.(?:{wanted})\.{_RANDOM}\.tmp")
+    with suppress(OSError):
+        for path in folder.iterdir():
+            if pattern.fullmatch(path.name) and _is_old(path, older_than):
+                path.unlink(missing_ok=True)
+
+
+def _is_old(path: Path, seconds: float) -> bool:
+    found = os.lstat(path)
+    return stat.S_ISREG(found.st_mode) and time.time() - found.st_mtime >= seconds
+
+
+def umask() -> int:
+    """Return which permissions new files do not get."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

@@ -252,7 +252,7 @@ def test_a_deep_model_comes_back_from_its_folder_as_it_was(
     ("damage", "message"),
     [
         ("weights", "not a usable checkpoint"),
-        ("settings", "unknown or missing model settings"),
+        ("settings", "models.local-level.harmonics is missing"),
         ("results", "is damaged"),
         ("gone", "there is no run folder"),
     ],

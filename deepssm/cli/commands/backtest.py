@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 
 import torch
 
@@ -11,6 +10,7 @@ from ...api.backtest import backtest
 from ..exit_codes import DataError, Outcome
 from ..failures import surviving
 from ..holdout import naive_name, season, usable_baseline
+from ..output import STANDARD_OUTPUT, check_output, quoted
 from ..run_folder import finite
 from ..saved_runs import open_run
 from ..state_tables import write_table
@@ -18,6 +18,7 @@ from ..state_tables import write_table
 
 def run(args: argparse.Namespace) -> Outcome:
     """Forecast from origin after origin, with the past alone, and score what came next."""
+    check_output(args)
     chosen = open_run(args.folder, args.which)
     fit, spec = chosen.fit, chosen.spec
     rows = fit.series.time
@@ -52,9 +53,8 @@ def run(args: argparse.Namespace) -> Outcome:
         lines.append(_flattery(int(chosen.config.get("holdout", 0)), rows, start))
     data = {"scores": {name: score.to_dict() for name, score in scores.items()}}
     text = "\n".join(line for line in lines if line)
-    return Outcome(
-        text, finite(data), args.out, shlex.join(["deepssm", "report", str(args.folder)])
-    )
+    next_command = f"deepssm report {quoted(args.folder)}"
+    return Outcome(text, finite(data), args.out, next_command, args.out == STANDARD_OUTPUT)
 
 
 def _flattery(holdout: int, rows: int, start: int) -> str:

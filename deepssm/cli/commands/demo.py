@@ -8,6 +8,7 @@ import shlex
 from ...data import co2
 from ..exit_codes import Outcome
 from ..model_specs import ModelSpec
+from ..output import quoted
 from ..run_folder import RunFolder, new_run
 from ..table import Table
 from .fit import data_settings, learn_all, machine, said, write_run
@@ -40,8 +41,12 @@ def run(args: argparse.Namespace) -> Outcome:
         study = write_run(folder, log, fits, settings)
         log.say(f"Done in {log.seconds:.0f} s.")
     out = RunFolder(args.out)
-    following = shlex.join(["deepssm", "forecast", str(args.out), "--horizon", "52"])
-    return Outcome(said(study), machine(study), out.report_file, following)
+    return Outcome(
+        said(study),
+        machine(study),
+        out.report_file,
+        f"deepssm forecast {quoted(args.out)} --horizon 52",
+    )
 
 
 def specs() -> dict[str, ModelSpec]:

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ...api.fit import Fit
 from ...core.results import Forecast
-from ...report.html import write
+from ...report.html import Page, write
 from ..exit_codes import DataError, Outcome, StoppedError
+from ..failures import surviving
 from ..fit_model import first_rows, learn, with_table
 from ..holdout import Study, evaluate
 from ..model_specs import ModelSpec, complete, usual_period
 from ..netcdf import write_results
+from ..output import quoted
 from ..reading import reading_of
 from ..report_page import page_of, text_table
-from ..resume import begin_training, removed_without_checkpoint
-from ..run_folder import Log, RunFolder, finite, new_run
+from ..resume import begin_training, end_training, removed_without_checkpoint
+from ..run_folder import Log, RunFolder, finite, new_run, require_new
 from ..saved_runs import write_fits
+from ..sizes import require_room
 from ..table import Table, check_observations, read_table
 from ..table_files import STANDARD_INPUT
 
@@ -31,6 +34,7 @@ _DASHED = ("--missing", "--thousands", "--sep")
 
 def run(args: argparse.Namespace) -> Outcome:
     """Learn a model from a table and write a run folder."""
+    require_new(args.out, overwrite=args.overwrite)
     asked = ModelSpec(
         args.model,
         (),
@@ -59,6 +63,7 @@ def run(args: argparse.Namespace) -> Outcome:
             f"--holdout {args.holdout} leaves nothing of {len(table.y)} rows to learn."
         )
     check_observations(table.y.iloc[:learnt_from], args.data, spec.min_rows)
+    require_room(spec, len(table.y))
     with new_run(args.out, overwrite=args.overwrite) as (folder, log):
         for note in table.notes:
             log.say(note)
@@ -67,9 +72,9 @@ def run(args: argparse.Namespace) -> Outcome:
         fits = learn_all(specs, table, learnt_from, log, args.seed, training, args.resume)
         study = write_run(folder, log, fits, _settings(args, spec, table))
     if training is not None:
-        shutil.rmtree(training, ignore_errors=True)
+        end_training(training)
     out = RunFolder(args.out)
-    next_command = shlex.join(["deepssm", "forecast", str(args.out), "--horizon", "24"])
+    next_command = f"deepssm forecast {quoted(args.out)} --horizon 24"
     return Outcome(said(study), machine(study), out.report_file, next_command)
 
 
@@ -138,13 +143,18 @@ def learn_all(
         for name, spec in specs.items():
             log.say(f"Learning {name}: {spec.words}, from {learnt_from} rows.")
             folder = training if spec.deep else None
-            fit = learn(spec, past, seed=seed, folder=folder, resume=resume)
-            if any("interrupted" in note for note in fit.learned.warnings):
-                raise StoppedError(
-                    f"stopped; {training} is kept. Same command with --resume goes on."
-                )
-            log.say(f"Learnt {name}: objective {fit.learned.objective:.3f} nats.")
-            fits[name] = (spec, with_table(spec, fit, table))
+            failures: list[str] = []
+            # Once the model asked for is learnt, what stands beside it must not cost it.
+            with surviving(f"The model {name}", failures) if fits else nullcontext():
+                fit = learn(spec, past, seed=seed, folder=folder, resume=resume)
+                if any("interrupted" in note for note in fit.learned.warnings):
+                    raise StoppedError(
+                        f"stopped; {training} is kept. Same command with --resume goes on."
+                    )
+                log.say(f"Learnt {name}: objective {fit.learned.objective:.3f} nats.")
+                fits[name] = (spec, with_table(spec, fit, table))
+            for line in failures:
+                log.say(line)
     return fits
 
 
@@ -164,7 +174,9 @@ def data_settings(table: Table, source: str, title: str) -> dict[str, Any]:
 def write_run(
     folder: RunFolder, log: Log, fits: dict[str, tuple[ModelSpec, Fit]], settings: dict[str, Any]
 ) -> Study:
-    """Score the fits and write all files of a run but the log.
+    """Write the fits, score them, and write all files of a run but the log.
+
+    What was learnt is written first; whatever fails later becomes a warning.
 
     Args:
         folder: Under its temporary name.
@@ -172,20 +184,37 @@ def write_run(
         fits: Specification and fit by name, the main one first.
         settings: `seed`, `holdout`, `command` and `data`.
     """
-    log.say("Forecasting with every method and scoring.")
-    study = study_of(fits, settings)
+    main = next(iter(fits.values()))[1]
     config = {
         **settings,
         "seconds": round(log.seconds, 2),
-        "device": str(study.main[1].model.device),
+        "device": str(main.model.device),
         "versions": _versions(),
-        "scores": finite(study.scores()),
     }
     write_fits(folder, config, fits)
-    write_results(folder, study.main[1], _forecasts(study))
+    log.say("Forecasting with every method and scoring.")
+    study = study_of(fits, settings)
+    notes = write_results(folder, main, _forecasts(study))
+    study = study._replace(failures=(*study.failures, *notes))
+    config = {**config, "seconds": round(log.seconds, 2), "scores": finite(study.scores())}
+    write_fits(folder, config, fits)
     log.say("Drawing the report.")
-    write(page_of(study, config), folder.report_file)
+    study = _draw(study, config, folder)
+    for line in study.failures:
+        log.say(line)
     return study
+
+
+def _draw(study: Study, config: dict[str, Any], folder: RunFolder) -> Study:
+    """Write the report, or a page that says why there is none."""
+    failures = list(study.failures)
+    page = None
+    with surviving("The report", failures):
+        page = page_of(study, config)
+    if page is None:
+        page = Page("Report", "The model was learnt and kept.", [], None, failures, [])
+    write(page, folder.report_file)
+    return study._replace(failures=tuple(failures))
 
 
 def study_of(fits: dict[str, tuple[ModelSpec, Fit]], config: dict[str, Any]) -> Study:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,8 +13,10 @@ from ...api.forecasting import Ahead
 from ...core.results import Forecast
 from ..exit_codes import DataError, Outcome, UsageError
 from ..fit_model import future_inputs
+from ..output import STANDARD_OUTPUT, check_output, quoted
 from ..reading import reading_of
 from ..saved_runs import Run, open_run
+from ..sizes import require_room
 from ..state_tables import first_row, fit_with_data, write_table
 from ..table import read_inputs
 
@@ -25,8 +26,10 @@ if TYPE_CHECKING:
 
 def run(args: argparse.Namespace) -> Outcome:
     """Forecast the steps after the run's observations, or after those of a new table."""
+    check_output(args, [args.data, args.u_future])
     chosen = open_run(args.folder, args.which)
     fit = fit_with_data(chosen, args.data)
+    require_room(chosen.spec, fit.series.time, args.horizon, args.samples)
     forecast = fit.forecast(
         args.horizon,
         u_future=_inputs(args, chosen, fit),
@@ -40,7 +43,8 @@ def run(args: argparse.Namespace) -> Outcome:
     write_table(frame, args.out)
     data = {"horizon": args.horizon, "levels": args.levels, "columns": list(frame.columns)}
     text = f"{_preview(frame)}\n{args.horizon} steps ahead with {chosen.spec.words}."
-    return Outcome(text, data, args.out, shlex.join(["deepssm", "backtest", str(args.folder)]))
+    next_command = f"deepssm backtest {quoted(args.folder)}"
+    return Outcome(text, data, args.out, next_command, args.out == STANDARD_OUTPUT)
 
 
 def _inputs(args: argparse.Namespace, run: Run, fit: Fit) -> np.ndarray | None:

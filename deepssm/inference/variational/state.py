@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from ...core.arguments import checked
 from ...core.model import Series
+from ...io.run_schema import damaged
 
 
 @checked
@@ -135,14 +137,22 @@ class TrainingState:
             "warnings": self.warnings,
             "counts": [self.since_best, self.rescues],
             "caution": self.caution,
+            "moments": {name: sorted(state["state"]) for name, state in optimizers.items()},
         }
         return tensors, config
 
-    def load_saved(self, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+    def load_saved(
+        self, tensors: Mapping[str, Tensor], config: Mapping[str, Any], path: str | Path = "?"
+    ) -> None:
         """Go back to what `saved` returned.
 
+        Args:
+            tensors: Named numbers.
+            config: Plain data that fit the schema `TRAINING`.
+            path: Where they come from, for errors.
+
         Raises:
-            ValueError: it belongs to another model or guide.
+            ValueError: it is not whole, or belongs to another model or guide; nothing changed.
         """
         own = self.modules.state_dict()
         found = {name: tensors.get(f"now.{name}") for name in own}
@@ -152,24 +162,71 @@ class TrainingState:
                 f"`resume`: the checkpoint holds another model or guide; {wrong[0]} is the first "
                 "of its parameters that does not fit. Build both as in the first run."
             )
-        self.good_state = _like(own, tensors, "good")
-        self.best_state = self.good_state
-        if any(name.startswith("best.") for name in tensors):
-            self.best_state = _like(own, tensors, "best")
-        if self.average:
-            self.average = _like(own, tensors, "average")
-        self.modules.load_state_dict(_like(own, tensors, "now"))
+        has_best = any(name.startswith("best.") for name in tensors)
+        parts = ["now", "good", *(["best"] * has_best), *(["average"] * bool(self.average))]
+        states = {part: _like(own, tensors, part, path) for part in parts}
         groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict(_optimizer(tensors, "optimizer", groups))
-        self.good_optimizer = _optimizer(tensors, "good_optimizer", groups)
+        optimizers = {
+            name: _optimizer(tensors, name, groups) for name in ("optimizer", "good_optimizer")
+        }
+        free = [p for group in self.optimizer.param_groups for p in group["params"]]
+        for name, found_state in optimizers.items():
+            check_moments(found_state["state"], config["moments"].get(name), free, name, path)
+        if config["step"] and not config["moments"]["optimizer"]:
+            raise damaged(path, "it lacks the state of its optimiser")
+        self.good_state = states["good"]
+        self.best_state = states.get("best", self.good_state)
+        self.average = states.get("average", {})
+        self.modules.load_state_dict(states["now"])
+        self.optimizer.load_state_dict(optimizers["optimizer"])
+        self.good_optimizer = optimizers["good_optimizer"]
         self.history = [_floats(record) for record in config["history"]]
         self.best, self.warnings = _floats(config["best"]), list(config["warnings"])
         self.since_best, self.rescues = config["counts"]
         self.caution = config["caution"]
 
 
-def _like(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Any]:
+def _like(
+    own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], prefix: str, path: str | Path
+) -> dict[str, Any]:
+    for name, x in own.items():
+        found = tensors.get(f"{prefix}.{name}")
+        if found is None or found.shape != x.shape or found.dtype != x.dtype:
+            raise damaged(path, f"'{prefix}.{name}' is missing, or of another size or type")
     return {name: tensors[f"{prefix}.{name}"].to(x.device) for name, x in own.items()}
+
+
+def check_moments(
+    state: Mapping[int, Mapping[str, Tensor]],
+    told: list[int] | None,
+    free: list[Tensor],
+    name: str,
+    path: str | Path,
+) -> None:
+    """Check an optimiser's state: one entry for each parameter that it says it has moved.
+
+    Args:
+        state: What the file holds, by the number of the parameter.
+        told: The numbers that the file says it holds.
+        free: The parameters themselves.
+        name: What the file calls the optimiser.
+        path: The file.
+
+    Raises:
+        ValueError: an entry is missing, of another size, or of no parameter.
+    """
+    if told is None or sorted(state) != told:
+        raise damaged(path, f"it lacks a part of '{name}', the state of its optimiser")
+    for index, moments in state.items():
+        if index >= len(free):
+            raise damaged(path, f"'{name}' has a parameter {index}, of {len(free)}")
+        shape = free[index].shape
+        good = set(moments) == {"step", "exp_avg", "exp_avg_sq"} and all(
+            x.is_floating_point() and x.shape == (() if key == "step" else shape)
+            for key, x in moments.items()
+        )
+        if not good or not bool((moments["exp_avg_sq"] >= 0).all() and moments["step"] >= 0):
+            raise damaged(path, f"'{name}.{index}' does not fit its parameter")
 
 
 def _optimizer(tensors: Mapping[str, Tensor], prefix: str, groups: object) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from .elbo import bound, negative_elbo
 from .interrupt import deferred_interrupt
 from .minibatches import Minibatches, evaluation_batch, flatten, held_out
 from .overshooting import forecast_score
-from .run_log import Callback, RunLog
+from .run_log import Callback, RunLog, locked_training
 from .state import TrainingState, best_line, check_finite
 from .validation import check_counts, check_guide, check_model, check_posterior
 from .weight_decay import parameter_groups
@@ -161,11 +161,13 @@ class SVI:
                 `resume` finds another model's checkpoint, or `torchrun` is set up so that
                 processes train apart.
             FloatingPointError: the loss stayed non-finite after all rescues.
+            BlockingIOError: another training writes into `folder`.
         """
         data = flatten(series)
         if bool(torch.isnan(data.y).all()):
             raise ValueError("`y` holds no observation: every value is missing (NaN).")
-        with seeded(generator), pyro.settings.context(module_local_params=True):
+        own = locked_training(self.folder)
+        with own, seeded(generator), pyro.settings.context(module_local_params=True):
             model.initialize_from(data)
             guide = default_guide(model, data, self.hidden) if self.guide is None else self.guide
             guide = check_guide(model, guide)
