@@ -166,9 +166,14 @@ def test_learning_never_loses(problem: Problem) -> None:
     before = problem.log_likelihood().detach().sum()
     if not bool(before.isfinite()) or not bool((~problem.y.isnan()).any()):
         return
-    fit = ds.fit(
-        problem.model, problem.y, problem.u, method=BaumWelch(max_iterations=3), progress=False
-    )
+    try:
+        fit = ds.fit(
+            problem.model, problem.y, problem.u, method=BaumWelch(max_iterations=3), progress=False
+        )
+    except ValueError as error:
+        # One or equal observations: their densities have no maximum, which is said.
+        assert "without bound" in str(error)
+        return
     after = problem._replace(model=fit.model).log_likelihood().detach().sum()
     assert float(after) >= float(before) - 1e-8 * abs(float(before))
 

@@ -72,6 +72,7 @@ class ForwardBackward:
             else:
                 found = filtered_of(chains.filter_all(chains.as_logs(pi, A, B)), B)
         p, q, score = (part.reshape(*batch, *part.shape[1:]) for part in found)
+        score = _counted(score, series)
         spreads = partial(spread, q), partial(spread, p)
         return lazy_filtered(q, spreads[0], p, spreads[1], score, _impossible(score))
 
@@ -94,6 +95,7 @@ class ForwardBackward:
                 for x in (found.states, found.score)
             )
             cross = partial(cross_cov, p, partial(pairs_of, logs, B[..., :0], batch))
+        score = _counted(score, series)
         return lazy_smoothed(p, partial(spread, p), cross, score, _impossible(score))
 
     def expect(self, model: StateSpaceModel, series: Series) -> Expected:
@@ -128,7 +130,7 @@ class ForwardBackward:
         """Return `log p(y_t | y_{1:t-1})` in nats, `(*batch, time)`, differentiable."""
         pi, A, B, batch = _logs(model, series)
         score = cast(Tensor, _Score.apply(pi, A, B, self.backend, self.checkpoints))
-        return score.reshape(*batch, -1)
+        return _counted(score.reshape(*batch, -1), series)
 
     def viterbi(self, model: StateSpaceModel, series: Series) -> tuple[Tensor, Tensor]:
         """Return the most probable path.
@@ -259,3 +261,9 @@ def _logs(model: StateSpaceModel, series: Series) -> tuple[Tensor, Tensor, Tenso
 
 def _impossible(score: Tensor) -> Tensor:
     return ~torch.isfinite(score).all(-1)
+
+
+def _counted(score: Tensor, series: Series) -> Tensor:
+    """Set scores of steps without an observation to 0, of which round-off is left otherwise."""
+    unseen = torch.isnan(series.y).all(-1)
+    return torch.where(unseen, score.new_zeros(()), score)

@@ -64,7 +64,8 @@ class OnlineForward:
         inputs = self._input(self._given if u is None else u)
         wide = None if inputs is None else inputs.expand(len(self._observations), -1)
         joint = self._log + self._chain.log_emission(self._observations, wide)[-1]
-        total = torch.logsumexp(joint, 0)
+        seen = not bool(self._observations[-1].isnan().all())
+        total = torch.logsumexp(joint, 0) if seen else joint.new_zeros(())
         if bool(torch.isfinite(total)):  # an impossible observation: go on as if it were missing
             self._log = joint - total
         self.log_likelihood += float(total)
