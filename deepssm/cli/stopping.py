@@ -9,6 +9,14 @@ from contextlib import contextmanager
 from types import FrameType
 
 
+class Stopped(KeyboardInterrupt):
+    """A signal other than Ctrl-C.
+
+    Python ends a process as by Ctrl-C, whatever its exit code, once a `KeyboardInterrupt` itself
+    has passed through an `exec` of text, as dataclasses do on import.
+    """
+
+
 class Stopping:
     """Which signal has stopped a command.
 
@@ -28,10 +36,10 @@ class Stopping:
         """Hand a signal on to whoever handles Ctrl-C, such as a training that saves first."""
         self.number = number
         handler = signal.getsignal(signal.SIGINT)
-        if callable(handler):
+        if callable(handler) and handler is not signal.default_int_handler:
             handler(int(signal.SIGINT), frame)
-        else:  # Ctrl-C is ignored by what a shell has put into the background.
-            raise KeyboardInterrupt
+        else:  # Also where Ctrl-C is ignored, as by what a shell has put into the background.
+            raise Stopped
 
 
 @contextmanager

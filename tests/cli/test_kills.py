@@ -122,6 +122,18 @@ def test_a_signal_at_any_stage_ends_in_a_sentence(
     assert {kind: signal.getsignal(kind) for kind in before} == before
 
 
+def test_the_exit_code_is_that_of_the_signal_wherever_it_comes() -> None:
+    """In an `exec` of text too, through which a plain `KeyboardInterrupt` becomes SIGINT."""
+    code = (
+        "import signal, sys\n"
+        "from deepssm.cli import main as cli\n"
+        "cli._parse = lambda words: exec('signal.raise_signal(signal.SIGTERM)')\n"
+        "sys.exit(cli.main(['doctor']))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 128 + signal.SIGTERM and done.stderr.count("\n") == 1
+
+
 def test_two_commands_do_not_share_a_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
