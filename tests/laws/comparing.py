@@ -29,3 +29,15 @@ def same(actual: Filtered | Smoothed, expected: Filtered | Smoothed, tolerance: 
 def indices(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
     """Return the indices of all series of a batch."""
     return list(itertools.product(*(range(n) for n in shape)))
+
+
+def close_where_known(actual: Tensor, expected: Tensor, tolerance: float = 1e-9) -> None:
+    """Assert equal covariances of what is determined, and that the same variances are infinite.
+
+    Between two open components the sign of an infinite covariance is left to round-off.
+    """
+    open_ = expected.diagonal(dim1=-2, dim2=-1).isinf()
+    assert torch.equal(actual.diagonal(dim1=-2, dim2=-1).isinf(), open_)
+    known = ~(open_[..., :, None] | open_[..., None, :])
+    none = torch.zeros_like(expected)
+    close(torch.where(known, actual, none), torch.where(known, expected, none), tolerance)

@@ -94,6 +94,7 @@ class ForwardBackward:
                 torch.from_numpy(x).to(B).reshape(*batch, *x.shape[1:])
                 for x in (found.states, found.score)
             )
+            p = p.clamp_(min=0.0)  # A forbidden state keeps some -1e-17 of round-off otherwise.
             cross = partial(cross_cov, p, partial(pairs_of, logs, B[..., :0], batch))
         score = _counted(score, series)
         return lazy_smoothed(p, partial(spread, p), cross, score, _impossible(score))

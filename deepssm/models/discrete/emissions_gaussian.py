@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from math import ulp
 from typing import Literal
 
 import torch
@@ -205,12 +205,13 @@ class RegressionStates(StateEmission):
         cov = scatter / total.clamp_min(1e-12)[:, None, None]
         least = self.floor**2 * torch.diag(spread)
         factor = psd_factor((cov + cov.mT) / 2 + least)
-        diagonal = factor.diagonal(dim1=-2, dim2=-1).log()
         if self.covariance == "diagonal":
             variance = (cov + least).diagonal(dim1=-2, dim2=-1)
             self.raw_scale.copy_(variance.log() / 2)
         else:
-            self.raw_scale.copy_(factor.tril(-1) + torch.diag_embed(diagonal))
+            self.raw_scale.copy_(
+                factor.tril(-1) + factor.diagonal(dim1=-2, dim2=-1).log().diag_embed()
+            )
 
 
 @checked
@@ -343,7 +344,7 @@ def _mean_square(y: Tensor, weights: Tensor, mean: Tensor, parts: Sequence[Tenso
     for part in parts:
         left = torch.where(seen[part, None], y[part, None] - mean, 0.0)
         square += torch.einsum("tm,tmp->mp", weights[part], left.square())
-    return square / total.clamp_min(math.ulp(0.0) ** 0.5)
+    return square / total.clamp_min(ulp(0.0) ** 0.5)
 
 
 def _block(numbers: int) -> int:
