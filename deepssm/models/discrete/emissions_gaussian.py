@@ -206,12 +206,10 @@ class RegressionStates(StateEmission):
         least = self.floor**2 * torch.diag(spread)
         factor = psd_factor((cov + cov.mT) / 2 + least)
         if self.covariance == "diagonal":
-            variance = (cov + least).diagonal(dim1=-2, dim2=-1)
-            self.raw_scale.copy_(variance.log() / 2)
+            self.raw_scale.copy_((cov + least).diagonal(dim1=-2, dim2=-1).log() / 2)
         else:
-            self.raw_scale.copy_(
-                factor.tril(-1) + factor.diagonal(dim1=-2, dim2=-1).log().diag_embed()
-            )
+            logs = factor.diagonal(dim1=-2, dim2=-1).log()
+            self.raw_scale.copy_(factor.tril(-1) + torch.diag_embed(logs))
 
 
 @checked
