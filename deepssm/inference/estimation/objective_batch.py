@@ -21,6 +21,9 @@ from .release import kinds_of, released
 # A move this long, in unconstrained units, is no longer guided by the slope where it began.
 _LONGEST = 3.0
 
+# A series that gains fewer nats than this so many times in a row is left.
+_LITTLE, _PATIENCE = 1e-5, 10
+
 
 class Climbed(NamedTuple):
     """Where the series stand.
@@ -133,14 +136,18 @@ def climb_each(
     eye = torch.eye(now.x.shape[-1], dtype=now.x.dtype).expand(each.size, -1, -1)
     inverse, fresh = eye.clone(), torch.ones(each.size, dtype=torch.bool)
     step, move = torch.ones_like(now.value), _move(inverse, now.slope)
+    idle = torch.zeros(each.size, dtype=torch.long)
     for _ in range(limit):
-        stalled = step < 1e-12
+        # Far from where the likelihood bends steps stay short; then others look further.
+        stalled = (step < 1e-12) | (idle >= _PATIENCE)
         busy = (now.slope.abs().amax(-1) > tolerance) & ~stalled
         if not bool(busy.any()):
             break
         trial = each.climbed(now.x + torch.where(busy, step, 0.0)[:, None] * move)
         slack = 1e-4 * step * (move * now.slope).sum(-1) + 1e-15 * now.value.abs()
         better = busy & (trial.value <= now.value + slack)
+        little = each.counts * (now.value - trial.value) <= _LITTLE
+        idle = torch.where(better, torch.where(little, idle + 1, 0), idle)
         inverse, fresh = _secant(inverse, fresh, trial, now, better)
         now = Climbed(*(_choose(better, a, b) for a, b in zip(trial, now, strict=True)))
         move = _choose(better, _move(inverse, now.slope), move)

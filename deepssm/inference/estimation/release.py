@@ -17,8 +17,9 @@ from torch.distributions import constraints
 
 from .objective import Free, Objective, Vector
 
-# Factors of 100 in a variance between trials, and how many: 1e-26 of the scale comes back.
-_STRIDE, _TRIALS = math.log(100.0), 16
+# Factors of 100 in a variance between trials, and how many; a search that ran off to less than
+# `exp(_LEAST)` is looked for from there on.
+_STRIDE, _TRIALS, _LEAST = math.log(100.0), 26, -100.0
 # Beyond this, an entry of an interval is within a thousandth of its ends.
 _NEAR_END, _INSIDE = 7.0, (4.0, 2.0, 0.0)
 
@@ -53,7 +54,7 @@ def trials(at: Tensor, kind: int) -> list[Tensor]:
     """
     if kind in (1, 3):
         stride = _STRIDE if kind == 1 else _STRIDE / 2
-        return [at + k * stride for k in range(1, _TRIALS + 1)]
+        return [at.clamp_min(_LEAST) + k * stride for k in range(1, _TRIALS + 1)]
     if kind == 2:
         return [torch.where(at.abs() > _NEAR_END, at.sign() * x, at) for x in _INSIDE]
     return []

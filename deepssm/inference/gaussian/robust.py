@@ -94,9 +94,14 @@ class Gate:
         scored = found.log_likelihood + score.sum(-1)
         return found._replace(log_likelihood=scored), accepted.to(residual.dtype)
 
-    def weigh(self, slope: Tensor, spread: Tensor, residual: Tensor, observed: Tensor) -> Tensor:
-        """Return 1 for what passes the gate, 0 for what does not."""
-        return self.condition(_whitened(slope, spread), residual, observed)[1]
+    def weigh(
+        self, slope: Tensor, spread: Tensor, residual: Tensor, observed: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return 1 for what passes the gate, 0 for what does not, and the score of the latter."""
+        step = _whitened(slope, spread)
+        found, accepted = self.condition(step, residual, observed)
+        plain = condition(step, residual, observed & (accepted > 0))
+        return accepted, found.log_likelihood - plain.log_likelihood
 
     def _beyond(self, distance: Tensor, size: Tensor, count: Tensor) -> Tensor:
         """Return the log-density beyond the gate, given `d^2`, `log |S|` and the dimension."""
@@ -157,9 +162,15 @@ class StudentT:
         scored = torch.where(count > 0, found.log_likelihood + bound, 0.0)
         return found._replace(log_likelihood=scored), weight.clamp_max(1.0)
 
-    def weigh(self, slope: Tensor, spread: Tensor, residual: Tensor, observed: Tensor) -> Tensor:
-        """Return the mean precision of the noise, in units of that of the model."""
-        return self._weights(_whitened(slope, spread), residual, observed)
+    def weigh(
+        self, slope: Tensor, spread: Tensor, residual: Tensor, observed: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the mean precision of the noise, in units of that of the model; see `Gate`."""
+        step = _whitened(slope, spread)
+        weight = self._weights(step, residual, observed)
+        found, _ = self.condition(step, residual, observed)
+        plain = condition(_inflated(step, weight), residual, observed)
+        return weight, found.log_likelihood - plain.log_likelihood
 
     def _weights(self, step: Linearized, residual: Tensor, observed: Tensor) -> Tensor:
         weight = torch.ones_like(residual)
@@ -238,9 +249,14 @@ class Huber:
         scored = found.log_likelihood - excess * observed.sum(-1)
         return found._replace(log_likelihood=scored), weight
 
-    def weigh(self, slope: Tensor, spread: Tensor, residual: Tensor, observed: Tensor) -> Tensor:
-        """Return the weights of the last reweighting."""
-        return self.condition(_whitened(slope, spread), residual, observed)[1]
+    def weigh(
+        self, slope: Tensor, spread: Tensor, residual: Tensor, observed: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the weights of the last reweighting; see `Gate`."""
+        step = _whitened(slope, spread)
+        found, weight = self.condition(step, residual, observed)
+        plain = condition(_inflated(step, weight), residual, observed)
+        return weight, found.log_likelihood - plain.log_likelihood
 
 
 def require_robust(robust: object) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -18,8 +19,10 @@ from .cpu.problem import batch_shape
 from .fixed_lag import fixed_lag
 from .forecasting import forecast, without_open
 from .online import OnlineKalman
-from .robust import WeighsObservations, doubted
+from .robust import Doubted, WeighsObservations, doubted
 from .simulation_smoother import draw_paths
+
+_R = TypeVar("_R", Filtered, Smoothed)
 
 
 @dataclass(frozen=True)
@@ -56,25 +59,23 @@ class Kalman:
 
     def filter(self, model: StateSpaceModel, series: Series) -> Filtered:
         """Return filtered and predicted moments and the log-likelihood of each step."""
-        parameters, y, trust = self._given(model, series)
+        parameters, y, trust, extra = self._given(model, series)
         run = backends.start(self.backend, parameters, y)
         if run is not None:
             result = backends.filtered(run, parameters, y)
         else:
             result = sequential.filtered(parameters, y)
-        result.trust = trust
-        return result
+        return result if trust is None else _doubted(result, trust, extra)
 
     def smooth(self, model: StateSpaceModel, series: Series) -> Smoothed:
         """Return smoothed moments and lag-one covariances."""
-        parameters, y, trust = self._given(model, series)
+        parameters, y, trust, extra = self._given(model, series)
         run = backends.start(self.backend, parameters, y)
         if run is not None:
             result = backends.smoothed(run, parameters, y)
         else:
             result = sequential.smoothed(parameters, y)
-        result.trust = trust
-        return result
+        return result if trust is None else _doubted(result, trust, extra)
 
     def log_likelihood(self, model: StateSpaceModel, series: Series) -> Tensor:
         """Return `log p(y_t | y_{1:t-1})` in nats, `(*batch, time)`, differentiable.
@@ -82,7 +83,11 @@ class Kalman:
         Raises:
             ValueError: It is to be differentiated through `robust`.
         """
-        parameters, y, _ = self._given(model, series, learning=True)
+        parameters, y, trust, extra = self._given(model, series, learning=True)
+        score = self._score(parameters, y)
+        return score if trust is None else score + extra
+
+    def _score(self, parameters: LinearParameters, y: Tensor) -> Tensor:
         if self.backend == "autograd":
             return autograd_log_likelihood(parameters, y)
         run = backends.start(self.backend, parameters, y)
@@ -95,7 +100,7 @@ class Kalman:
 
         1 is in full, 0 is rejected by a gate, NaN is missing. Without `robust` all is trusted.
         """
-        parameters, y, trust = self._given(model, series)
+        parameters, y, trust, _ = self._given(model, series)
         whole = torch.where(series.y.isnan(), torch.nan, 1.0)
         return whole.expand(*batch_shape(parameters, y), *y.shape[-2:]) if trust is None else trust
 
@@ -129,7 +134,7 @@ class Kalman:
         Observations drawn from them are right wherever the data determine their distribution.
         """
         mean = partial(_smoothed_mean, self.backend)
-        parameters, y, _ = self._given(model, series)
+        parameters, y, *_ = self._given(model, series)
         return draw_paths(parameters, y, num_samples, mean, generator)
 
     def forecast(
@@ -141,7 +146,7 @@ class Kalman:
         generator: torch.Generator | None = None,
     ) -> Forecast:
         """Forecast the last `horizon` steps of `series` exactly; joint draws if asked for."""
-        parameters, y, _ = self._given(model, series)
+        parameters, y, *_ = self._given(model, series)
         plain = replace(self, robust=None)
         return forecast(plain, parameters, y, horizon, num_samples, generator)
 
@@ -153,32 +158,36 @@ class Kalman:
             series: Checked data.
             lag: Steps to wait for, 0 or more.
         """
-        parameters, y, trust = self._given(model, series)
+        parameters, y, trust, extra = self._given(model, series)
         result = fixed_lag(replace(self, robust=None), parameters, y, lag)
-        result.trust = trust
-        return result
+        return result if trust is None else _doubted(result, trust, extra)
 
     def online(self, model: StateSpaceModel) -> OnlineKalman:
         """Return a filter that takes one observation at a time."""
         return OnlineKalman(model, self.robust)
 
-    def _given(
-        self, model: StateSpaceModel, series: Series, *, learning: bool = False
-    ) -> tuple[LinearParameters, Tensor, Tensor | None]:
+    def _given(self, model: StateSpaceModel, series: Series, *, learning: bool = False) -> Doubted:
         """Return the matrices and data to filter, and how far observations were trusted."""
         parameters = _parameters(model, series)
         if self.robust is None:
-            return parameters, series.y, None
+            return Doubted(parameters, series.y, None, series.y.new_zeros(()))
         start, transition, emission = parameters
         tensors = (start.mean, start.cov, *transition, *emission)
         if learning and torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
             raise ValueError(
-                "`Kalman(robust=...)` infers states but does not learn: what is rejected adds "
-                "nothing to the likelihood, so the best parameters would be those that reject "
-                "everything. Learn with `Kalman()`, or a model with heavy tails, and infer with "
-                "`robust` afterwards."
+                "`Kalman(robust=...)` infers states but does not learn: its weights are no "
+                "differentiable function of the parameters. Learn with `Kalman()`, or a model "
+                "with heavy tails, and infer with `robust` afterwards."
             )
         return doubted(parameters, series.y, self.robust)
+
+
+def _doubted(result: _R, trust: Tensor, extra: Tensor) -> _R:
+    """Return a result with its trust, and what its scores lack added."""
+    scored = result._replace(log_likelihood=result.log_likelihood + extra)
+    vars(scored).update(vars(result))
+    scored.trust = trust
+    return scored
 
 
 def _parameters(model: StateSpaceModel, series: Series) -> LinearParameters:

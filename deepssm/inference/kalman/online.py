@@ -97,8 +97,8 @@ class OnlineKalman:
             )
         u = self._input if u is None else u
         problem = self._problem if u is None else self._read(0.0, u)
-        params, values = self._trusted(problem.params, values)
-        ll = self._update(params, values, tuple(self._out), self._space)
+        params, values, extra = self._trusted(problem.params, values)
+        ll = self._update(params, values, tuple(self._out), self._space) + extra
         self.log_likelihood += ll
         self._predicted = False
         return ll
@@ -189,16 +189,16 @@ class OnlineKalman:
 
     def _trusted(
         self, params: tuple[np.ndarray, ...], y: np.ndarray
-    ) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
-        """Return the parameters and the observation of a step as far as they are trusted."""
-        weight, seen = np.ones(len(y)), ~np.isnan(y)
+    ) -> tuple[tuple[np.ndarray, ...], np.ndarray, float]:
+        """Return a step as far as it is trusted, and what its score lacks."""
+        weight, seen, extra = np.ones(len(y)), ~np.isnan(y), 0.0
         if self._robust is not None:
             last = tuple(x[0, -1] for x in params[3:])
-            weight = judged(self._out, last, y, self._robust)
+            weight, extra = judged(self._out, last, y, self._robust)
             y, R = weighted(y, params[5][:, -1:], weight)
             params = (*params[:5], R)
         self._trust = torch.from_numpy(np.where(seen, np.minimum(weight, 1.0), np.nan))
-        return params, y
+        return params, y, extra
 
     def _moves(self, dt: float | None) -> Moves:
         """Transition of a step of length `dt`, read once for each length."""

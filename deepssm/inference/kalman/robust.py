@@ -7,7 +7,7 @@ data with those that were rejected missing and the noise of the others divided b
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -22,8 +22,12 @@ from .diffuse import posterior_mix, proper_and_diffuse
 class WeighsObservations(Protocol):
     """Says how far to trust the components of an observation, as `Gate()` does."""
 
-    def weigh(self, slope: Tensor, spread: Tensor, residual: Tensor, observed: Tensor) -> Tensor:
+    def weigh(
+        self, slope: Tensor, spread: Tensor, residual: Tensor, observed: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Return the factor on the precision of each component's noise, `(obs,)`; 0 rejects it.
+
+        The second value is what is to be added to the log-density of the observation as weighted.
 
         Args:
             slope: Of the observation in whitened coordinates of the state, `(obs, k)`.
@@ -34,9 +38,24 @@ class WeighsObservations(Protocol):
         ...
 
 
-def doubted(
-    parameters: LinearParameters, y: Tensor, robust: WeighsObservations
-) -> tuple[LinearParameters, Tensor, Tensor]:
+class Doubted(NamedTuple):
+    """What a robust filter makes of a model and data.
+
+    Attributes:
+        parameters: The model with the noise of each step divided by its weights.
+        y: The data without what was rejected.
+        trust: The weights, at most 1, `(*batch, time, obs)`, NaN where nothing was observed;
+            `None` if nothing is doubted.
+        extra: What is to be added to the log-likelihood of each step, `(*batch, time)` or `()`.
+    """
+
+    parameters: LinearParameters
+    y: Tensor
+    trust: Tensor | None
+    extra: Tensor
+
+
+def doubted(parameters: LinearParameters, y: Tensor, robust: WeighsObservations) -> Doubted:
     """Return the model and data that a robust filter makes of a model and data.
 
     Args:
@@ -45,10 +64,9 @@ def doubted(
         robust: What to trust.
 
     Returns:
-        The model with the noise of each step divided by its weights; the data without what was
-        rejected; the weights, at most 1, `(*batch, time, obs)`, NaN where nothing was observed.
+        What to filter, how far it is trusted, and what its scores lack.
     """
-    weight = _weights(parameters, y, robust).to(y)
+    weight, extra = (x.to(y) for x in _weights(parameters, y, robust))
     seen = ~torch.isnan(y)
     kept = seen & (weight > 0)
     root = torch.where(kept, weight, 1.0).rsqrt()
@@ -57,13 +75,14 @@ def doubted(
     if bool((root != 1).any()):
         emission = emission._replace(cov=root[..., :, None] * R * root[..., None, :])
     trust = torch.where(seen, weight.clamp_max(1.0), torch.nan)
-    return parameters._replace(emission=emission), torch.where(kept, y, torch.nan), trust
+    given = parameters._replace(emission=emission), torch.where(kept, y, torch.nan)
+    return Doubted(*given, trust, extra)
 
 
 def judged(
     out: Pass, emission: tuple[np.ndarray, ...], y: np.ndarray, robust: WeighsObservations
-) -> np.ndarray:
-    """Return the weights of one observation, given the predicted state in slot 0 of `out`.
+) -> tuple[np.ndarray, float]:
+    """Return the weights of one observation and what its score lacks, given slot 0 of `out`.
 
     A component that reaches into a direction which a diffuse start still leaves open is trusted:
     there is nothing to compare it with.
@@ -87,18 +106,20 @@ def judged(
         mean, factor = (columns @ mix[:, :1])[:, 0], torch.cat([factor, known], -1)
     observed = ~torch.isnan(values) & ~open_
     if not bool(observed.any()):
-        return np.ones(len(y))
+        return np.ones(len(y)), 0.0
     residual = torch.where(observed, values - C @ mean - d, 0.0)
-    weight = robust.weigh(C @ factor, psd_factor(R, "R"), residual, observed)
-    return torch.where(observed, weight, 1.0).numpy()
+    weight, extra = robust.weigh(C @ factor, psd_factor(R, "R"), residual, observed)
+    return torch.where(observed, weight, 1.0).numpy(), float(extra)
 
 
-def _weights(parameters: LinearParameters, y: Tensor, robust: WeighsObservations) -> Tensor:
+def _weights(
+    parameters: LinearParameters, y: Tensor, robust: WeighsObservations
+) -> tuple[Tensor, Tensor]:
     from .cpu.scalar.filter import forward_space, predict_once, update_once
 
     problem = prepare(parameters, y)
     series, time, n, p, k, q = problem.sizes
-    weights = np.ones((series, time, p))
+    weights, extra = np.ones((series, time, p)), np.zeros((series, time))
     space = forward_space(n, p, k, q)
     for s in range(series):
         out = allocate(problem.sizes._replace(series=1, time=1), 1)
@@ -109,10 +130,12 @@ def _weights(parameters: LinearParameters, y: Tensor, robust: WeighsObservations
             step = tuple(_at(x, s, t) for x in problem.params)
             if t:
                 predict_once(step, tuple(out), space)
-            weights[s, t] = judged(out, tuple(x[0, 0] for x in step[3:]), problem.y[s, t], robust)
+            emission = tuple(x[0, 0] for x in step[3:])
+            weights[s, t], extra[s, t] = judged(out, emission, problem.y[s, t], robust)
             data, R = weighted(problem.y[s, t], step[5], weights[s, t])
             update_once((*step[:5], R), data, tuple(out), space)
-    return torch.from_numpy(weights).reshape(*problem.batch, time, p)
+    found = torch.from_numpy(weights).reshape(*problem.batch, time, p)
+    return found, torch.from_numpy(extra).reshape(*problem.batch, time)
 
 
 def weighted(y: np.ndarray, R: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -365,5 +365,5 @@ def test_float32_models_converge() -> None:
 
 @pytest.mark.parametrize("count", [0, -1, 1.5])
 def test_counts_of_iterations_are_checked(count: float) -> None:
-    with pytest.raises(ValueError, match="`max_iterations` of `MaximumLikelihood`"):
+    with pytest.raises(ValueError, match="`max_iterations`.*`MaximumLikelihood"):
         fit(LocalLevel(), nile(), max_iterations=count)

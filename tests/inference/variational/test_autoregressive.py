@@ -17,12 +17,10 @@ from deepssm.core.model import GaussianInitial, LinearConditional, LinearParamet
 from deepssm.inference import (
     SVI,
     Amortized,
-    Ensemble,
     Extended,
     ImportanceWeighted,
     LinearizedGuide,
     Particle,
-    PosteriorLinearization,
     SmoothingGuide,
     Unscented,
     forecast_score,
@@ -331,6 +329,3 @@ def test_what_cannot_be_done_is_refused() -> None:
         LinearizedGuide()(model, Series(y, u))
     with pytest.raises(ValueError, match="`y` is needed by an autoregressive model"):
         model(u=u)
-    for method in (Ensemble(10), PosteriorLinearization()):
-        with pytest.raises(ValueError, match="cannot lead its draws back"):
-            ds.forecast(model, y, 1, u=u, u_future=u[:1], method=method)
