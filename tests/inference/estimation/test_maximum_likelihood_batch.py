@@ -58,7 +58,10 @@ def test_coefficients_in_an_interval_too() -> None:
     together = learn(many, y)
     alone = Autoregressive(1, noise_variance=0.0)
     single = learn(alone, y[1])
-    for name, error in single.standard_errors.items():
+    learnt = {"partial_autocorrelations", "variance"}  # `coefficients` follow from them
+    assert learnt <= single.standard_errors.keys()
+    for name in learnt:
+        error = single.standard_errors[name]
         torch.testing.assert_close(getattr(many, name)[1], getattr(alone, name), rtol=1e-5, atol=0)
         torch.testing.assert_close(together.standard_errors[name][1], error, rtol=1e-4, atol=0)
 
