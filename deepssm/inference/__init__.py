@@ -65,6 +65,7 @@ from .guides.encoders.diagonal import DiagonalEncoder as DiagonalEncoder
 from .guides.encoders.image_features import ImageReader as ImageReader
 from .guides.encoders.recurrent import RecurrentEncoder as RecurrentEncoder
 from .guides.flow_guide import FlowGuide as FlowGuide
+from .guides.frame_encoder import FrameEncoder as FrameEncoder
 from .guides.linearized_guide import LinearizedGuide as LinearizedGuide
 from .guides.posterior import StepwisePosterior as StepwisePosterior
 from .guides.smoothing_guide import SmoothingGuide as SmoothingGuide
@@ -86,6 +87,10 @@ from .simulation.drawn_forecasts import DrawnForecasts as DrawnForecasts
 from .variational.active_units import active_units as active_units
 from .variational.active_units import divergence_by_component as divergence_by_component
 from .variational.amortized import Amortized as Amortized
+from .variational.collapsed import Collapsed as Collapsed
+from .variational.collapsed_svi import CollapsedSVI as CollapsedSVI
+from .variational.collapsed_terms import BoundTerms as BoundTerms
+from .variational.collapsed_terms import bound_terms as bound_terms
 from .variational.elbo import GuideProgram as GuideProgram
 from .variational.elbo import bound as bound
 from .variational.elbo import importance_log_likelihood as importance_log_likelihood
