@@ -58,10 +58,10 @@ def default_online_method(model: StateSpaceModel) -> InferenceMethod:
 def default_learner(model: StateSpaceModel) -> LearningMethod:
     """Return how a model is learnt where the caller names no learner.
 
-    `BaumWelch(starts=5)` for hidden Markov models that maximise in closed form, `CollapsedSVI()` for
-    models that are linear given a path of `a`, `image_learner()` for models that paint images, `SVI()` for those with networks and for those whose state only
-    the spread of `y` reveals, and `MaximumLikelihood()` for all others, networks or not, that
-    have a method of their own.
+    `BaumWelch(starts=5)` for hidden Markov models that maximise in closed form, `CollapsedSVI()`
+    for models that are linear given a path of `a`, `image_learner()` for models that paint images,
+    `SVI()` for those with networks and for those whose state only the spread of `y` reveals, and
+    `MaximumLikelihood()` for all others, networks or not, that have a method of their own.
     """
     from .. import inference
     from ..inference.simulation.visibility import visibility

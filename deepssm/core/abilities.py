@@ -55,10 +55,10 @@ def is_linear_gaussian(model: object) -> TypeGuard[LinearGaussianModel]:
 class ConditionallyLinear(Protocol):
     """A model of two layers: `z` linear and Gaussian given a path of `a`, and `y` read from `a`.
 
-    `p(y, a, z) = prod_t p(y_t | a_t) p(a_t, z_t | z_{t-1}, a_{<t})`. Given `a` the linear state `z`
-    is integrated out exactly, and only `a` is drawn: `Collapsed` infers, `CollapsedSVI` learns. The
-    state of all methods is `(z, a, ...)`, so that it has a transition and an emission; what comes
-    after `a` is a function of the path of `a`.
+    `p(y, a, z) = prod_t p(y_t | a_t) p(a_t, z_t | z_{t-1}, a_{<t})`. Given `a` the linear state
+    `z` is integrated out exactly, and only `a` is drawn: `Collapsed` infers, `CollapsedSVI`
+    learns. The state of all methods is `(z, a, ...)`, so that it has a transition and an emission;
+    what comes after `a` is a function of the path of `a`.
     """
 
     @property

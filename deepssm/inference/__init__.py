@@ -13,6 +13,7 @@ from ..core.guides import MadeForModel as MadeForModel
 from ..core.guides import PathCombiner as PathCombiner
 from ..core.guides import PlainTensorCode as PlainTensorCode
 from ..core.guides import PosteriorLaw as PosteriorLaw
+from ..core.guides import ReadsFrames as ReadsFrames
 from ..core.guides import RefinableGuide as RefinableGuide
 from ..core.guides import TakesRawContext as TakesRawContext
 from ..core.guides import WrapsGuide as WrapsGuide

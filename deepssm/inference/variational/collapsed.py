@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from ...core.abilities import ConditionallyLinear
 from ...core.arguments import checked
+from ...core.guides import ReadsFrames
 from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import seeded
 from ...core.results import Filtered, Forecast, Smoothed
@@ -44,11 +46,19 @@ class Collapsed:
     seed: int = 0
     generator: torch.Generator | None = None
 
+    def __post_init__(self) -> None:
+        """Check the encoder."""
+        if not isinstance(self.guide, ReadsFrames):
+            raise ValueError(
+                "`guide` must read frames (`ReadsFrames`), as `FrameEncoder` does, got "
+                f"{type(self.guide).__name__}."
+            )
+
     def filter(self, model: StateSpaceModel, series: Series) -> Filtered:
         """Return the moments of `p(z_t, a_t | y_{1:t})` and of `p(z_t, a_t | y_{1:t-1})`."""
         layers = _layers(model)
         with torch.no_grad(), seeded(self._generator(series)):
-            drawn = pseudo_observations(layers, self.guide, series, self.num_samples)
+            drawn = pseudo_observations(layers, self._encoder, series, self.num_samples)
             found = Kalman().filter(Matrices(drawn.parameters), Series(drawn.a))
             now = _states(layers, drawn, found.mean, found.cov)
             ahead_a = torch.full_like(drawn.a, torch.nan)
@@ -61,7 +71,7 @@ class Collapsed:
         """Return the moments of `p(z_t, a_t | y_{1:T})`; `h` is a function of the path of `a`."""
         layers = _layers(model)
         with torch.no_grad(), seeded(self._generator(series)):
-            drawn = pseudo_observations(layers, self.guide, series, self.num_samples)
+            drawn = pseudo_observations(layers, self._encoder, series, self.num_samples)
             found = Kalman().smooth(Matrices(drawn.parameters), Series(drawn.a))
             means, covs = _states(layers, drawn, found.mean, found.cov)
             mean, cov = _mixture(means, covs)
@@ -76,7 +86,7 @@ class Collapsed:
         lower bound of `log p(y_{1:T})`, above the evidence lower bound, and differentiable.
         """
         with seeded(self._generator(series)):
-            terms = bound_terms(_layers(model), self.guide, series, self.num_samples)
+            terms = bound_terms(_layers(model), self._encoder, series, self.num_samples)
         total = terms.weighted().cumsum(-1).logsumexp(0)
         start = torch.full_like(total[..., :1], float(self.num_samples)).log()
         return torch.diff(total, dim=-1, prepend=start)
@@ -84,7 +94,11 @@ class Collapsed:
     def bound(self, model: StateSpaceModel, series: Series) -> Tensor:
         """Return the evidence lower bound of each step in nats, `(*batch, time)`."""
         with seeded(self._generator(series)):
-            return bound_terms(_layers(model), self.guide, series, self.num_samples).weighted().mean(0)
+            return (
+                bound_terms(_layers(model), self._encoder, series, self.num_samples)
+                .weighted()
+                .mean(0)
+            )
 
     def sample_posterior(
         self,
@@ -93,10 +107,10 @@ class Collapsed:
         num_samples: int,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Draw states `(num_samples, *batch, time, state)`: `a`, then `z` by the exact smoother."""
+        """Draw states, `(num_samples, *batch, time, state)`: `a`, then `z` given it."""
         layers = _layers(model)
         with torch.no_grad(), seeded(generator):
-            drawn = pseudo_observations(layers, self.guide, series, num_samples)
+            drawn = pseudo_observations(layers, self._encoder, series, num_samples)
             z = Kalman().sample_posterior(Matrices(drawn.parameters), Series(drawn.a), 1)[0]
             C, d, R = drawn.parameters.emission
             noise = torch.linalg.cholesky(R) @ torch.randn_like(drawn.path)[..., None]
@@ -128,6 +142,10 @@ class Collapsed:
             drawn = run_on(model, series, state_at(z, last), last, horizon)
         return drawn_forecast(*drawn, model)
 
+    @property
+    def _encoder(self) -> ReadsFrames:
+        return cast(ReadsFrames, self.guide)
+
     def _steps(self, model: StateSpaceModel, series: Series) -> Tensor:
         with torch.no_grad():
             return self.log_likelihood(model, series)
@@ -142,8 +160,8 @@ def _layers(model: StateSpaceModel) -> ConditionallyLinear:
     if isinstance(model, ConditionallyLinear):
         return model
     raise ValueError(
-        f"`Collapsed` needs a model that is linear given a path of `a` (`ConditionallyLinear`, such "
-        f"as `KalmanVAE`), got {type(model).__name__}."
+        "`Collapsed` needs a model that is linear given a path of `a` (`ConditionallyLinear`), "
+        f"such as `KalmanVAE`, got {type(model).__name__}."
     )
 
 

@@ -5,19 +5,20 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from ...core.abilities import ConditionallyLinear
 from ...core.arguments import checked
+from ...core.guides import ReadsFrames
 from ...core.methods import Learned
 from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import seeded
 from ..guides.frame_encoder import FrameEncoder
 from .collapsed import Collapsed
-from .collapsed_terms import BoundTerms, ReadsFrames, bound_terms
+from .collapsed_terms import BoundTerms, bound_terms
 from .minibatches import Minibatches, evaluation_batch, flatten
 
 
@@ -212,7 +213,10 @@ class _Training:
             self.best, self.best_state = bound, copy.deepcopy((self.model, self.encoder))
 
     def _terms(self, batch: Series, num_draws: int = 1) -> BoundTerms:
-        layers, encoder = cast("ConditionallyLinear", self.model), cast("ReadsFrames", self.encoder)
+        layers, encoder = (
+            cast("ConditionallyLinear", self.model),
+            cast("ReadsFrames", self.encoder),
+        )
         return bound_terms(layers, encoder, batch, num_draws)
 
 

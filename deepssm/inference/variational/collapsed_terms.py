@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributions import Normal
 
 from ...core.abilities import ConditionallyLinear
+from ...core.guides import ReadsFrames
 from ...core.model import LinearParameters, Series
 from ...core.pyro_sites import observed_log_prob
 from ...core.results import Filtered
 from ..kalman.fixed_lag import Matrices
 from ..kalman.method import Kalman
-
-
-class ReadsFrames(Protocol):
-    """An encoder of one frame at a time, such as `FrameEncoder`."""
-
-    def reads(self, y: Tensor) -> Tensor:
-        """Return which frames are read, `(*batch, time)`."""
-        ...
-
-    def __call__(self, y: Tensor) -> Normal:
-        """Return `q(a_t | y_t)`, `(*batch, time, latent)`."""
-        ...
 
 
 class PseudoObservations(NamedTuple):

@@ -108,8 +108,8 @@ class KalmanVAE(StateSpaceModel):
             u: `(*batch, time, input)` or `None`.
             dt: Not used: steps are equal.
         """
-        before = self.weights(self.memories(a)[..., :-1, :])
-        weights = torch.cat((self.weights(a.new_zeros(*a.shape[:-2], 1, self.memory_dim)), before), -2)
+        first = a.new_zeros(*a.shape[:-2], 1, self.memory_dim)
+        weights = self.weights(torch.cat((first, self.memories(a)[..., :-1, :]), -2))
         A, b = self._mixed(weights, u)
         Q, R, P0 = (torch.diag_embed(_variance(x)) for x in (self.log_q, self.log_r, self.log_p0))
         return LinearParameters(
@@ -235,9 +235,12 @@ def _variance(log_scale: Tensor) -> Tensor:
 
 def _chains(state_dim: int, latent_dim: int, modes: int) -> Tensor:
     """Return one integrator chain per component of `a`, a little different for each mode."""
-    chain = torch.eye(state_dim) + torch.diag(
-        torch.ones(max(state_dim - latent_dim, 0)), latent_dim
-    )[:state_dim, :state_dim]
+    chain = (
+        torch.eye(state_dim)
+        + torch.diag(torch.ones(max(state_dim - latent_dim, 0)), latent_dim)[
+            :state_dim, :state_dim
+        ]
+    )
     jitter = 0.05 * torch.randn(modes, state_dim, state_dim) if modes > 1 else torch.zeros(1, 1, 1)
     return chain + jitter
 
