@@ -127,10 +127,12 @@ def test_one_mode_is_a_plain_linear_model(input_dim: int) -> None:
     plain = _linear(model, observed=False)
     given = model.linear_parameters_given(a, u)
     right = plain.linear_parameters(u, None)
-    for mine, theirs in zip((*given.transition, *given.emission), (*right[1], *right[2]), strict=True):
-        assert torch.allclose(mine[..., 1:, :], theirs[..., -1:, :].expand_as(mine)[..., 1:, :], atol=1e-8) or (
-            torch.allclose(mine, theirs.expand_as(mine), atol=1e-8)
-        )
+    for mine, theirs in zip(
+        (*given.transition, *given.emission), (*right[1], *right[2]), strict=True
+    ):
+        assert torch.allclose(
+            mine[..., 1:, :], theirs[..., -1:, :].expand_as(mine)[..., 1:, :], atol=1e-8
+        ) or (torch.allclose(mine, theirs.expand_as(mine), atol=1e-8))
 
 
 def test_bound_is_not_that_of_smoothed_marginals() -> None:
@@ -223,7 +225,9 @@ def test_every_verb_answers() -> None:
     model = KalmanVAE(6, 2, 4, 2, likelihood="bernoulli", hidden=8, memory=3, input_dim=1)
     y, u = _bits(4, 9), torch.randn(4, 9, 1)
     y[0, 3:6], y[1, 4, :2], y[2, 5, :5], y[3, 7:] = (math.nan,) * 4
-    fit = ds.fit(model, y, u, method=CollapsedSVI(steps=4, starts=2, start_steps=2), progress=False)
+    fit = ds.fit(
+        model, y, u, method=CollapsedSVI(steps=4, starts=2, start_steps=2), progress=False
+    )
     n = model.state_dim
     assert n == 4 + 2 + 3 and len(model.state_names) == n
     filtered, smoothed = fit.filter(), fit.smooth()

@@ -43,6 +43,8 @@ class CollapsedSVI:
         kl_start: Weight of the divergence at the first step.
         kl_warmup: Steps until it is 1.
         clip: Largest norm of the gradient.
+        hide: Share of the steps that train on series with a gap of up to two thirds, where the
+            weights of the modes learn to be fed by predictions; 0 trains on the data as they are.
         hidden: Width of the encoder.
         report_every: Steps between evaluations, of which the best weights are returned.
         num_samples: Draws of the method that is returned.
@@ -56,11 +58,12 @@ class CollapsedSVI:
     start_steps: int = 200
     batch_size: int = 32
     window: int | None = 64
-    learning_rate: float = 5e-3
+    learning_rate: float = 1e-2
     matrices_rate: float = 3.0
-    kl_start: float = 0.1
+    kl_start: float = 1.0
     kl_warmup: int = 200
     clip: float = 10.0
+    hide: float = 0.3
     hidden: int = 64
     report_every: int = 100
     num_samples: int = 64
@@ -188,6 +191,8 @@ class _Training:
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["factor"]
         self.optimizer.zero_grad(set_to_none=True)
+        if float(torch.rand(())) < options.hide:
+            batch = _with_gap(batch)
         terms = self._terms(batch)
         loss = -terms.weighted(weight).sum() / max(_frames(batch), 1)
         loss.backward()
@@ -233,6 +238,16 @@ def _groups(
     if not found:
         raise ValueError("`model` and `encoder` have no free parameter: nothing can be learnt.")
     return found
+
+
+def _with_gap(batch: Series) -> Series:
+    """Return a batch without the frames of one stretch, of up to two thirds of the series."""
+    time = batch.time
+    length = int(torch.randint(1, max(2 * time // 3, 1) + 1, ()))
+    start = int(torch.randint(0, time - length + 1, ()))
+    y = batch.y.clone()
+    y[:, start : start + length] = torch.nan
+    return batch if bool(torch.isnan(y).all()) else batch._replace(y=y)
 
 
 def _frames(series: Series) -> int:

@@ -20,7 +20,7 @@ class Film(NamedTuple):
     position: Tensor
 
 
-def bouncing_ball(
+def bouncing_ball_images(
     films: int = 160,
     time: int = 20,
     *,
