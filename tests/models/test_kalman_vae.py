@@ -328,3 +328,19 @@ def test_slow_features_find_where_a_ball_is() -> None:
     assert share.max() < 0.1
     assert 0 < film.position.min() and film.position.max() < 16
     assert set(film.y.unique().tolist()) == {0.0, 1.0}
+
+
+def test_as_a_plain_state_space_model_it_is_the_same() -> None:
+    """One mode: sigma points on `(z, a)` and the linear decoder give `Kalman()` of `y`."""
+    model = _generic()
+    y = torch.randn(TIME, OBS).double()
+    right = ds.log_likelihood(_linear(model, observed=True), y)
+    mine = ds.log_likelihood(model, y, method=ds.inference.Unscented())
+    assert torch.allclose(mine, right, atol=1e-8)
+    drawn = ds.simulate(
+        model, TIME, num_samples=20_000, generator=torch.Generator().manual_seed(0)
+    )
+    flat = drawn.y.flatten(-2)
+    cov = _dense(_linear(model, observed=True))[1]
+    error = (torch.cov(flat.mT) - cov).abs() / cov.diagonal().outer(cov.diagonal()).sqrt()
+    assert error.max() < 5 * 1.5 / math.sqrt(20_000)  # 5 standard errors: fails 1 in 1e4 seeds

@@ -73,12 +73,18 @@ class TwoLayerState(TorchDistribution):
         return self._with_memory(self.linear_mean, a, self.batch_shape)
 
     @property
+    def covariance_matrix(self) -> Tensor:
+        """Covariance of `z` and `a`, which share the noise of `z`; zeros for the memory."""
+        Q, R = self.q.square().diag(), self.r.square().diag()
+        top = torch.cat((Q, Q @ self.C.mT), -1)
+        both = torch.cat((top, torch.cat((self.C @ Q, self.C @ Q @ self.C.mT + R), -1)))
+        full = torch.block_diag(both, Q.new_zeros(self.h.shape[-1], self.h.shape[-1]))
+        return full.expand(*self.batch_shape, *full.shape)
+
+    @property
     def variance(self) -> Tensor:
-        """Variances of `z` and `a`, and zeros."""
-        q = self.q.square()
-        a = self.C.square() @ q + self.r.square()
-        both = torch.cat((q, a, q.new_zeros(self.h.shape[-1])))
-        return both.expand(*self.batch_shape, -1)
+        """The diagonal of that."""
+        return self.covariance_matrix.diagonal(dim1=-2, dim2=-1)
 
     def _with_memory(self, z: Tensor, a: Tensor, shape: torch.Size) -> Tensor:
         h = self.h.expand(*shape, self.h.shape[-1])
