@@ -26,7 +26,7 @@ def bouncing_ball_images(
     *,
     size: int = 16,
     radius: float = 2.0,
-    speed: tuple[float, float] = (0.8, 1.6),
+    speed: tuple[float, float] = (0.5, 1.0),
     seed: int = 0,
 ) -> Film:
     """Simulate a ball that flies straight and is reflected by the four walls.

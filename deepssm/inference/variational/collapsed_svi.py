@@ -53,8 +53,8 @@ class CollapsedSVI:
     """
 
     encoder: nn.Module | None = None
-    steps: int = 2000
-    starts: int = 3
+    steps: int = 2500
+    starts: int = 2
     start_steps: int = 200
     batch_size: int = 32
     window: int | None = 64
