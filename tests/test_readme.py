@@ -20,6 +20,20 @@ def _blocks() -> list[str]:
     return re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
 
 
+def test_a_film_is_imputed_in_nine_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Kalman VAE as printed, with few steps."""
+    (block,) = (b for b in _blocks() if "KalmanVAE(" in b)
+    assert len([line for line in block.splitlines() if line.strip()]) <= 9
+    quick = ds.inference.CollapsedSVI(steps=2, starts=1)
+    monkeypatch.setattr(api, "default_learner", lambda model: quick)
+    found: dict[str, object] = {}
+    exec(block, found)
+    imputed, y = found["imputed"], found["y"]
+    assert isinstance(imputed, torch.Tensor) and isinstance(y, torch.Tensor)
+    assert bool(torch.isfinite(imputed).all())
+    assert torch.equal(imputed[:3].reshape(3, -1), y[0, :3])
+
+
 def test_a_deep_model_takes_twelve_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     """Model, fit and forecast, as printed, on the last rows of the record and with few steps."""
     (block,) = (b for b in _blocks() if "DeepMarkov(" in b and "import deepssm" in b)

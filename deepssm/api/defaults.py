@@ -10,6 +10,7 @@ from typing import cast
 
 from ..core.abilities import (
     ClosedFormEM,
+    ConditionallyLinear,
     DiscreteModel,
     PaintsImages,
     SwitchingModel,
@@ -67,16 +68,18 @@ def default_online_method(model: StateSpaceModel) -> InferenceMethod:
 def default_learner(model: StateSpaceModel) -> LearningMethod:
     """Return how a model is learnt where the caller names no learner.
 
-    `BaumWelch(starts=5)` for hidden Markov models that maximise in closed form, `image_learner()`
-    for models that paint images, `SVI()` for those with networks and for those whose state only
-    the spread of `y` reveals, and `MaximumLikelihood()` for all others, networks or not, that
-    have a method of their own.
+    `BaumWelch(starts=5)` for hidden Markov models that maximise in closed form, `CollapsedSVI()`
+    for models that are linear given a path of `a`, `image_learner()` for models that paint images,
+    `SVI()` for those with networks and for those whose state only the spread of `y` reveals, and
+    `MaximumLikelihood()` for all others, networks or not, that have a method of their own.
     """
     from .. import inference
     from ..inference.simulation.visibility import visibility
 
     if isinstance(model, ClosedFormEM) and model.has_closed_form:
         return inference.BaumWelch(starts=5)
+    if isinstance(model, ConditionallyLinear):
+        return inference.CollapsedSVI()
     if isinstance(model, PaintsImages) and model.image_size is not None:
         return inference.image_learner()
     if model.neural and _by_ability(model) is None:

@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from .model import Series, StateSpaceModel
 
@@ -289,4 +290,32 @@ class InitializesScale(Protocol):
 
     def initialize_scale(self, scale: Tensor) -> None:
         """Start from the standard deviations of a step of the model, `(state,)`."""
+        ...
+
+
+@runtime_checkable
+class ReadsFrames(Protocol):
+    """`q(a_t | y_t)` of a two-layer model (`ConditionallyLinear`), one frame at a time.
+
+    An `nn.Module` whose `forward` is `__call__` here.
+    """
+
+    def reads(self, y: Tensor) -> Tensor:
+        """Return which frames it reads, `(*batch, time)`; in others `a` is left to the model.
+
+        Args:
+            y: `(*batch, time, obs)`, NaN where missing.
+        """
+        ...
+
+    def __call__(self, y: Tensor) -> Distribution:
+        """Return the distribution of `a`, independent or not.
+
+        Args:
+            y: `(*batch, time, obs)`, NaN where missing.
+
+        Returns:
+            A distribution with a differentiable `rsample` and a `log_prob`, both of shape
+            `(*batch, time, latent)`.
+        """
         ...

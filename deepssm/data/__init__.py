@@ -1,6 +1,8 @@
 """Embedded data sets, loaders and generators."""
 
 from .air_quality import beijing_air_quality as beijing_air_quality
+from .ball_images import Film as Film
+from .ball_images import bouncing_ball_images as bouncing_ball_images
 from .benchmarks import Batch as Batch
 from .benchmarks import bouncing_ball as bouncing_ball
 from .benchmarks import draw_pendulum as draw_pendulum

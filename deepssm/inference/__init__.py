@@ -13,6 +13,7 @@ from ..core.guides import MadeForModel as MadeForModel
 from ..core.guides import PathCombiner as PathCombiner
 from ..core.guides import PlainTensorCode as PlainTensorCode
 from ..core.guides import PosteriorLaw as PosteriorLaw
+from ..core.guides import ReadsFrames as ReadsFrames
 from ..core.guides import RefinableGuide as RefinableGuide
 from ..core.guides import TakesRawContext as TakesRawContext
 from ..core.guides import WrapsGuide as WrapsGuide
@@ -66,6 +67,7 @@ from .guides.encoders.diagonal import DiagonalEncoder as DiagonalEncoder
 from .guides.encoders.image_features import ImageReader as ImageReader
 from .guides.encoders.recurrent import RecurrentEncoder as RecurrentEncoder
 from .guides.flow_guide import FlowGuide as FlowGuide
+from .guides.frame_encoder import FrameEncoder as FrameEncoder
 from .guides.linearized_guide import LinearizedGuide as LinearizedGuide
 from .guides.posterior import StepwisePosterior as StepwisePosterior
 from .guides.smoothing_guide import SmoothingGuide as SmoothingGuide
@@ -87,6 +89,10 @@ from .simulation.drawn_forecasts import DrawnForecasts as DrawnForecasts
 from .variational.active_units import active_units as active_units
 from .variational.active_units import divergence_by_component as divergence_by_component
 from .variational.amortized import Amortized as Amortized
+from .variational.collapsed import Collapsed as Collapsed
+from .variational.collapsed_svi import CollapsedSVI as CollapsedSVI
+from .variational.collapsed_terms import BoundTerms as BoundTerms
+from .variational.collapsed_terms import bound_terms as bound_terms
 from .variational.elbo import GuideProgram as GuideProgram
 from .variational.elbo import bound as bound
 from .variational.elbo import importance_log_likelihood as importance_log_likelihood

@@ -26,6 +26,7 @@ from .deep.emissions_discrete import CategoricalEmission as CategoricalEmission
 from .deep.emissions_discrete import NegativeBinomialEmission as NegativeBinomialEmission
 from .deep.emissions_discrete import PoissonEmission as PoissonEmission
 from .deep.emissions_image import ImageEmission as ImageEmission
+from .deep.kalman_vae import KalmanVAE as KalmanVAE
 from .deep.parts import Emission as Emission
 from .deep.parts import InitializesEmission as InitializesEmission
 from .deep.parts import InitializesNoise as InitializesNoise

@@ -89,6 +89,8 @@ def gaussian_start(conditionals: Conditionals, series: Series) -> tuple[Tensor, 
     mean = initial.mean
     if isinstance(initial, torch.distributions.MultivariateNormal):
         factor = initial.scale_tril
+    elif isinstance(initial, HasCovariance):
+        factor = psd_factor(initial.covariance_matrix, "covariance of the first state")
     else:
         factor = torch.diag_embed(initial.variance.sqrt())
     shape = (*series.batch_shape, mean.shape[-1])
