@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import deepssm as ds
-from deepssm.api import verbs as api
+from deepssm.api import fitting as api
 from deepssm.data import embedded
 
 README = Path(__file__).parents[1] / "README.md"

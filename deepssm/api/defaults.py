@@ -10,7 +10,6 @@ from typing import cast
 
 from ..core.abilities import (
     ClosedFormEM,
-    ConditionallyLinear,
     DiscreteModel,
     PaintsImages,
     SwitchingModel,
@@ -24,6 +23,7 @@ from ..core.methods import (
     trained_method,
 )
 from ..core.model import StateSpaceModel
+from ..core.two_layers import ConditionallyLinear
 from .arguments import infers, require_model
 
 

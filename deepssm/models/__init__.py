@@ -1,7 +1,6 @@
 """What the world is: state space models, classical and neural."""
 
 from ..core.abilities import ClosedFormEM as ClosedFormEM
-from ..core.abilities import ConditionallyLinear as ConditionallyLinear
 from ..core.abilities import DiscreteModel as DiscreteModel
 from ..core.abilities import HasReadableParameters as HasReadableParameters
 from ..core.abilities import HasWeightPrior as HasWeightPrior
@@ -10,6 +9,7 @@ from ..core.abilities import NonAdditiveNoise as NonAdditiveNoise
 from ..core.abilities import PaintsImages as PaintsImages
 from ..core.abilities import ReadsEarlierObservations as ReadsEarlierObservations
 from ..core.abilities import SwitchingModel as SwitchingModel
+from ..core.two_layers import ConditionallyLinear as ConditionallyLinear
 from .continuous.manoeuvres import CoordinatedTurn as CoordinatedTurn
 from .continuous.manoeuvres import Singer as Singer
 from .continuous.stationary import DampedOscillator as DampedOscillator

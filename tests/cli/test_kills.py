@@ -109,10 +109,14 @@ def test_a_signal_at_any_stage_ends_in_a_sentence(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
 ) -> None:
     """Scores and pictures that fail cost no fit, but a signal is obeyed there too."""
     data, out = tmp_path / "data.csv", tmp_path / "run"
     killing.write_data(data)
+    usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+    heard = signal.signal(number, usual)  # under nohup SIGHUP is ignored
+    request.addfinalizer(lambda: signal.signal(number, heard))
     before = {kind: signal.getsignal(kind) for kind in (signal.SIGTERM, signal.SIGHUP)}
     monkeypatch.setattr(where, lambda *args, **options: signal.raise_signal(number))
     assert cli.main(killing.fit_words(data, out)[3:]) == 128 + number

@@ -8,21 +8,16 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ...core.abilities import ConditionallyLinear
 from ...core.arguments import checked
 from ...core.guides import ReadsFrames
 from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import seeded
 from ...core.results import Filtered, Forecast, Smoothed
+from ...core.two_layers import ConditionallyLinear
 from ..kalman.fixed_lag import Matrices
 from ..kalman.method import Kalman
 from ..simulation.ahead import drawn_forecast, last_seen, run_on, state_at
-from .collapsed_terms import (
-    PseudoObservations,
-    bound_terms,
-    predicted_a,
-    pseudo_observations,
-)
+from .collapsed_terms import PseudoObservations, bound_terms, predicted_a, pseudo_observations
 
 
 @checked

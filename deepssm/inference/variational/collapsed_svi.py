@@ -10,12 +10,12 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ...core.abilities import ConditionallyLinear
 from ...core.arguments import checked
 from ...core.guides import ReadsFrames
 from ...core.methods import Learned
 from ...core.model import Series, StateSpaceModel
 from ...core.pyro_sites import seeded
+from ...core.two_layers import ConditionallyLinear
 from ..guides.frame_encoder import FrameEncoder
 from .collapsed import Collapsed
 from .collapsed_terms import BoundTerms, bound_terms

@@ -7,11 +7,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...core.abilities import ConditionallyLinear
 from ...core.guides import ReadsFrames
 from ...core.model import LinearParameters, Series
 from ...core.pyro_sites import observed_log_prob
 from ...core.results import Filtered
+from ...core.two_layers import ConditionallyLinear
 from ..kalman.fixed_lag import Matrices
 from ..kalman.method import Kalman
 

@@ -8,7 +8,7 @@ from numba import njit
 
 from ....ops.arrays import Arrays, Matrices, Matrix, Spaces, Vector, Whole
 from ....ops.cache import cached
-from ....ops.lanes import (
+from ....ops.lanes import (  # fmt: skip
     lanes_of,
     load,
     number,
@@ -17,22 +17,12 @@ from ....ops.lanes import (
     some_less,
     store,
     where_less,
-)  # fmt: skip
+)
 from ....ops.small_matrices import DRIVER, pick
 from .condition_kernels import observe, shift_mean, shrink
 from .push_kernels import lay_given, predict, push, width_of
 from .series_kernels import gather, scatter, scatter_cov, scatter_one
-from .step_kernels import (  # fmt: skip
-    ANGLES,
-    COLUMNS,
-    FACTOR,
-    INLINE,
-    INSIDE,
-    NOISE,
-    OUT,
-    RULE,
-    TAYLOR,
-)
+from .step_kernels import ANGLES, COLUMNS, FACTOR, INLINE, INSIDE, NOISE, OUT, RULE, TAYLOR
 from .update_kernels import ITERATIONS, JOINT, MOVES, again_about, update
 
 

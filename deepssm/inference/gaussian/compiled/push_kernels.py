@@ -7,7 +7,7 @@ from numba import njit
 from ....ops.arrays import Matrix, Spaces, Vector
 from ....ops.lanes import lanes_of, load, put_lane, store
 from ....ops.small_matrices import pick
-from .step_kernels import (  # fmt: skip
+from .step_kernels import (
     COLUMNS,
     GIVEN,
     INLINE,

@@ -12,7 +12,7 @@ from typing import Any
 from numba import njit
 
 from ....ops.arrays import Matrix, Vector, Whole
-from ....ops.lanes import (
+from ....ops.lanes import (  # fmt: skip
     floor,
     lanes_of,
     load,
@@ -23,7 +23,7 @@ from ....ops.lanes import (
     store,
     where_less,
     with_sign,
-)  # fmt: skip
+)
 from ....ops.small_matrices import FASTMATH, UNDERFLOW
 from ....ops.tracing.calls import call_step
 

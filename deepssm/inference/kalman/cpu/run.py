@@ -11,15 +11,7 @@ import torch
 from ....ops.threads import in_threads
 from ..dense.model import part_of
 from ..dense.serves import dense_serves
-from .folding import (
-    Folded,
-    first_known,
-    fold,
-    is_known,
-    lengths,
-    with_later,
-    worth_folding,
-)
+from .folding import Folded, first_known, fold, is_known, lengths, with_later, worth_folding
 from .individual import individual_log_likelihood, individual_smoother
 from .problem import Pass, Problem, allocate
 from .shared import run_shared, smooth_shared

@@ -25,9 +25,7 @@ from .adjoint_step_kernels import (
     with_filtered,
 )
 from .state_kernels import HARD, MANY, Model, is_settled
-from .step_kernels import (
-    STEP,
-)
+from .step_kernels import STEP
 
 _STEADY_STEPS = 16
 
