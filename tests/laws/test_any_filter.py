@@ -29,8 +29,9 @@ def test_a_batch_is_its_series(problem: Problem) -> None:
         alone = problem.series(index).smooth()
         close(together.log_likelihood[index], alone.log_likelihood)
         close(together.mean[index], alone.mean)
-        close(together.cov[index], alone.cov)
-        close(together.cross_cov[index], alone.cross_cov)
+        close_where_known(together.cov[index], alone.cov)
+        if bool(alone.cov.isfinite().all()):
+            close(together.cross_cov[index], alone.cross_cov)
 
 
 @law(FILTERS)
